@@ -1,0 +1,65 @@
+# Usage: make [target] [PYTHON=python3.12]. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv demo test style types doctest unit integration constraints clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+venv: $(STAMP) ## Install metaray and its tools into .venv
+
+# The stamp is there only after a complete install. Without it .venv is built from nothing, with it, brought up to date.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "error: expected Python 3.11 or newer, found no '$(PYTHON)'; run: make venv PYTHON=/path/to/python" >&2; \
+		exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: expected Python 3.11 or newer, $(PYTHON) is $$("$(PYTHON)" -V 2>&1);" \
+			"run: make venv PYTHON=/path/to/python" >&2; \
+		exit 1; }
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	@test -e $@ || "$(PYTHON)" -m venv --clear $(VENV)
+	@rm -f $@
+	@$(BIN)/python -m pip install -qq --no-input --disable-pip-version-check --log $(VENV)/install.log \
+		-c constraints.txt -e ".[dev]" || { echo "error: the install failed, see $(VENV)/install.log" >&2; exit 1; }
+	@touch $@
+
+demo: $(STAMP) ## Meta-train the small sinusoid example
+	$(BIN)/metaray train tune_configs/sinusoid_demo.yaml
+
+test: style types doctest unit integration ## Run all checks, stopping at the first failure
+
+style: $(STAMP) ## Lint and check the format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check the types
+	$(BIN)/mypy meta tasks cluster
+
+doctest: $(STAMP) ## Run the examples in docstrings
+	$(BIN)/pytest --doctest-modules meta tasks cluster
+
+unit: $(STAMP) ## Run the unit tests
+	$(BIN)/pytest tests/unit
+
+integration: $(STAMP) ## Run the tests on real Ray and MLflow
+	$(BIN)/pytest tests/integration
+
+constraints: $(STAMP) ## Write the versions in .venv to constraints.txt
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel > $(VENV)/freeze.txt
+	@{ grep '^#' constraints.txt; sed -n -E 's/^([A-Za-z0-9._-]+==[^+ ]+).*/\1/p' $(VENV)/freeze.txt; } > $(VENV)/new.txt
+	@mv $(VENV)/new.txt constraints.txt
+
+clean: ## Remove caches and build outputs; keep .venv, runs and data
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find cluster meta tasks tests -type d -name __pycache__ -prune -exec rm -rf {} +
