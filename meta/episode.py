@@ -1,0 +1,92 @@
+"""What one task gives to a meta-learner: support examples, query examples, a description.
+
+Shape legend of this package: T tasks, B examples, S support examples, Q query examples,
+P parameters in all, K numbers of inner steps, D size of a task's description.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Examples(NamedTuple):
+    """Inputs and their targets, of one task ([B, ...]) or of many ([T, B, ...])."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+class Episode(NamedTuple):
+    """One task's data: support to adapt on, query to score the adapted parameters.
+
+    ``description`` is what an oracle is told about the task (amplitude and phase of a sinusoid),
+    shape [D]; D is 0 for families whose tasks have no such vector.
+    """
+
+    support: Examples
+    query: Examples
+    description: Tensor
+
+
+def pooled(episode: Episode) -> Examples:
+    """Support and query of one task as one set of examples, [S + Q, ...]."""
+    return Examples(
+        torch.cat([episode.support.inputs, episode.query.inputs]),
+        torch.cat([episode.support.targets, episode.query.targets]),
+    )
+
+
+def stack(episodes: Sequence[Episode]) -> Episode:
+    """Stack single-task episodes of equal shapes along a new leading task dimension.
+
+    Raises:
+        ValueError: if there is no episode, or shapes differ.
+
+    >>> one = Examples(torch.zeros(5, 1), torch.ones(5, 1))
+    >>> batch = stack([Episode(one, one, torch.zeros(0))] * 3)
+    >>> tuple(batch.support.inputs.shape), tuple(batch.description.shape)
+    ((3, 5, 1), (3, 0))
+    """
+    if not episodes:
+        raise ValueError("expected at least one episode to stack, received none")
+    columns = []
+    for name, *parts in zip(LEAVES, *(leaves(episode) for episode in episodes), strict=True):
+        shapes = {tuple(part.shape) for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(f"expected equal shapes of {name} in all tasks, received {sorted(shapes)}")
+        columns.append(torch.stack(parts))
+    return _episode(columns)
+
+
+def unstack(episodes: Episode, task: int = 0) -> Episode:
+    """One task's episode out of a batch."""
+    return _episode([leaf[task] for leaf in leaves(episodes)])
+
+
+def place(episodes: Episode, dtype: torch.dtype, device: torch.device | str) -> Episode:
+    """A batch on ``device`` with floating-point numbers as ``dtype``; class labels keep int64.
+
+    The result always lies in memory that torch allocated: its alignment is fixed, and with it the order in
+    which vectorised kernels add, so equal episodes give equal bits wherever they were drawn.
+    """
+    return _episode(
+        [
+            leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else leaf.dtype, copy=True)
+            for leaf in leaves(episodes)
+        ]
+    )
+
+
+LEAVES = ("support inputs", "support targets", "query inputs", "query targets", "description")
+
+
+def leaves(episode: Episode) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The episode's five tensors, in the order of :data:`LEAVES`."""
+    return (*episode.support, *episode.query, episode.description)
+
+
+def _episode(parts: Sequence[Tensor]) -> Episode:
+    support_inputs, support_targets, query_inputs, query_targets, description = parts
+    return Episode(Examples(support_inputs, support_targets), Examples(query_inputs, query_targets), description)

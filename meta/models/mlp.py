@@ -1,0 +1,78 @@
+"""Fully connected networks."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meta.params import Params
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP:
+    """Linear layers with an activation between them.
+
+    The defaults are the paper's regressor: two hidden layers of 40 units, ReLU, weights from a normal
+    distribution with standard deviation 0.01 truncated at two deviations, biases zero (Finn et al. 2017, 5.1,
+    and the authors' code).
+
+    Attributes:
+        inputs: shape of one input, without the example dimension.
+        outputs: number of outputs.
+        hidden: units of each hidden layer.
+        activation: ``relu`` or ``tanh``.
+        init_std: deviation of the truncated normal; ``None`` gives each layer Kaiming's sqrt(2/fan_in).
+
+    >>> model = MLP(inputs=(1,), outputs=1)
+    >>> params = model.init(torch.Generator().manual_seed(0), torch.float32)
+    >>> sorted(params)[:2], sum(p.numel() for p in params.values())
+    (['layer0.bias', 'layer0.weight'], 1761)
+    >>> tuple(model.apply(params, torch.zeros(10, 1)).shape)
+    (10, 1)
+    """
+
+    inputs: tuple[int, ...]
+    outputs: int
+    hidden: tuple[int, ...] = (40, 40)
+    activation: Literal["relu", "tanh"] = "relu"
+    init_std: float | None = 0.01
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if any(units < 1 for units in self.hidden):
+            raise ValueError(f"expected hidden layers of at least one unit, received {list(self.hidden)}")
+        if self.init_std is not None and not self.init_std > 0:
+            raise ValueError(f"expected init_std above zero, received {self.init_std}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of every layer, the input and output included."""
+        return (math.prod(self.inputs), *self.hidden, self.outputs)
+
+    def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
+        """Parameters ``layer<i>.weight`` [out, in] and ``layer<i>.bias`` [out]."""
+        params: Params = {}
+        for layer, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            std = self.init_std if self.init_std is not None else math.sqrt(2.0 / fan_in)
+            # Drawn in float64, then rounded: float32 and float64 runs start from the same point.
+            weight = torch.empty(fan_out, fan_in, dtype=torch.float64)
+            torch.nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+            params[f"layer{layer}.weight"] = weight.to(dtype)
+            params[f"layer{layer}.bias"] = torch.zeros(fan_out, dtype=dtype)
+        return params
+
+    def apply(self, params: Params, inputs: Tensor) -> Tensor:
+        """Outputs [B, outputs] for inputs [B, *inputs]."""
+        activation = ACTIVATIONS[self.activation]
+        hidden = inputs.flatten(start_dim=1)
+        last = len(self.hidden)
+        for layer in range(last + 1):
+            hidden = F.linear(hidden, params[f"layer{layer}.weight"], params[f"layer{layer}.bias"])
+            if layer < last:
+                hidden = activation(hidden)
+        return hidden

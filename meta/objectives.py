@@ -1,0 +1,75 @@
+"""Objectives: the loss that is differentiated and the score that is reported.
+
+Both are means over the examples of one task. Note for cross-entropy: the authors' code divides the summed
+loss by the shots K only, so its inner gradient is N (the way) times that of the mean used here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A differentiable loss and the score reported beside it.
+
+    Attributes:
+        name: the name families use to ask for it.
+        loss: (outputs [B, ...], targets [B, ...]) -> scalar.
+        metric: name of the score in tables and files.
+        score: (outputs, targets) -> scalar, not necessarily differentiable.
+        higher_is_better: whether a larger score is a better one.
+    """
+
+    name: str
+    loss: Measure
+    metric: str
+    score: Measure
+    higher_is_better: bool
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean of (outputs - targets)² over all elements, a scalar (Finn et al. 2017, eq. 2 as a mean)."""
+    return ((outputs - targets) ** 2).mean()
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean negative log-likelihood of class labels, a scalar (Finn et al. 2017, eq. 3 as a mean).
+
+    Args:
+        outputs: logits [B, N].
+        targets: int64 class numbers [B].
+    """
+    return F.cross_entropy(outputs, targets)
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Fraction of examples whose largest logit is that of the target, a scalar in [0, 1]."""
+    return (outputs.argmax(dim=-1) == targets).to(outputs.dtype).mean()
+
+
+MSE = Objective(name="mse", loss=mean_squared_error, metric="mse", score=mean_squared_error, higher_is_better=False)
+CROSS_ENTROPY = Objective(
+    name="cross_entropy", loss=cross_entropy, metric="accuracy", score=accuracy, higher_is_better=True
+)
+OBJECTIVES = {objective.name: objective for objective in (MSE, CROSS_ENTROPY)}
+
+
+def is_diverged(scores: Tensor, objective: Objective, factor: float = 100.0) -> Tensor:
+    """Which tasks an adaptation has thrown off, [T, K] bool, from scores [T, K].
+
+    A task counts as diverged after some inner steps if its score is not finite or, for errors, larger than
+    ``factor`` times the same task's score in the first column (the fewest inner steps asked for).
+
+    >>> is_diverged(torch.tensor([[1.0, 0.5], [1.0, 500.0]]), MSE).tolist()
+    [[False, False], [False, True]]
+    """
+    diverged = ~torch.isfinite(scores)
+    if not objective.higher_is_better:
+        diverged |= scores > factor * scores[:, :1]
+    return diverged

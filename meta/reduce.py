@@ -1,0 +1,86 @@
+"""Sums along a fixed binary tree: the same bits whatever order the parts arrive in.
+
+Floating-point addition is not associative, so a sum in order of arrival would differ from run to run. Here
+the shape of the tree depends on the number of parts alone: neighbours are added first, then neighbouring
+pairs, and so on. Both orders of one addition agree (a + b = b + a), so arrival order cannot matter.
+"""
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, Self, TypeVar
+
+
+class Addable(Protocol):
+    """Anything with ``+``: numpy arrays, tensors, numbers."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+A = TypeVar("A", bound=Addable)
+
+
+class TreeSum(Generic[A]):
+    """Adds up ``count`` numbered parts as they come, holding only those whose neighbour is still missing.
+
+    >>> tree = TreeSum(3)
+    >>> tree.add(2, 30.0); tree.add(0, 1.0); tree.add(1, 2.0)
+    >>> tree.total()
+    33.0
+    """
+
+    def __init__(self, count: int) -> None:
+        """Make an empty tree over parts 0 … count-1."""
+        if count < 1:
+            raise ValueError(f"expected at least one part to add up, received {count}")
+        self._count = count
+        self._seen: set[int] = set()
+        self._waiting: dict[tuple[int, int], A] = {}
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the parts that have not come yet."""
+        return [number for number in range(self._count) if number not in self._seen]
+
+    def add(self, number: int, part: A) -> None:
+        """Count part ``number`` in.
+
+        Raises:
+            ValueError: if there is no such part, or it was counted before.
+        """
+        if not 0 <= number < self._count:
+            raise ValueError(f"expected a part number from 0 to {self._count - 1}, received {number}")
+        if number in self._seen:
+            raise ValueError(f"part {number} was counted already; every part is counted exactly once")
+        self._seen.add(number)
+        level, width = 0, self._count
+        while width > 1:
+            sibling = number ^ 1
+            if sibling < width:
+                other = self._waiting.pop((level, sibling), None)
+                if other is None:
+                    break
+                part = other + part
+            level, number, width = level + 1, number // 2, (width + 1) // 2
+        self._waiting[level, number] = part
+
+    def total(self) -> A:
+        """The sum of all parts.
+
+        Raises:
+            ValueError: if parts are missing.
+        """
+        if self.missing:
+            raise ValueError(f"expected all {self._count} parts, still missing {self.missing}")
+        (total,) = self._waiting.values()
+        return total
+
+
+def tree_sum(parts: Sequence[A]) -> A:
+    """The sum of ``parts`` along the fixed tree.
+
+    >>> tree_sum([1, 2, 3, 4, 5])
+    15
+    """
+    tree: TreeSum[A] = TreeSum(len(parts))
+    for number, part in enumerate(parts):
+        tree.add(number, part)
+    return tree.total()
