@@ -1,0 +1,181 @@
+"""A public checker for task families: run it on your own before you train with it."""
+
+import pickle
+import random
+
+import numpy as np
+import torch
+
+from meta.episode import LEAVES, Episode, Examples, leaves, stack, unstack
+from meta.objectives import OBJECTIVES
+from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey
+
+
+class FamilyError(ValueError):
+    """A family breaks its contract; the message says where and how to mend it."""
+
+
+def check_family(family: Family, *, seed: int = 0, tasks: int = 8) -> None:
+    """Check that a family keeps its contract.
+
+    The specification is well-formed; every episode has its shapes and types, the same for all tasks of a
+    split, and holds finite numbers; a task is a pure function of (seed, split, index): drawing it again, in
+    another order, after other draws, under other states of the global generators, from a pickled copy, or
+    among a range of tasks gives the same bits; no global generator is used; splits, indices and seeds give
+    different tasks.
+
+    Args:
+        family: the family to check.
+        seed: seed to draw under.
+        tasks: tasks drawn per split.
+
+    Raises:
+        FamilyError: at the first breach.
+
+    >>> from tasks.sinusoid import Sinusoid
+    >>> check_family(Sinusoid(shot=5))
+    """
+    spec = _checked_spec(family)
+    keys = [TaskKey(seed, split, index) for split in SPLITS for index in range(tasks)]
+    first = {key: family.draw(key) for key in keys}
+    for key, episode in first.items():
+        _check_episode(key, episode, spec)
+    for split in SPLITS:
+        _check_shapes(split, [episode for key, episode in first.items() if key.split == split])
+    _check_purity(family, first)
+    _check_copy(family, first)
+    if isinstance(family, RangeFamily):
+        _check_range(family, first, seed, tasks)
+    _check_variety(family, first, seed)
+
+
+def _checked_spec(family: Family) -> FamilySpec:
+    spec = family.spec
+    if not isinstance(spec, FamilySpec):
+        raise FamilyError(f"spec: expected a FamilySpec, received {type(spec).__name__}")
+    if spec.objective not in OBJECTIVES:
+        raise FamilyError(
+            f"spec.objective: expected one of {sorted(OBJECTIVES)}, received '{spec.objective}'"
+        )
+    if spec.outputs < 1 or any(size < 1 for size in spec.input_shape) or spec.description < 0:
+        raise FamilyError(f"spec: expected sizes above zero, received {spec}")
+    return spec
+
+
+def _check_episode(key: TaskKey, episode: Episode, spec: FamilySpec) -> None:
+    if not isinstance(episode, Episode):
+        raise FamilyError(f"{key}: expected an Episode, received {type(episode).__name__}")
+    for name, leaf in zip(LEAVES, leaves(episode), strict=True):
+        if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu":
+            raise FamilyError(f"{key}: {name}: expected a CPU tensor, received {_summary(leaf)}")
+        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+            raise FamilyError(f"{key}: {name}: expected finite numbers, received NaN or infinity")
+    _check_examples(f"{key}: support", episode.support, spec)
+    _check_examples(f"{key}: query", episode.query, spec)
+    described = tuple(episode.description.shape)
+    if described != (spec.description,):
+        raise FamilyError(f"{key}: description: expected shape ({spec.description},), received {described}")
+
+
+def _summary(value: object) -> str:
+    return f"one on {value.device}" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _check_examples(where: str, examples: Examples, spec: FamilySpec) -> None:
+    inputs, targets = tuple(examples.inputs.shape), tuple(examples.targets.shape)
+    if not inputs or inputs[0] < 1 or inputs[1:] != spec.input_shape:
+        wanted = ", ".join(map(str, ("examples", *spec.input_shape)))
+        raise FamilyError(f"{where} inputs: expected shape ({wanted}), received {inputs}")
+    if spec.objective == "cross_entropy":
+        wanted_targets: tuple[int, ...] = inputs[:1]
+        _check_labels(where, examples.targets, spec.outputs)
+    else:
+        wanted_targets = (inputs[0], spec.outputs)
+    if targets != wanted_targets:
+        raise FamilyError(
+            f"{where} targets: expected shape {wanted_targets}, as many as inputs, received {targets}"
+        )
+
+
+def _check_labels(where: str, labels: torch.Tensor, classes: int) -> None:
+    if labels.dtype != torch.int64 or not bool(((labels >= 0) & (labels < classes)).all()):
+        raise FamilyError(
+            f"{where} targets: expected int64 classes from 0 to {classes - 1}, received {labels.dtype} from "
+            f"{labels.min().item()} to {labels.max().item()}"
+        )
+
+
+def _check_shapes(split: str, episodes: list[Episode]) -> None:
+    try:
+        stack(episodes)
+    except ValueError as error:
+        raise FamilyError(f"{split} tasks cannot form a batch: {error}") from error
+
+
+def _same(one: Episode, other: Episode) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(leaves(one), leaves(other), strict=True))
+
+
+def _check_purity(family: Family, first: dict[TaskKey, Episode]) -> None:
+    saved = _generators()
+    try:
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002 - the global generators are what is tested here
+        torch.manual_seed(1)
+        before = _generators()
+        for key in reversed(first):
+            if not _same(family.draw(key), first[key]):
+                raise FamilyError(
+                    f"{key}: drawn again in another order it gave another episode; draw every random number "
+                    "from key.rng(…) and keep no state between draws"
+                )
+        if _generators() != before:
+            raise FamilyError("draw: a global random generator was used; draw from key.rng(…) instead")
+    finally:
+        python, numpy, torchs = pickle.loads(saved)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch.from_numpy(torchs))
+
+
+def _generators() -> bytes:
+    """The states of the global generators of Python, numpy and torch."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()  # noqa: NPY002
+    return pickle.dumps(states)
+
+
+def _check_copy(family: Family, first: dict[TaskKey, Episode]) -> None:
+    try:
+        copy = pickle.loads(pickle.dumps(family))
+    except Exception as error:
+        raise FamilyError(
+            f"expected a family that can be pickled and sent to workers, received {error!r}"
+        ) from error
+    key = next(iter(first))
+    if not _same(copy.draw(key), first[key]):
+        raise FamilyError(
+            f"{key}: a copy of the family gave another episode; keep no state outside the constructor"
+        )
+
+
+def _check_range(family: RangeFamily, first: dict[TaskKey, Episode], seed: int, tasks: int) -> None:
+    for split in SPLITS:
+        for numbers in (range(tasks), range(tasks // 2, tasks)):
+            together = family.draw_range(seed, split, numbers)
+            for position, index in enumerate(numbers):
+                key = TaskKey(seed, split, index)
+                if not _same(unstack(together, position), first[key]):
+                    raise FamilyError(f"{key}: draw_range({numbers}) gave another episode than draw")
+
+
+def _check_variety(family: Family, first: dict[TaskKey, Episode], seed: int) -> None:
+    keys = list(first)
+    for number, key in enumerate(keys):
+        for other in keys[:number]:
+            if _same(first[key], first[other]):
+                raise FamilyError(
+                    f"{key} and {other} are the same episode; draw from key.rng(…), which tells them apart"
+                )
+    key = keys[0]
+    if _same(family.draw(TaskKey(seed + 1, key.split, key.index)), first[key]):
+        raise FamilyError(f"{key}: seeds {seed} and {seed + 1} gave the same episode; draw from key.rng(…)")

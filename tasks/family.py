@@ -1,0 +1,136 @@
+"""The contract of a task family, and the counter-based randomness that keeps draws pure."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from meta.episode import Episode, place, stack
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class TaskKey:
+    """The name of one task: task number ``index`` of a split, under a seed.
+
+    >>> key = TaskKey(0, "train", 7)
+    >>> bool((key.rng("support").random(3) == key.rng("support").random(3)).all())
+    True
+    >>> bool((key.rng("support").random(3) == key.rng("query").random(3)).any())
+    False
+    """
+
+    seed: int
+    split: Split
+    index: int
+
+    def rng(self, purpose: str = "task") -> np.random.Generator:
+        """A generator of this task's own, always at the same start.
+
+        Philox is a function of a key and a counter (Salmon et al. 2011). The seed is the key; split, index
+        and purpose are the upper words of the counter, the lowest word counts the draws. Two generators can
+        therefore only meet after 2^64 draws, and no draw depends on what was drawn before for other tasks.
+
+        Args:
+            purpose: what the numbers are for (at most 8 bytes); each purpose has a stream of its own, so that
+                drawing more support examples leaves the query examples as they were.
+        """
+        return _generator(self.seed, (0, self.index, *_stream(self.split, purpose)))
+
+
+def uniforms(seed: int, split: Split, tasks: range, purpose: str, count: int) -> NDArray[np.float64]:
+    """``count`` uniform numbers in [0, 1) for each of consecutive tasks at once, shape [T, count].
+
+    The tasks' numbers lie one after the other in one stream per (seed, split, purpose), so a whole range
+    costs one call; task i always owns the same words of it. For families that need the same amount of
+    randomness for every task.
+
+    >>> together = uniforms(0, "train", range(5, 9), "support", 10)
+    >>> bool((uniforms(0, "train", range(7, 8), "support", 10) == together[2]).all())
+    True
+    """
+    if tasks.step != 1:
+        raise ValueError(f"expected consecutive tasks, received {tasks}")
+    blocks = -(-count // WORDS)  # each task starts at a block of its own
+    generator = _generator(seed, (tasks.start * blocks, _RANGES, *_stream(split, purpose)))
+    return generator.random((len(tasks), blocks * WORDS))[:, :count]
+
+
+WORDS = 4  # numbers per block of numpy's Philox
+_RANGES = 2**64 - 1  # where `rng` has the task index, so that the two kinds of stream never meet
+
+
+def _stream(split: Split, purpose: str) -> tuple[int, int]:
+    word = purpose.encode()
+    if not 1 <= len(word) <= 8:
+        raise ValueError(f"expected a purpose of 1 to 8 bytes, received '{purpose}'")
+    return SPLITS.index(split), int.from_bytes(word, "little")
+
+
+def _generator(seed: int, counter: tuple[int, ...]) -> np.random.Generator:
+    philox = np.random.Philox(
+        counter=np.array(counter, dtype=np.uint64), key=np.array([seed, 0], dtype=np.uint64)
+    )
+    return np.random.Generator(philox)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilySpec:
+    """What models and algorithms need to know of a family.
+
+    Attributes:
+        input_shape: shape of one input, without the example dimension.
+        outputs: numbers the model has to give per input.
+        objective: a name in :data:`meta.objectives.OBJECTIVES`.
+        description: size D of a task's description, 0 if tasks have none.
+    """
+
+    input_shape: tuple[int, ...]
+    outputs: int
+    objective: str
+    description: int = 0
+
+
+class Family(Protocol):
+    """A distribution of tasks.
+
+    A family of your own is a class whose constructor takes annotated keyword arguments (they become the keys
+    of the configuration's ``task`` section, checked by their annotations) and which offers these two members,
+    or :class:`RangeFamily`'s three. :func:`tasks.checker.check_family` tells whether it keeps the contract.
+    """
+
+    @property
+    def spec(self) -> FamilySpec:
+        """What the family's episodes look like."""
+        ...
+
+    def draw(self, key: TaskKey) -> Episode:
+        """One task's episode: CPU tensors, a pure function of ``key`` and the constructor's arguments."""
+        ...
+
+
+@runtime_checkable
+class RangeFamily(Family, Protocol):
+    """A family that can draw consecutive tasks at once, faster than one by one and with the same bits."""
+
+    def draw_range(self, seed: int, split: Split, tasks: range) -> Episode:
+        """The episodes of consecutive tasks with a leading task dimension; row by row what ``draw`` gives."""
+        ...
+
+
+def draw_batch(
+    family: Family,
+    seed: int,
+    split: Split,
+    tasks: range,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> Episode:
+    """Episodes of consecutive tasks, [T, ...], as the engine wants them; see :func:`meta.episode.place`."""
+    if isinstance(family, RangeFamily):
+        return place(family.draw_range(seed, split, tasks), dtype, device)
+    return place(stack([family.draw(TaskKey(seed, split, index)) for index in tasks]), dtype, device)
