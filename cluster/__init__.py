@@ -1,0 +1,1 @@
+"""Distribution, persistence and the command line: Ray, MLflow, checkpoints, configuration."""

@@ -1,0 +1,38 @@
+"""The Ray actor around a worker."""
+
+import os
+from typing import Any
+
+import ray
+
+from cluster.config import Config
+from cluster.wire import Payload, decode_numbers, decode_order, encode_result
+from cluster.worker import Worker
+
+
+class WorkerActor:
+    """A :class:`cluster.worker.Worker` in a process of its own."""
+
+    def __init__(self, config: Config) -> None:
+        """Build the worker."""
+        self._worker = Worker(config)
+        self._dtype = config.dtype
+
+    def ready(self) -> int:
+        """The process id, once the worker is built."""
+        return os.getpid()
+
+    def run(self, order: bytes, theta: Payload) -> Payload:
+        """Compute one order; see :mod:`cluster.wire`."""
+        return encode_result(self._worker.run(decode_order(order), decode_numbers(theta, self._dtype)))
+
+
+def start_actor(config: Config) -> Any:
+    """Ask Ray for one worker actor. It never restarts by itself: the pool replaces what it loses."""
+    options: dict[str, Any] = {
+        "num_cpus": config.cluster.threads,
+        "num_gpus": config.cluster.gpus_per_worker,
+        "max_restarts": 0,
+        "scheduling_strategy": "SPREAD",
+    }
+    return ray.remote(WorkerActor).options(**options).remote(config)

@@ -1,0 +1,95 @@
+"""From a configuration to the objects that compute. The only place besides the commands that reads it whole."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cluster.components import parameters, resolve
+from cluster.config import GIVEN_TO_MODELS, Config
+from cluster.errors import ConfigError
+from meta.algorithms import Algorithm
+from meta.engine import Engine, choose
+from meta.engine import build as build_engine
+from meta.models import Model, TorchModel
+from meta.objectives import OBJECTIVES
+from meta.params import Layout, Params
+from tasks.family import Family, FamilySpec
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Everything that a worker or a learner computes with."""
+
+    family: Family
+    algorithm: Algorithm
+    engine: Engine
+    layout: Layout
+    dtype: torch.dtype
+    device: torch.device
+    seed: int
+
+    def initial_params(self) -> Params:
+        """θ before the first step, a function of the seed alone."""
+        return _initial_params(self.algorithm, self.seed, self.dtype)
+
+
+def build(config: Config) -> Setup:
+    """Construct family, model, algorithm and engine.
+
+    Raises:
+        ConfigError: if the parts do not fit together.
+    """
+    family = _build_family(config)
+    dtype = DTYPES[config.dtype]
+    try:
+        algorithm = _build_algorithm(config, family.spec)
+        layout = Layout.of(_initial_params(algorithm, config.seed, dtype))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Setup(
+        family=family,
+        algorithm=algorithm,
+        engine=build_engine(choose(config.engine), algorithm),
+        layout=layout,
+        dtype=dtype,
+        device=torch.device("cuda" if config.cluster.gpus_per_worker > 0 else "cpu"),
+        seed=config.seed,
+    )
+
+
+def _initial_params(algorithm: Algorithm, seed: int, dtype: torch.dtype) -> Params:
+    return algorithm.init(torch.Generator().manual_seed(seed), dtype)
+
+
+def _build_family(config: Config) -> Family:
+    family: Family = resolve("task.family", config.task.family)(**config.task.params)
+    return family
+
+
+def _build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
+    cls = resolve("algorithm", config.algorithm)
+    inputs = cls.input_shape(spec.input_shape, spec.description)
+    algorithm: Algorithm = cls(
+        model=_build_model(config, inputs, spec.outputs),
+        objective=OBJECTIVES[spec.objective],
+        inner_lr=config.inner.lr,
+        inner_steps=config.inner.steps,
+    )
+    return algorithm
+
+
+def _build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
+    cls = resolve("model.name", config.model.name)
+    given: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+    # Values as the constructor's annotations want them: YAML knows lists, constructors ask for tuples.
+    params = dict(parameters(cls, GIVEN_TO_MODELS).model_validate(config.model.params))
+    if issubclass(cls, nn.Module):
+        taken = parameters(cls, frozenset()).model_fields.keys()
+        arguments = {name: value for name, value in given.items() if name in taken} | params
+        return TorchModel(lambda: cls(**arguments))
+    model: Model = cls(**given, **params)
+    return model

@@ -1,0 +1,182 @@
+"""Checkpoints: θ, optimizer state, step, task cursor and configuration in one safetensors file with a digest."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from cluster.config import Config, differences, parse
+from cluster.errors import CheckpointError, ConfigError
+from cluster.storage import Store
+from meta.params import Params
+
+SCHEMA = 1
+BEST = "best.safetensors"
+_STEP_NAME = re.compile(r"step-(\d{9})\.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A training's state after ``step`` outer steps.
+
+    Attributes:
+        step: outer steps done.
+        skipped: those of them that left θ as it was (``on_nonfinite: skip``).
+        cursor: index of the next training task, ``step · meta_batch``.
+        engine: the execution strategy in use.
+        config: the run's configuration, as nested plain values.
+        config_hash: its identity's hash.
+        best: the best validation score so far and the step it was reached at, or None.
+        tensors: ``theta.<name>`` and ``optimizer.<state>``.
+    """
+
+    step: int
+    skipped: int
+    cursor: int
+    engine: str
+    config: dict[str, Any]
+    config_hash: str
+    best: tuple[float, int] | None
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def params(self) -> Params:
+        """θ by name."""
+        return {n.removeprefix("theta."): t for n, t in self.tensors.items() if n.startswith("theta.")}
+
+
+def step_name(step: int) -> str:
+    """File name of the checkpoint after ``step`` steps."""
+    return f"step-{step:09d}.safetensors"
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint as the bytes of a safetensors file."""
+    meta = {
+        "schema": SCHEMA,
+        "step": checkpoint.step,
+        "skipped": checkpoint.skipped,
+        "cursor": checkpoint.cursor,
+        "engine": checkpoint.engine,
+        "config": checkpoint.config,
+        "config_hash": checkpoint.config_hash,
+        "best": checkpoint.best,
+    }
+    text = json.dumps(meta, sort_keys=True)
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    header = {"metaray": text, "sha256": _digest(text, tensors)}
+    return safetensors.torch.save(tensors, metadata=header)
+
+
+def decode(data: bytes, name: str) -> Checkpoint:
+    """The inverse of :func:`encode`; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: if the file is cut short, altered, or of another schema.
+    """
+    advice = "remove it to go on from the one before, or restore it from a copy"
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])["__metadata__"]
+        tensors = safetensors.torch.load(data)
+        text, digest = header["metaray"], header["sha256"]
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(
+            f"{name}: expected a whole checkpoint, received a damaged file ({error}); {advice}"
+        ) from error
+    if _digest(text, tensors) != digest:
+        raise CheckpointError(f"{name}: the contents do not match their SHA-256, the file was altered; {advice}")
+    meta = json.loads(text)
+    if meta["schema"] != SCHEMA:
+        raise CheckpointError(
+            f"{name}: expected checkpoint schema {SCHEMA}, received {meta['schema']}; use the version that wrote it"
+        )
+    best = meta["best"]
+    return Checkpoint(
+        step=meta["step"],
+        skipped=meta["skipped"],
+        cursor=meta["cursor"],
+        engine=meta["engine"],
+        config=meta["config"],
+        config_hash=meta["config_hash"],
+        best=None if best is None else (best[0], best[1]),
+        tensors=tensors,
+    )
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(store: Store, checkpoint: Checkpoint, keep: int) -> str:
+    """Write a checkpoint, then remove all but the newest ``keep``; returns its name."""
+    name = step_name(checkpoint.step)
+    store.write(name, encode(checkpoint))
+    for old in _steps(store)[:-keep]:
+        store.delete(step_name(old))
+    return name
+
+
+def load(store: Store, name: str) -> Checkpoint:
+    """Read one checkpoint."""
+    try:
+        data = store.read(name)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"expected a checkpoint at {store.where(name)}, found none") from error
+    return decode(data, store.where(name))
+
+
+def newest(store: Store) -> Checkpoint | None:
+    """The checkpoint of the most steps, or None if there is none.
+
+    Raises:
+        CheckpointError: if that one is damaged; which one to go on from is then for the user to say.
+    """
+    steps = _steps(store)
+    return load(store, step_name(steps[-1])) if steps else None
+
+
+def chosen(store: Store) -> tuple[str, Checkpoint]:
+    """The checkpoint to use: the best by validation where there is one, else the newest; with its name."""
+    names = store.names()
+    steps = _steps(store)
+    if BEST not in names and not steps:
+        raise CheckpointError(f"expected a checkpoint in {store.root}, found none; train for some steps first")
+    name = BEST if BEST in names else step_name(steps[-1])
+    return name, load(store, name)
+
+
+def require_same(checkpoint: Checkpoint, config: Config, engine: str) -> None:
+    """Refuse to go on from a checkpoint whose θ another configuration made.
+
+    Raises:
+        ConfigError: naming every key that differs.
+    """
+    if checkpoint.config_hash != config.hash:
+        found = "; ".join(differences(parse(checkpoint.config).identity, config.identity))
+        raise ConfigError(
+            f"the checkpoint at step {checkpoint.step} is of another configuration ({found}); resume with the values "
+            "it was made with, or start a new run"
+        )
+    if checkpoint.engine != engine:
+        raise ConfigError(
+            f"the checkpoint was made with engine {checkpoint.engine}, received {engine}; "
+            f"set engine={checkpoint.engine}"
+        )
+
+
+def _steps(store: Store) -> list[int]:
+    matches = (_STEP_NAME.fullmatch(name) for name in store.names())
+    return sorted(int(match[1]) for match in matches if match)

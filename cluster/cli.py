@@ -1,0 +1,188 @@
+"""The command line: ``metaray``, also ``python -m cluster``. Results on standard output, all else on standard error."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.errors import ConfigError, MetarayError
+
+app = typer.Typer(
+    name="metaray",
+    help="Distributed model-agnostic meta-learning on PyTorch and Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. inner.lr=0.02")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, its name under runs/, or its MLflow run id.")]
+
+
+def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors into one message and the exit status of their kind."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        try:
+            command(*args, debug=debug, **kwargs)
+        except (MetarayError, OSError) as error:
+            if debug:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(getattr(error, "exit_status", 1)) from error
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+@app.callback()
+def _main() -> None:
+    # A callback keeps typer from turning a lone command into the program itself.
+    pass
+
+
+@app.command()
+@_reports_errors
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Meta-train, evaluate on held-out tasks, draw the figures, keep the run in MLflow.
+
+    With --resume RUN the configuration may be left out; it is then the run's own.
+    """
+    del debug
+    from cluster import training
+    from cluster.config import load, parse, with_overrides
+    from cluster.interrupts import stop_on_signals
+    from cluster.runs import find, new_name
+
+    if config is not None and "=" in config.name and resume is not None:
+        overrides, config = [str(config), *(overrides or [])], None
+    if resume is not None:
+        folder = find(resume)
+        own = folder.config
+        loaded = (
+            load(config, overrides or [])
+            if config
+            else parse(with_overrides(own.model_dump(mode="json"), overrides or []))
+        )
+        training.require_resumable(folder, loaded)
+    elif config is None:
+        raise ConfigError(
+            "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
+        )
+    else:
+        loaded = load(config, overrides or [])
+        folder = training.new_folder(loaded, new_name(config.stem))
+    with stop_on_signals() as stop:
+        outcome = training.run(loaded, folder, stop)
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if as_json:
+        _print_json(outcome.as_json())
+        return
+    _print_evaluation(outcome.evaluation)
+    rate = f"{outcome.steps} outer steps, {outcome.seconds:.0f} s"
+    _print_lines(
+        {"trained": rate, "run": folder.path, "page": folder.path / "report.html"}
+        | {f"figure {path.stem}": path for path in outcome.figures}
+        | {"MLflow": f"run {folder.info['mlflow_run_id']} in {folder.info['mlflow_uri']}"}
+    )
+
+
+@app.command()
+@_reports_errors
+def evaluate(
+    run: Run,
+    overrides: Overrides = None,
+    tasks: Annotated[int | None, typer.Option(help="Number of held-out tasks.")] = None,
+    steps: Annotated[str | None, typer.Option(metavar="K,K,…", help="Numbers of inner steps.")] = None,
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a run and its baselines on held-out tasks: mean and 95 % interval at each number of inner steps."""
+    del debug
+    from cluster.evaluate_run import evaluate_run
+    from cluster.runs import find
+
+    asked = list(overrides or [])
+    asked += [] if tasks is None else [f"eval.tasks={tasks}"]
+    asked += [] if steps is None else [f"eval.steps=[{steps}]"]
+    evaluation = evaluate_run(find(run), asked, split)
+    if as_json:
+        _print_json(evaluation)
+    else:
+        _print_evaluation(evaluation)
+
+
+@app.command()
+@_reports_errors
+def report(run: Run, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Draw a run's figures and write its page, report.html."""
+    del debug
+    from cluster.runs import find
+    from cluster.training import draw
+
+    folder = find(run)
+    figures = draw(folder)
+    page = folder.path / "report.html"
+    if as_json:
+        _print_json({"page": str(page), "figures": [str(path) for path in figures]})
+    else:
+        _print_lines({"page": page} | {f"figure {path.stem}": path for path in figures})
+
+
+def _print_json(data: Mapping[str, Any]) -> None:
+    print(json.dumps(data, allow_nan=False))
+
+
+def _print_lines(lines: Mapping[str, Any]) -> None:
+    width = max(len(name) for name in lines)
+    for name, value in lines.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
+    """A table of the metric against the number of inner steps, one row per algorithm."""
+    rows = {evaluation["algorithm"]: evaluation["steps"], **evaluation.get("baselines", {})}
+    batch_norm = f", batch norm {evaluation['batch_norm']}" if evaluation["batch_norm"] else ""
+    table = Table(
+        title=f"{evaluation['metric']} after inner steps, mean ± 95 % interval (median)",
+        caption=f"{evaluation['tasks']} {evaluation['split']} tasks, {evaluation['shot']} support and "
+        f"{evaluation['query_per_class']} query examples, α {evaluation['inner_lr']:g}{batch_norm}",
+    )
+    table.add_column("")
+    for number in evaluation["steps"]:
+        table.add_column(f"{number} steps" if number != "1" else "1 step", justify="right")
+    for name, figures in rows.items():
+        table.add_row(name, *(_cell(figure) for figure in figures.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _cell(figure: Mapping[str, Any]) -> str:
+    mean = "not finite" if figure["mean"] is None else f"{figure['mean']:.3f} ± {figure['ci95']:.3f}"
+    median = "" if figure["median"] is None else f" ({figure['median']:.3f})"
+    return mean + median + (f", {figure['diverged']} diverged" if figure["diverged"] else "")
+
+
+def main() -> None:
+    """Entry point of the ``metaray`` command."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # classes of the user's own are found from the working directory
+    app()

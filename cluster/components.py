@@ -1,0 +1,72 @@
+"""Names to classes: families, models and algorithms, built in or by import path, and the parameters they take."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from cluster.errors import ConfigError
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "task.family": {"sinusoid": "tasks.sinusoid:Sinusoid"},
+    "model.name": {"mlp": "meta.models:MLP"},
+    "algorithm": {
+        "maml": "meta.algorithms:MAML",
+        "fomaml": "meta.algorithms:FirstOrderMAML",
+        "pretrain": "meta.algorithms:Pretrain",
+        "oracle": "meta.algorithms:Oracle",
+    },
+}
+
+
+def nearest(word: str, choices: Mapping[str, Any] | list[str]) -> str:
+    """«; did you mean 'x'?» for the nearest choice, or nothing."""
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def resolve(key: str, name: str) -> type[Any]:
+    """The class that ``name`` stands for under a configuration key.
+
+    Args:
+        key: ``task.family``, ``model.name`` or ``algorithm``.
+        name: a built-in name or an import path ``module:Name``.
+
+    Raises:
+        ConfigError: if there is no such name, module or class.
+    """
+    table = BUILT_IN[key]
+    path = table.get(name, name)
+    if ":" not in path:
+        raise ConfigError(
+            f"{key}: expected one of {', '.join(sorted(table))} or an import path 'module:Name', "
+            f"received '{name}'{nearest(name, table)}"
+        )
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise ConfigError(f"{key}: cannot import '{module_name}' of '{name}': {error}") from error
+    except AttributeError as error:
+        raise ConfigError(f"{key}: module '{module_name}' has no '{attribute}'") from error
+    if not inspect.isclass(found):
+        raise ConfigError(f"{key}: expected '{name}' to be a class, received {type(found).__name__}")
+    return found
+
+
+def parameters(cls: type[Any], given: frozenset[str]) -> type[BaseModel]:
+    """The constructor's keyword arguments as a pydantic model, without those that the builder gives itself."""
+    hints = get_type_hints(cls.__init__)
+    if not hints.keys() - {"return"}:
+        hints = get_type_hints(cls)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (hints.get(name, Any), default)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    return create_model(cls.__name__, __config__=config, **fields)

@@ -1,0 +1,300 @@
+"""The configuration: one YAML file, checked by frozen pydantic models, overridden by ``section.key=value``."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster.components import nearest, parameters, resolve
+from cluster.errors import ConfigError
+from meta.engine import STRATEGIES
+
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+GIVEN_TO_MODELS = frozenset({"inputs", "outputs"})
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OpenSection(BaseModel):
+    """A section whose further keys are the parameters of the class it names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the named class."""
+        return dict(self.model_extra or {})
+
+
+class TaskConfig(OpenSection):
+    """``task``: the family and its parameters."""
+
+    family: str
+
+
+class ModelConfig(OpenSection):
+    """``model``: the network and its parameters."""
+
+    name: str
+
+
+class InnerConfig(Section):
+    """``inner``: adaptation on the support data."""
+
+    lr: NonNegative = 0.01
+    steps: CountOrNone = 1
+
+
+class OuterConfig(Section):
+    """``outer``: the meta-update of θ by the learner."""
+
+    lr: Positive = 1e-3
+    steps: Count
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_value: Positive | None = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+
+
+class EvalConfig(Section):
+    """``eval``: held-out tasks."""
+
+    tasks: Annotated[int, Field(ge=2)] = 600
+    steps: tuple[CountOrNone, ...] = (0, 1, 5, 10)
+    every: CountOrNone = 0
+    val_tasks: Annotated[int, Field(ge=2)] = 200
+    select_steps: CountOrNone | None = None
+    baselines: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Self:
+        if not self.steps or list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps: expected increasing numbers of inner steps, received {list(self.steps)}")
+        return self
+
+
+class ClusterConfig(Section):
+    """``cluster``: where the work is done. Nothing here but ``threads`` and GPU or not changes a bit of θ."""
+
+    workers: CountOrNone = 2
+    threads: Count = 1
+    gpus_per_worker: NonNegative = 0.0
+    address: str = "local"
+    start_timeout: Positive = 120.0
+    order_timeout: Positive = 600.0
+    max_failures: CountOrNone = 20
+
+
+class TrackingConfig(Section):
+    """``tracking``: MLflow."""
+
+    uri: str | None = None
+    experiment: str = "metaray"
+    every: Count = 10
+
+
+class CheckpointConfig(Section):
+    """``checkpoint``: where runs lie, how often θ is saved and how many saves are kept."""
+
+    root: str = "runs"
+    every: Count = 1000
+    keep: Count = 3
+
+
+class Config(Section):
+    """A whole training. ``identity`` is the part that decides the bits of θ."""
+
+    task: TaskConfig
+    model: ModelConfig
+    inner: InnerConfig = InnerConfig()
+    outer: OuterConfig
+    meta_batch: Count
+    shard: Count | None = None
+    algorithm: str = "maml"
+    engine: str = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    eval: EvalConfig = EvalConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.shard is not None and self.shard > self.meta_batch:
+            raise ValueError(f"shard: expected at most meta_batch ({self.meta_batch}) tasks, received {self.shard}")
+        if self.engine != "auto" and self.engine not in STRATEGIES:
+            raise ValueError(
+                f"engine: expected auto or one of {', '.join(STRATEGIES)}, received "
+                f"'{self.engine}'{nearest(self.engine, ['auto', *STRATEGIES])}"
+            )
+        return self
+
+    @property
+    def shard_size(self) -> int:
+        """Tasks per shard; by default the meta-batch is cut into two shards."""
+        return self.shard if self.shard is not None else (self.meta_batch + 1) // 2
+
+    @property
+    def select_steps(self) -> int:
+        """Number of inner steps after which the validation score picks the best θ; by default those of training."""
+        return self.inner.steps if self.eval.select_steps is None else self.eval.select_steps
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The values that decide the bits of θ after a number of steps, defaults spelled out."""
+        plain = self.model_dump(mode="json")
+        kept = ("task", "model", "inner", "outer", "meta_batch", "algorithm", "engine", "dtype", "seed")
+        identity = {key: plain[key] for key in kept}
+        identity["shard"] = self.shard_size
+        identity["cluster"] = {"threads": self.cluster.threads, "gpu": self.cluster.gpus_per_worker > 0}
+        if self.outer.schedule == "constant":
+            identity["outer"].pop("steps")  # a constant run may go on for longer
+        return identity
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults spelled out, as YAML that loads to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys at which two nested dictionaries differ, with both values."""
+    found = []
+    for key in sorted(one.keys() | other.keys()):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a} there, {b} here")
+    return found
+
+
+def _messages(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
+    """One line per problem: key, expected, received, and for an unknown key the nearest valid one."""
+    lines = []
+    for item in error.errors(include_url=False):
+        path = [str(part) for part in item["loc"]]
+        key = prefix + ".".join(path)
+        if item["type"] == "extra_forbidden":
+            siblings = _keys(model, path[:-1])
+            lines.append(f"{key}: unknown key{nearest(path[-1], siblings)} (valid: {', '.join(siblings)})")
+        elif item["type"] == "missing":
+            lines.append(f"{key}: missing; give it a value")
+        elif item["type"] == "value_error":
+            lines.append(f"{key + '.' if key else ''}{item['ctx']['error']}")
+        else:
+            expected = item["msg"].removeprefix("Input should be ")
+            lines.append(f"{key}: expected {expected}, received {item['input']!r}")
+    return lines
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The valid keys of the section that ``path`` leads to."""
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[str]) -> dict[str, Any]:
+    """The section's parameters, checked against the named class's constructor, defaults filled in."""
+    cls = resolve(f"{key}.{own}", getattr(section, own))
+    model = parameters(cls, given)
+    try:
+        values = model.model_validate(section.params).model_dump()
+        # A constructor checks what annotations cannot say (ranges, sums).
+        if not given:
+            cls(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_messages(error, model, f"{key}."))) from error
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    return {own: getattr(section, own), **values}
+
+
+def parse(raw: Any) -> Config:
+    """Check a nested dictionary and fill in every default.
+
+    Raises:
+        ConfigError: naming every key that is wrong.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError(f"expected a configuration of sections and keys, received {type(raw).__name__}")
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_messages(error, Config))) from error
+    resolve("algorithm", config.algorithm)
+    for baseline in config.eval.baselines:
+        resolve("algorithm", baseline)
+    task = _checked_section(config.task, "task", "family", frozenset())
+    model = _checked_section(config.model, "model", "name", GIVEN_TO_MODELS)
+    return config.model_copy(update={"task": TaskConfig(**task), "model": ModelConfig(**model)})
+
+
+def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of ``raw`` with ``section.key=value`` texts applied; values are read as YAML.
+
+    >>> with_overrides({"inner": {"lr": 0.01}}, ["inner.lr=0.1", "seed=3"])
+    {'inner': {'lr': 0.1}, 'seed': 3}
+    """
+    result: dict[str, Any] = json.loads(json.dumps(raw))
+    for text in overrides:
+        dotted, equals, value = text.partition("=")
+        if not equals or not dotted:
+            raise ConfigError(f"expected an override of the form section.key=value, received '{text}'")
+        *sections, key = dotted.split(".")
+        target = result
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{dotted}: '{section}' is a value, not a section")
+        try:
+            target[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{dotted}: expected a YAML value, received '{value}'") from error
+    return result
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The raw contents of a configuration file.
+
+    Raises:
+        ConfigError: if the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        siblings = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"expected a configuration file at '{path}', found none{nearest(str(path), siblings)}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected YAML, received a file that does not parse: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected sections and keys, received {type(raw).__name__}")
+    return raw
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read, override and check a configuration file."""
+    return parse(with_overrides(read_yaml(path), overrides))

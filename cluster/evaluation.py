@@ -1,0 +1,93 @@
+"""Evaluation on held-out tasks: scores after each number of inner steps, with intervals."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cluster.builder import Setup
+from cluster.config import Config
+from cluster.messages import Flat, Result, score_orders
+from cluster.pool import Pool, Ticket
+from meta.objectives import CROSS_ENTROPY, Objective, is_diverged
+from tasks.family import Split, TaskKey
+
+Scores = NDArray[np.float64]
+
+
+def start(
+    pool: Pool, config: Config, theta: Flat, *, step: int, split: Split, tasks: int, steps: Sequence[int]
+) -> Ticket:
+    """Hand the first ``tasks`` tasks of a split to the pool; they run when no gradient is waited for."""
+    orders = score_orders(step, split, tasks, config.shard_size, tuple(steps))
+    return pool.submit(orders, theta, background=True)
+
+
+def table(results: Iterable[Result]) -> Scores:
+    """The scores of all tasks in order of their index, [T, K], float64."""
+    ordered = sorted(results, key=lambda result: result.order.shard)
+    return np.concatenate([result.scores.astype(np.float64) for result in ordered])
+
+
+def mean_score(scores: Scores, column: int) -> float:
+    """The mean over tasks in one column; infinite or NaN if any task's score is."""
+    return float(scores[:, column].mean())
+
+
+def is_better(score: float, best: float | None, objective: Objective) -> bool:
+    """Whether a validation score beats the best so far; one that is not finite never does."""
+    if not np.isfinite(score):
+        return False
+    return best is None or (score > best if objective.higher_is_better else score < best)
+
+
+def summary(scores: Scores, steps: Sequence[int], objective: Objective) -> dict[str, dict[str, Any]]:
+    """Mean, half-width of the 95 % interval (1.96·std/√n), median and diverged tasks for each number of steps.
+
+    Mean and interval are over all tasks; where a task's score is not finite they are null and the count of
+    diverged tasks says why.
+
+    >>> from meta.objectives import MSE
+    >>> summary(np.array([[1.0], [3.0]]), [5], MSE)["5"]["mean"]
+    2.0
+    """
+    diverged = is_diverged(torch.from_numpy(scores), objective).sum(dim=0)
+    rows = {}
+    for column, number in enumerate(steps):
+        values = scores[:, column]
+        finite = bool(np.isfinite(values).all())
+        spread = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if finite else None
+        median = float(np.median(values)) if not np.isnan(values).any() else float("nan")
+        rows[str(number)] = {
+            "mean": float(values.mean()) if finite else None,
+            "ci95": spread,
+            "median": median if np.isfinite(median) else None,
+            "diverged": int(diverged[column]),
+        }
+    return rows
+
+
+def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Split) -> dict[str, Any]:
+    """Evaluate flat θ on the first ``eval.tasks`` tasks of a split at ``eval.steps``, and state the protocol.
+
+    ``pool``'s workers and ``setup`` are built from ``config``.
+    """
+    steps, tasks = config.eval.steps, config.eval.tasks
+    ticket = start(pool, config, theta, step=0, split=split, tasks=tasks, steps=steps)
+    scores = table(pool.gather(ticket))
+    objective = setup.algorithm.objective
+    episode = setup.family.draw(TaskKey(setup.seed, split, 0))
+    classes = setup.family.spec.outputs if objective is CROSS_ENTROPY else 1
+    return {
+        "algorithm": config.algorithm,
+        "metric": objective.metric,
+        "split": split,
+        "tasks": tasks,
+        "shot": len(episode.support.inputs) // classes,
+        "query_per_class": len(episode.query.inputs) // classes,
+        "batch_norm": None,
+        "inner_lr": config.inner.lr,
+        "steps": summary(scores, steps, objective),
+    }

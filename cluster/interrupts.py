@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM: finish the step, save, leave. A second one leaves at once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopFlag:
+    """Set once the user or the system has asked to stop."""
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self.reason: str | None = None
+
+    def __bool__(self) -> bool:
+        """Whether somebody has asked."""
+        return self.reason is not None
+
+
+class SignalFlag(StopFlag):
+    """Set by SIGINT and SIGTERM while it listens; the second of them raises KeyboardInterrupt."""
+
+    def listen(self) -> None:
+        """Take the signals. To be called again after ``ray.init``, which takes SIGTERM for itself."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self:
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[SignalFlag]:
+    """Turn SIGINT and SIGTERM into a flag for the duration of a block. Main thread only."""
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    flag = SignalFlag()
+    flag.listen()
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,102 @@
+"""The learner: holds θ and the optimizer's state, applies summed meta-gradients."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cluster.config import OuterConfig
+from cluster.messages import Flat
+from meta.params import Layout, Params, fingerprint
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+FUSED = {"adam", "adamw", "sgd"}
+
+
+class Learner:
+    """θ as one flat vector under an optimizer of torch.
+
+    The outer gradient is the mean over the meta-batch, Σ_i ∇L_i / T, as in the authors' code; the paper's
+    Algorithm 1 writes the sum, which differs by a factor that Adam does not see.
+    """
+
+    def __init__(self, config: OuterConfig, layout: Layout, params: Params) -> None:
+        """Start from ``params`` at step 0."""
+        self.step = 0
+        self.skipped = 0
+        self.layout = layout
+        self._config = config
+        self._theta = layout.flatten(params)
+        self._theta.grad = torch.zeros_like(self._theta)
+        options: dict[str, Any] = {"lr": config.lr} | ({"fused": True} if config.optimizer in FUSED else {})
+        self._optimizer = OPTIMIZERS[config.optimizer]([self._theta.requires_grad_()], **options)
+
+    @property
+    def theta(self) -> Flat:
+        """A copy of θ, flat [P], that later steps leave alone."""
+        copy: Flat = self._theta.detach().numpy().copy()
+        return copy
+
+    @property
+    def params(self) -> Params:
+        """A copy of θ by name."""
+        return self.layout.unflatten(self._theta.detach().clone())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of θ."""
+        return fingerprint(self._theta)
+
+    @property
+    def lr(self) -> float:
+        """The outer step size of the coming step, a function of the step alone."""
+        if self._config.schedule == "cosine":
+            return self._config.lr * 0.5 * (1 + math.cos(math.pi * self.step / self._config.steps))
+        return self._config.lr
+
+    def update(self, gradient: Flat, tasks: int) -> float:
+        """One outer step down the mean of ``tasks`` meta-gradients, given their sum [P].
+
+        Returns:
+            The norm of the mean meta-gradient before clipping.
+        """
+        mean = self._theta.grad
+        assert mean is not None
+        mean.numpy()[:] = gradient
+        mean.div_(tasks)
+        norm = float(mean.norm())
+        if self._config.clip_value is not None:
+            mean.clamp_(-self._config.clip_value, self._config.clip_value)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.lr
+        self._optimizer.step()
+        self.step += 1
+        return norm
+
+    def skip(self) -> None:
+        """Count a step that leaves θ as it is."""
+        self.step += 1
+        self.skipped += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of θ by name (``theta.…``) and the optimizer's state (``optimizer.…``)."""
+        state = {f"theta.{name}": value.clone() for name, value in self.params.items()}
+        for name, value in self._optimizer.state.get(self._theta, {}).items():
+            state[f"optimizer.{name}"] = torch.as_tensor(value).detach().clone()
+        return state
+
+    def load(self, state: dict[str, Tensor], step: int, skipped: int) -> None:
+        """Go on from a state that :meth:`state` gave, after ``step`` steps."""
+        theta = {name.removeprefix("theta."): v for name, v in state.items() if name.startswith("theta.")}
+        with torch.no_grad():
+            self._theta.copy_(self.layout.flatten(theta))
+        optimizer = {n.removeprefix("optimizer."): v for n, v in state.items() if n.startswith("optimizer.")}
+        if optimizer:
+            self._optimizer.state[self._theta] = {name: value.clone() for name, value in optimizer.items()}
+        self.step, self.skipped = step, skipped

@@ -1,0 +1,49 @@
+"""The run's own record of its metrics: a file of JSON lines, the source for figures and for MLflow."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends metrics to ``metrics.jsonl``; each metric is recorded once per step.
+
+    A resumed run repeats the steps after its last checkpoint and arrives at the same numbers, so what is recorded
+    already is passed over. A line that a crash cut short is removed on opening.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file."""
+        self._last: dict[str, int] = {}
+        whole = 0
+        if path.exists():
+            data = path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            for line in data[:whole].splitlines():
+                record = json.loads(line)
+                for name in record["values"]:
+                    self._last[name] = record["step"]
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._file.truncate(whole)
+        self._file.seek(whole)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values at a step; numbers that are not finite are recorded as null."""
+        fresh: dict[str, Any] = {
+            name: value if math.isfinite(value) else None
+            for name, value in values.items()
+            if step > self._last.get(name, -1)
+        }
+        if not fresh:
+            return
+        self._last.update(dict.fromkeys(fresh, step))
+        line = json.dumps({"step": step, "time": time.time(), "values": fresh})
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,77 @@
+"""Progress of a training, for people: a bar on a terminal, a line now and then elsewhere. On standard error."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+REDRAW_EVERY = 0.25  # seconds
+
+
+class Progress(Protocol):
+    """Something that is told of every step."""
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Outer steps done and the last step's metrics."""
+        ...
+
+
+class _Report:
+    """Smooths the loss and the rate; shows them no more often than ``every`` seconds."""
+
+    def __init__(self, console: Console, label: str, first: int, steps: int) -> None:
+        self._console = console
+        self._label, self._steps = label, steps
+        self._bar = _bar(console) if console.is_terminal else None
+        self._task = self._bar.add_task(label, total=steps, completed=first, note="") if self._bar else None
+        self._shown = (first, time.monotonic())
+        self._loss: float | None = None
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the step, unless it is too soon."""
+        loss = metrics.get("loss")
+        if loss is not None:
+            self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+        (shown, at), now = self._shown, time.monotonic()
+        every = REDRAW_EVERY if self._bar else LINE_EVERY
+        if now - at < every and step < self._steps:
+            return
+        rate = (step - shown) / max(now - at, 1e-9)
+        self._shown = (step, now)
+        note = f"{rate:.1f} steps/s" + (f", loss {self._loss:.4f}" if self._loss is not None else "")
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, note=note)
+        else:
+            left = (self._steps - step) / max(rate, 1e-9)
+            self._console.print(f"{self._label}: step {step} of {self._steps}, {note}, {left:.0f} s left")
+
+
+def _bar(console: Console) -> RichProgress:
+    return RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        refresh_per_second=4,
+    )
+
+
+@contextmanager
+def progress(label: str, first: int, steps: int) -> Iterator[Progress]:
+    """Show progress from step ``first`` to ``steps`` while the block runs."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False, file=sys.stderr)
+    report = _Report(console, label, first, steps)
+    if report._bar is None:
+        yield report
+    else:
+        with report._bar:
+            yield report

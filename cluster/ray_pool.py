@@ -1,0 +1,210 @@
+"""The pool of Ray actors: hands orders out, replaces workers that are lost, repeats what they held.
+
+Every order has one entry in the books from submission until its result is delivered. A lost worker's orders go back
+to the head of the queue; since a worker has no state that matters, whoever computes them gives the same bits.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RaySystemError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from cluster.actor import start_actor
+from cluster.config import Config
+from cluster.errors import ClusterError, MetarayError
+from cluster.messages import Flat, Order, Result
+from cluster.pool import Ticket
+from cluster.wire import decode_result, encode_numbers, encode_order
+
+LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError)
+DEPTH = 2  # orders at one worker: the one it computes and the one it finds when it has finished
+
+
+@dataclass(eq=False)
+class _Job:
+    ticket: Ticket
+    order: Order
+    theta: Any  # the bytes themselves, or a reference to them in the object store
+
+
+@dataclass(eq=False)
+class _Member:
+    number: int
+    actor: Any
+    ready_ref: Any
+    asked: float
+    ready: bool = False
+    pid: int | None = None
+    jobs: dict[Any, _Job] = field(default_factory=dict)
+
+
+class RayPool:
+    """``cluster.workers`` actors on the connected Ray cluster."""
+
+    def __init__(self, config: Config) -> None:
+        """Start the actors and wait until the first of them is ready.
+
+        Raises:
+            ClusterError: if none is within ``cluster.start_timeout`` seconds.
+        """
+        self.failures: list[str] = []
+        self._config = config
+        self._foreground: deque[_Job] = deque()
+        self._background: deque[_Job] = deque()
+        self._failed_in_a_row = 0
+        self._members: list[_Member] = []
+        try:
+            for number in range(config.cluster.workers):
+                self._members.append(self._start(number))
+            while not any(member.ready for member in self._members):
+                self._advance(timeout=1.0)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that are ready."""
+        return [member.pid for member in self._members if member.pid is not None]
+
+    def submit(self, orders: Sequence[Order], theta: Flat, *, background: bool = False) -> Ticket:
+        """Queue orders and hand out as many as the workers take."""
+        ticket = Ticket(orders)
+        payload: Any = encode_numbers(theta)
+        if not isinstance(payload, bytes):
+            payload = ray.put(payload)  # once, for all workers
+        queue = self._background if background else self._foreground
+        queue.extend(_Job(ticket, order, payload) for order in orders)
+        self._hand_out()
+        return ticket
+
+    def gather(self, ticket: Ticket) -> Iterator[Result]:
+        """Results in order of arrival."""
+        while ticket.results or not ticket.complete:
+            if ticket.results:
+                yield ticket.results.popleft()
+            else:
+                self._advance(timeout=1.0)
+
+    def poll(self) -> None:
+        """Take in what has arrived."""
+        self._advance(timeout=0)
+
+    def close(self) -> None:
+        """Kill the actors."""
+        members, self._members = self._members, []
+        for member in members:
+            ray.kill(member.actor)
+
+    def _start(self, number: int) -> _Member:
+        actor = start_actor(self._config)
+        return _Member(number, actor, actor.ready.remote(), time.monotonic())
+
+    def _hand_out(self) -> None:
+        """Give waiting jobs to ready workers, each no more than DEPTH, background ones only to idle workers."""
+        ready = [member for member in self._members if member.ready]
+        while self._foreground and ready:
+            job = self._foreground[0]
+            # The worker that drew these tasks ahead, or whoever has least to do.
+            own = ready[job.order.shard % len(ready)]
+            chosen = own if len(own.jobs) < DEPTH else min(ready, key=lambda member: len(member.jobs))
+            if len(chosen.jobs) >= DEPTH:
+                return
+            self._send(chosen, self._foreground.popleft())
+        for member in ready:
+            if self._background and not member.jobs:
+                self._send(member, self._background.popleft())
+
+    def _send(self, member: _Member, job: _Job) -> None:
+        member.jobs[member.actor.run.remote(encode_order(job.order), job.theta)] = job
+
+    def _advance(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for one thing to happen, and act on it."""
+        waiting = {member.ready_ref: member for member in self._members if not member.ready}
+        waiting |= {ref: member for member in self._members for ref in member.jobs}
+        done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout)
+        for ref in done:
+            self._settle(waiting[ref], ref)
+        if not done:
+            self._check_deadlines()
+        self._hand_out()
+
+    def _settle(self, member: _Member, ref: Any) -> None:
+        """Take in one finished call of a member."""
+        try:
+            answer = ray.get(ref, timeout=self._config.cluster.order_timeout)
+        except RayTaskError as error:
+            raise _cause(error, member.jobs.get(ref)) from error
+        except LOST as error:
+            if getattr(error, "actor_init_failed", False):
+                reason = str(error).strip().splitlines()[-1]
+                raise MetarayError(f"a worker could not be built: {reason}") from error
+            self._replace(member, type(error).__name__)
+            return
+        if ref is member.ready_ref:
+            member.ready, member.pid, member.asked = True, answer, time.monotonic()
+            return
+        job = member.jobs.pop(ref)
+        member.asked = time.monotonic()
+        self._failed_in_a_row = 0
+        job.ticket.deliver(decode_result(job.order, answer))
+
+    def _replace(self, member: _Member, reason: str) -> None:
+        """Put a new actor in a lost member's place and its jobs back at the head of their queues."""
+        at = next((f" at step {job.order.step}" for job in member.jobs.values()), "")
+        self.failures.append(f"worker {member.number} was lost{at} ({reason}); its shards were computed again")
+        self._failed_in_a_row += 1
+        ray.kill(member.actor)
+        for job in reversed(member.jobs.values()):
+            queue = self._foreground if job.order.kind == "gradient" else self._background
+            queue.appendleft(job)
+        if self._failed_in_a_row > self._config.cluster.max_failures:
+            raise ClusterError(
+                f"lost {self._failed_in_a_row} workers without one result between (last: {reason}); look for memory "
+                "or node failures, or raise cluster.max_failures"
+            )
+        self._members[self._members.index(member)] = self._start(member.number)
+
+    def _check_deadlines(self) -> None:
+        """Give up on workers that have been silent for too long, and on a cluster that has room for none."""
+        now, limits = time.monotonic(), self._config.cluster
+        for member in list(self._members):
+            if member.ready and not member.jobs:
+                member.asked = now
+            elif member.ready and now - member.asked > limits.order_timeout:
+                self._replace(member, f"no answer for {limits.order_timeout:g} s")
+        starting = [member for member in self._members if not member.ready]
+        if len(starting) == len(self._members) and now - min(m.asked for m in starting) > limits.start_timeout:
+            raise ClusterError(
+                f"expected a worker with {limits.threads} CPU and {limits.gpus_per_worker:g} GPU to start within "
+                f"{limits.start_timeout:g} s; the cluster has {_resources(ray.cluster_resources)} in all and "
+                f"{_resources(ray.available_resources)} free. Lower cluster.threads or cluster.gpus_per_worker, or "
+                "add nodes"
+            )
+
+
+def _resources(ask: Callable[[], dict[str, float]]) -> str:
+    """CPUs and GPUs out of what Ray tells of its resources."""
+    found = ask()
+    return f"{found.get('CPU', 0):g} CPU and {found.get('GPU', 0):g} GPU"
+
+
+def _cause(error: RayTaskError, job: _Job | None) -> BaseException:
+    """What the worker's own code raised, told with the tasks it happened on."""
+    cause = error.cause
+    if isinstance(cause, MetarayError):
+        return cause
+    where = f" at step {job.order.step} on {job.order.tasks}" if job is not None else " while it was built"
+    return MetarayError(f"a worker failed{where}: {type(cause).__name__}: {cause}")

@@ -1,0 +1,298 @@
+"""A run's page: one HTML file that holds its figures and numbers and loads nothing."""
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from cluster import figures as drawing
+from cluster.errors import MetarayError
+from cluster.figures import Learned, curve, learners
+from cluster.runs import RunFolder
+from cluster.storage import write_file
+
+PNG = b"\x89PNG\r\n\x1a\n"
+ABSENT = "not recorded"
+NOT_FINITE = "not finite"
+CURVE = re.compile(r"train/loss|val/.+_\d+")  # metrics that have a place in the learning curves
+
+
+def draw_figures(run_dir: Path, learned: Learned) -> list[Path]:
+    """Draw what the run's data permit into its folder ``figures``.
+
+    Args:
+        run_dir: the run's folder.
+        learned: label -> what it was built from, and its θ; may be empty.
+
+    Returns:
+        Of ``learning_curves.png``, ``adaptation.png`` and ``regression.png`` those that were drawn.
+
+    Raises:
+        MetarayError: if the folder is not a run's, or a file in it is damaged.
+    """
+    folder = RunFolder(run_dir)
+    evaluation = _read_evaluation(folder)
+    series = _series(folder, evaluation)
+    curves = {name: pair for name, pair in learned.items() if drawing.can_draw_regression(pair[0])}
+    made = {}
+    if any(CURVE.fullmatch(key) for records in series.values() for record in records for key in record["values"]):
+        made["learning_curves"] = drawing.learning_curves(series)
+    if evaluation is not None:
+        made["adaptation"] = drawing.adaptation(evaluation, _label(folder))
+    if curves:
+        made["regression"] = drawing.regression(curves)
+    for name, figure in made.items():
+        drawing.save(figure, folder.figures / f"{name}.png")
+    return [folder.figures / f"{name}.png" for name in made]
+
+
+def write_report(run_dir: Path, figures: Sequence[Path]) -> Path:
+    """Write ``report.html`` into a run's folder.
+
+    Args:
+        run_dir: the run's folder.
+        figures: PNG files to embed, in their order.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        MetarayError: if a file is missing or damaged.
+    """
+    folder = RunFolder(run_dir)
+    info, evaluation, label = _read_info(folder), _read_evaluation(folder), _label(folder)
+    config = _read(run_dir / "config.yaml", "the run's configuration")
+    page = _template().render(
+        name=info["name"],
+        lead=_lead(f"{info['algorithm']} on {_family(config)}", evaluation, label),
+        evaluation=None if evaluation is None else _table(evaluation, label),
+        protocol=None if evaluation is None else _protocol(evaluation),
+        figures=[_embedded(path) for path in figures],
+        curves=[(name, _curve_rows(found)) for name, found in _series(folder, evaluation).items() if found],
+        facts=_facts(info),
+        versions=info.get("versions") or {},
+        config=_without_passwords(config),
+    )
+    write_file(run_dir / "report.html", page.encode())
+    return run_dir / "report.html"
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of ``metrics.jsonl``; none if there is no such file.
+
+    A last line that a crash cut short is passed over.
+
+    Raises:
+        MetarayError: naming a line before it that is damaged.
+    """
+    path = RunFolder(run_dir).metrics_path
+    if not path.exists():
+        return []
+    *lines, last = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        record = _record(line)
+        if record is None:
+            raise MetarayError(
+                f"{path}, line {number}: expected a JSON object with a whole number 'step' and numbers under "
+                f"'values', received {line[:80].decode(errors='replace')!r}; restore the file or remove the line"
+            )
+        records.append(record)
+    cut_or_whole = _record(last)
+    return records if cut_or_whole is None else [*records, cut_or_whole]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record in a line, or None if it holds none."""
+    try:
+        record: Any = json.loads(line)
+    except ValueError:
+        return None
+    match record:
+        case {"step": int(), "values": dict(values)}:
+            return record if all(isinstance(value, int | float | None) for value in values.values()) else None
+    return None
+
+
+def _label(folder: RunFolder) -> str:
+    """What this run is called beside its baselines."""
+    algorithm = str(_read_info(folder)["algorithm"])
+    return f"{algorithm} (this run)" if algorithm in folder.baselines else algorithm
+
+
+def _series(folder: RunFolder, evaluation: Mapping[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
+    """Records of this run and its baselines, in the order of the evaluation, so that colours agree."""
+    baselines = folder.baselines
+    order = [name for name in (evaluation or {}).get("baselines", {}) if name in baselines]
+    order += [name for name in baselines if name not in order]
+    return {_label(folder): read_metrics(folder.path)} | {name: read_metrics(baselines[name].path) for name in order}
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MetarayError(
+            f"expected {what} in '{path}', received: {error}; give the folder of a run, as 'metaray train' names it"
+        ) from error
+
+
+def _read_json(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
+    try:
+        content: Any = json.loads(_read(path, what))
+    except ValueError as error:
+        raise MetarayError(f"{path}: expected JSON, received: {error}; restore the file") from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise MetarayError(f"{path}: expected {', '.join(keys)}, received no {', '.join(missing)}; restore the file")
+    found: dict[str, Any] = content
+    return found
+
+
+def _read_info(folder: RunFolder) -> dict[str, Any]:
+    return _read_json(folder.path / "run.json", "a run's description", ("name", "algorithm"))
+
+
+def _read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
+    path = folder.path / "evaluation.json"
+    keys = ("metric", "split", "tasks", "steps")
+    return _read_json(path, "an evaluation", keys) if path.exists() else None
+
+
+def _template() -> Any:
+    strict: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
+    environment = Environment(loader=PackageLoader("cluster"), trim_blocks=True, lstrip_blocks=True, **strict)
+    return environment.get_template("report.html.j2")
+
+
+def _family(config: str) -> str:
+    try:
+        return str(yaml.safe_load(config)["task"]["family"])
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise MetarayError(f"config.yaml: expected YAML with task.family, received: {error}; restore it") from error
+
+
+def _lead(subject: str, evaluation: Mapping[str, Any] | None, label: str) -> str:
+    """The run in one sentence."""
+    if evaluation is None:
+        return f"{subject}, not evaluated yet."
+    last, metric = max(evaluation["steps"], key=int), evaluation["metric"]
+    own, *others = [(name, scores[last]) for name, scores in learners(evaluation, label) if last in scores]
+    steps = "1 inner step" if last == "1" else f"{last} inner steps"
+    beside = ", ".join(f"{name} {_interval(score, metric)}" for name, score in others)
+    tasks = f"{evaluation['tasks']} {evaluation['split']} tasks"
+    found = f"{metric} {_interval(own[1], metric)} after {steps} on {tasks}"
+    return f"{subject}: {found} ({beside})." if beside else f"{subject}: {found}."
+
+
+def _interval(score: Mapping[str, Any], metric: str) -> str:
+    """Mean ± half-width, with two significant digits of the latter."""
+    mean, half = score["mean"], score["ci95"]
+    if mean is None or half is None:
+        return _number(mean, metric)
+    if metric == "accuracy":
+        return f"{100 * mean:.2f} ± {100 * half:.2f} %"
+    if abs(mean) >= 1e6 or 0 < half < 1e-5:
+        return f"{mean:.3g} ± {half:.2g}"
+    digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def _number(value: float | None, metric: str = "") -> str:
+    if value is None or not math.isfinite(value):
+        return NOT_FINITE
+    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:#.4g}".rstrip(".")
+
+
+def _table(evaluation: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """The evaluation as the template wants it: one group of three rows per learner, one column per number."""
+    metric = evaluation["metric"]
+    steps = sorted(evaluation["steps"], key=int)
+    groups = []
+    for name, scores in learners(evaluation, label):
+        found = [scores.get(number) for number in steps]
+        rows = {
+            "mean": ["" if score is None else _interval(score, metric) for score in found],
+            "median": ["" if score is None else _number(score["median"], metric) for score in found],
+            "diverged": ["" if score is None else str(score["diverged"]) for score in found],
+        }
+        groups.append((name, rows))
+    return {"metric": metric, "steps": steps, "groups": groups}
+
+
+def _protocol(evaluation: Mapping[str, Any]) -> list[str]:
+    per_class = " per class" if evaluation["metric"] == "accuracy" else ""
+    parts = [f"{evaluation['tasks']} tasks of the {evaluation['split']} split"]
+    for key, words in (("shot", "support examples"), ("query_per_class", "query examples")):
+        if evaluation.get(key) is not None:
+            parts.append(f"{evaluation[key]} {words}{per_class}")
+    if evaluation.get("inner_lr") is not None:
+        parts.append(f"inner step size {evaluation['inner_lr']:g}")
+    parts.append(f"batch norm: {evaluation.get('batch_norm') or 'none'}")
+    if evaluation.get("checkpoint_step") is not None:
+        parts.append(f"parameters of outer step {evaluation['checkpoint_step']}")
+    return parts
+
+
+def _embedded(path: Path) -> dict[str, str]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MetarayError(f"expected a figure in '{path}', received: {error}; draw it first") from error
+    if not data.startswith(PNG):
+        raise MetarayError(f"expected a PNG in '{path}', received {data[:8]!r}; draw the figure again")
+    return {
+        "stem": path.stem,
+        "source": f"data:image/png;base64,{base64.b64encode(data).decode()}",
+        "width": str(int.from_bytes(data[16:20])),
+        "height": str(int.from_bytes(data[20:24])),
+    }
+
+
+def _curve_rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Per metric: name, records, first, last, lowest and highest value with their steps."""
+    rows = []
+    for key in sorted({key for record in records for key in record["values"]}, key=_natural):
+        steps, values = curve(records, key)
+        known = np.flatnonzero(np.isfinite(values))
+        places = [0, len(values) - 1]
+        if len(known):
+            places += [int(known[values[known].argmin()]), int(known[values[known].argmax()])]
+        cells = [f"{_number(float(values[place]))} (step {int(steps[place])})" for place in places]
+        rows.append((key, [str(len(values)), *cells, *[NOT_FINITE] * (4 - len(cells))]))
+    return rows
+
+
+def _natural(key: str) -> tuple[str, int]:
+    """Sorts ``val/mse_5`` before ``val/mse_10``."""
+    stem, _, number = key.rpartition("_")
+    return (stem, int(number)) if number.isdecimal() else (key, -1)
+
+
+def _facts(info: Mapping[str, Any]) -> dict[str, str]:
+    keys = {
+        "Algorithm": "algorithm",
+        "Started": "created",
+        "Hardware": "hardware",
+        "Engine": "engine",
+        "Git commit": "git_commit",
+        "MLflow run": "mlflow_run_id",
+        "MLflow store": "mlflow_uri",
+    }
+    return {name: _without_passwords(str(info.get(key) or ABSENT)) for name, key in keys.items()}
+
+
+def _without_passwords(text: str) -> str:
+    """Text in which no address carries a user's name and password.
+
+    >>> _without_passwords("uri: postgresql://me:secret@host/db")
+    'uri: postgresql://***@host/db'
+    """
+    return re.sub(r"(?<=://)[^\s/'\"]+@", "***@", text)

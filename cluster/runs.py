@@ -1,0 +1,138 @@
+"""A run's folder: what lies where, and how a RUN given by path or MLflow id is found again."""
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cluster.config import Config, parse, read_yaml
+from cluster.errors import ConfigError
+from cluster.storage import Store, write_file
+
+PACKAGES = ("metaray", "torch", "ray", "mlflow", "numpy")
+
+
+class RunFolder:
+    """``config.yaml``, ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``evaluation.json``, ``figures/``.
+
+    The checkpoints of a run whose ``checkpoint.root`` is a URI lie there; all else is local.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name a folder; nothing is read or written yet."""
+        self.path = path
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The contents of ``run.json``."""
+        data: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        return data
+
+    def update_info(self, **values: Any) -> None:
+        """Change entries of ``run.json``."""
+        write_json(self.path / "run.json", self.info | values)
+
+    @cached_property
+    def config(self) -> Config:
+        """The run's configuration."""
+        return parse(read_yaml(self.path / "config.yaml"))
+
+    @property
+    def checkpoints(self) -> Store:
+        """Where the checkpoints are."""
+        return Store(self.info["checkpoints"])
+
+    @property
+    def baselines(self) -> dict[str, "RunFolder"]:
+        """Runs of the baselines, by algorithm."""
+        folder = self.path / "baselines"
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {path.name: RunFolder(path) for path in found if (path / "run.json").exists()}
+
+    @property
+    def metrics_path(self) -> Path:
+        """The metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of figures."""
+        return self.path / "figures"
+
+
+def create(config: Config, name: str, engine: str, path: Path | None = None) -> RunFolder:
+    """Make a run's folder, under ``checkpoint.root`` or at ``path``; its ``run.json`` is written last."""
+    root = config.checkpoint.root
+    remote = "://" in root
+    path = path if path is not None else Path("runs" if remote else root) / name
+    checkpoints = f"{root.rstrip('/')}/{name}/checkpoints" if remote else str((path / "checkpoints").absolute())
+    info = {
+        "name": name,
+        "algorithm": config.algorithm,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoints": checkpoints,
+        "engine": engine,
+        "mlflow_run_id": None,
+        "mlflow_uri": None,
+        "versions": {package: version(package) for package in PACKAGES},
+        "git_commit": _git_commit(),
+        "hardware": hardware(),
+    }
+    write_file(path / "config.yaml", config.to_yaml().encode())
+    write_json(path / "run.json", info)
+    return RunFolder(path)
+
+
+def new_name(stem: str) -> str:
+    """A name for a new run: what it is of, when it started, and four letters to tell twins apart."""
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def find(run: str, root: str = "runs") -> RunFolder:
+    """The folder of a RUN given by its path, its name under ``root``, or its MLflow run id.
+
+    Raises:
+        ConfigError: if there is no such run.
+    """
+    for path in (Path(run), Path(root) / run):
+        if (path / "run.json").is_file():
+            return RunFolder(path)
+    for info in Path(root).glob("**/run.json"):
+        if json.loads(info.read_text()).get("mlflow_run_id") == run:
+            return RunFolder(info.parent)
+    raise ConfigError(
+        f"expected a run's folder or an MLflow run id, received '{run}'; the runs are in the folder '{root}/'"
+    )
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_file(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+
+
+def hardware() -> str:
+    """The processor and its number of cores, in words."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass  # not Linux: the short name will do
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _git_commit() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # not in a checkout
+    return done.stdout.strip()

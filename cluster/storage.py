@@ -1,0 +1,85 @@
+"""Files that are whole or absent, in a local folder or wherever ``pyarrow.fs`` reaches (s3://, gs://, hdfs://)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from cluster.errors import CheckpointError
+
+
+class Store:
+    """A folder of files that are written once and never half."""
+
+    def __init__(self, root: str) -> None:
+        """Open a folder by path or URI; it need not exist yet.
+
+        Raises:
+            CheckpointError: if the URI's scheme is unknown or its file system cannot be reached.
+        """
+        self.root = root
+        self._fs: Any = fs.LocalFileSystem()
+        self._path = str(Path(root).absolute())
+        try:
+            if "://" in root:
+                self._fs, self._path = fs.FileSystem.from_uri(root)
+        except (ValueError, OSError) as error:
+            raise CheckpointError(
+                f"expected a folder or a URI that pyarrow.fs reads, received '{root}': {error}"
+            ) from error
+        self._local = isinstance(self._fs, fs.LocalFileSystem)
+
+    def where(self, name: str) -> str:
+        """The path or URI of a file, for messages."""
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file under a temporary name, bring it to the disk, and only then give it its name."""
+        if self._local:
+            write_file(Path(self._path) / name, data)
+            return
+        self._fs.create_dir(self._path, recursive=True)
+        # Object stores publish an upload when it is closed; other file systems need the rename.
+        direct = self._fs.type_name in {"s3", "gcs", "abfs"}
+        target = f"{self._path}/{name}"
+        with self._fs.open_output_stream(target if direct else target + ".partial") as stream:
+            stream.write(data)
+        if not direct:
+            self._fs.move(target + ".partial", target)
+
+    def read(self, name: str) -> bytes:
+        """The contents of a file.
+
+        Raises:
+            FileNotFoundError: if there is none of that name.
+        """
+        with self._fs.open_input_stream(f"{self._path}/{name}") as stream:
+            data: bytes = stream.read()
+        return data
+
+    def names(self) -> list[str]:
+        """Names of the files, sorted; temporary ones left out."""
+        selector: Any = fs.FileSelector(self._path, allow_not_found=True)
+        found = [info.base_name for info in self._fs.get_file_info(selector) if info.is_file]
+        return sorted(name for name in found if not name.endswith(".partial"))
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+        self._fs.delete_file(f"{self._path}/{name}")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a local file so that after a crash it is there whole, or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

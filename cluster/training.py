@@ -1,0 +1,241 @@
+"""A training from start or checkpoint to its evaluation: sets everything up, runs the loop, leaves nothing behind."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from cluster import checkpoint as checkpoints
+from cluster.books import Books
+from cluster.builder import Setup, build
+from cluster.config import Config, differences
+from cluster.errors import ConfigError, Interrupted
+from cluster.evaluation import evaluate
+from cluster.interrupts import SignalFlag, StopFlag
+from cluster.learner import Learner
+from cluster.loop import meta_train
+from cluster.pool import InlinePool, Pool
+from cluster.progress import progress
+from cluster.report import draw_figures, write_report
+from cluster.runs import RunFolder, create, write_json
+from cluster.tracking import Tracker
+from cluster.worker import fix_arithmetic
+from tasks.family import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a training came to.
+
+    Attributes:
+        folder: the run's folder.
+        steps: outer steps done.
+        seconds: wall-clock time of training, evaluation not included.
+        theta_sha256: fingerprint of the last θ.
+        checkpoint: path or URI of the checkpoint that was evaluated.
+        failures: workers lost on the way.
+        evaluation: the held-out figures.
+        warnings: what could not be done and did not stop the run.
+    """
+
+    folder: RunFolder
+    steps: int
+    seconds: float
+    theta_sha256: str
+    checkpoint: str
+    failures: list[str]
+    evaluation: dict[str, Any]
+    figures: list[Path]
+    warnings: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys that ``metaray train --json`` prints."""
+        return {
+            "run_id": self.folder.info["mlflow_run_id"],
+            "run_dir": str(self.folder.path),
+            "checkpoint": self.checkpoint,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "theta_sha256": self.theta_sha256,
+            "failures": self.failures,
+            "figures": [str(path) for path in self.figures],
+            "warnings": self.warnings,
+            "evaluation": self.evaluation,
+        }
+
+
+@contextmanager
+def open_pool(config: Config) -> Iterator[Pool]:
+    """Workers for ``config``: Ray actors, or this process itself with ``cluster.workers=0``."""
+    with shared_session(config):
+        if config.cluster.workers == 0:
+            pool: Pool = InlinePool(config)
+        else:
+            from cluster.ray_pool import RayPool
+
+            pool = RayPool(config)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
+    """Train in ``folder``, then the baselines that the configuration names, evaluate all, draw, and tell MLflow.
+
+    A run that was begun goes on from its newest checkpoint; so do its baselines, each a run in a folder of its own.
+
+    Raises:
+        Interrupted: if ``stop`` was set; the state is saved.
+        MetarayError: whatever went wrong, the folder left as of the last checkpoint.
+    """
+    # One thread: the learner's small steps gain nothing by more, and idle ones would spin in the workers' way.
+    fix_arithmetic(threads=1)
+    with _tracked(config, folder, None) as tracker, shared_session(config):
+        stop.listen()
+        outcome = _train(config, folder, stop)
+        baselines = {}
+        for algorithm in config.eval.baselines:
+            theirs = config.model_copy(
+                update={"algorithm": algorithm, "eval": config.eval.model_copy(update={"baselines": ()})}
+            )
+            path = folder.path / "baselines" / algorithm
+            name = f"{folder.info['name']}-{algorithm}"
+            beside = RunFolder(path) if (path / "run.json").exists() else new_folder(theirs, name, path)
+            with _tracked(theirs, beside, tracker.tracker.run_id):
+                baseline = _train(theirs, beside, stop)
+            baselines[algorithm] = baseline.evaluation["steps"]
+            outcome.failures.extend(baseline.failures)
+        if baselines:
+            outcome.evaluation["baselines"] = baselines
+            write_json(folder.path / "evaluation.json", outcome.evaluation)
+        outcome.figures.extend(draw(folder))
+    outcome.warnings.extend(tracker.warnings)
+    return outcome
+
+
+@dataclass
+class _Tracked:
+    tracker: Tracker
+    warnings: list[str]
+
+
+@contextmanager
+def _tracked(config: Config, folder: RunFolder, parent: str | None) -> Iterator[_Tracked]:
+    """Keep MLflow in step with the folder while the block runs, and end the MLflow run as the block ended."""
+    tracked = _Tracked(Tracker(folder, config, parent), [])
+    status = "FAILED"
+    try:
+        yield tracked
+        status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        warning = tracked.tracker.close(status, artifacts_of(folder))
+        if warning is not None:
+            tracked.warnings.append(warning)
+
+
+@contextmanager
+def shared_session(config: Config) -> Iterator[None]:
+    """One Ray session for a training and its baselines."""
+    if config.cluster.workers == 0:
+        yield
+        return
+    from cluster.session import ray_session  # Ray is loaded only where it is used
+
+    with ray_session(config.cluster):
+        yield
+
+
+def draw(folder: RunFolder) -> list[Path]:
+    """Draw a run's figures and its page."""
+    learned = {}
+    for label, one in {folder.config.algorithm: folder, **folder.baselines}.items():
+        if one.config.algorithm != "oracle" and one.checkpoints.names():
+            _, state = checkpoints.chosen(one.checkpoints)
+            learned[label] = (build(one.config), state.params)
+    figures = draw_figures(folder.path, learned)
+    write_report(folder.path, figures)
+    return figures
+
+
+def _train(config: Config, folder: RunFolder, stop: StopFlag) -> Outcome:
+    setup = build(config)
+    with open_pool(config) as pool:
+        return _train_on(pool, config, setup, folder, stop)
+
+
+def _train_on(pool: Pool, config: Config, setup: Setup, folder: RunFolder, stop: StopFlag) -> Outcome:
+    learner = Learner(config.outer, setup.layout, setup.initial_params())
+    saved = checkpoints.newest(folder.checkpoints)
+    label = f"{config.task.family} {config.algorithm}"
+    began = monotonic()
+    with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
+        books = Books(config, setup, folder, pool, shown)
+        try:
+            if saved is not None:
+                checkpoints.require_same(saved, config, setup.engine.name)
+                learner.load(dict(saved.tensors), saved.step, saved.skipped)
+                books.best = saved.best
+            meta_train(config, learner, pool, books, stop)
+        finally:
+            books.close()
+    seconds = monotonic() - began
+    if learner.step < config.outer.steps:
+        raise Interrupted(
+            f"stopped by {stop.reason} after step {learner.step} of {config.outer.steps}, the state is saved; go on "
+            f"with: metaray train --resume {folder.path}"
+        )
+    name, state = checkpoints.chosen(folder.checkpoints)
+    evaluation = evaluate_params(pool, config, setup, state)
+    write_json(folder.path / "evaluation.json", evaluation)
+    return Outcome(
+        folder=folder,
+        steps=learner.step,
+        seconds=seconds,
+        theta_sha256=learner.fingerprint,
+        checkpoint=folder.checkpoints.where(name),
+        failures=list(pool.failures),
+        evaluation=evaluation,
+        figures=[],
+        warnings=[],
+    )
+
+
+def evaluate_params(
+    pool: Pool, config: Config, setup: Setup, state: checkpoints.Checkpoint, split: Split = "test"
+) -> dict[str, Any]:
+    """Held-out figures of a checkpoint's θ under ``config``, and which step it is of."""
+    theta = setup.layout.flatten(state.params).numpy()
+    result = evaluate(pool, config, setup, theta, split=split)
+    return result | {"checkpoint_step": state.step}
+
+
+def artifacts_of(folder: RunFolder) -> list[Path]:
+    """What of a run's folder belongs in MLflow beside the metrics."""
+    names = ("config.yaml", "run.json", "evaluation.json", "report.html", "figures")
+    return [folder.path / name for name in names]
+
+
+def require_resumable(folder: RunFolder, config: Config) -> None:
+    """Refuse to go on with a run under another configuration, before anything is started.
+
+    Raises:
+        ConfigError: naming every key that differs.
+    """
+    own = folder.config
+    if own.hash != config.hash:
+        found = "; ".join(differences(own.identity, config.identity))
+        raise ConfigError(
+            f"{folder.path} is of another configuration ({found}); resume with the values it was made with, or start "
+            "a new run"
+        )
+
+
+def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
+    """A new run's folder for ``config``."""
+    return create(config, name, build(config).engine.name, path)
