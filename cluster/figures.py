@@ -187,7 +187,7 @@ def _loss_panel(axes: Axes, losses: Mapping[str, tuple[Array, Array]]) -> None:
         look = _look(position)
         if len(values) > DENSE:
             window = len(values) // 40
-            axes.plot(steps, values, color=look["color"], alpha=0.25, linewidth=0.7, label=f"_{label}")
+            axes.plot(steps, values, color=look["color"], alpha=0.2, linewidth=0.7, label=f"_{label}", zorder=1)
             values = np.convolve(values, np.full(window, 1 / window), mode="valid")
             steps = steps[(window - 1) // 2 :][: len(values)]
         axes.plot(steps, values, label=label, marker="." if len(values) < FEW else None, **look)

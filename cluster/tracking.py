@@ -60,13 +60,13 @@ class Tracker:
     continued in it.
     """
 
-    def __init__(self, folder: RunFolder, config: Config, parent: str | None = None) -> None:
+    def __init__(self, folder: RunFolder, config: Config, parent: "Tracker | None" = None) -> None:
         """Start the thread.
 
         Args:
             folder: the run's folder.
             config: its configuration.
-            parent: MLflow id of the run this one is a part of.
+            parent: tracker of the run that this one is a part of.
         """
         self._folder, self._config, self._parent = folder, config, parent
         self._uri = tracking_uri(config)
@@ -143,10 +143,12 @@ class Tracker:
 
     def _create_run(self, client: mlflow.MlflowClient) -> str:
         info = self._folder.info
+        if self._parent is not None and self._parent.run_id is None:
+            raise ConnectionError("the parent run has no MLflow run yet")
         run = client.create_run(
             self._experiment(client),
             run_name=info["name"],
-            tags={"mlflow.parentRunId": self._parent} if self._parent else {},
+            tags={"mlflow.parentRunId": self._parent.run_id} if self._parent else {},
         )
         run_id = str(run.info.run_id)
         params = flatten(self._config.model_dump(mode="json"))

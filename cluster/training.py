@@ -93,7 +93,7 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
     """
     # One thread: the learner's small steps gain nothing by more, and idle ones would spin in the workers' way.
     fix_arithmetic(threads=1)
-    with _tracked(config, folder, None) as tracker, shared_session(config):
+    with _tracked(config, folder, None) as tracked, shared_session(config):
         stop.listen()
         outcome = _train(config, folder, stop)
         baselines = {}
@@ -104,7 +104,7 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
             path = folder.path / "baselines" / algorithm
             name = f"{folder.info['name']}-{algorithm}"
             beside = RunFolder(path) if (path / "run.json").exists() else new_folder(theirs, name, path)
-            with _tracked(theirs, beside, tracker.tracker.run_id):
+            with _tracked(theirs, beside, tracked.tracker):
                 baseline = _train(theirs, beside, stop)
             baselines[algorithm] = baseline.evaluation["steps"]
             outcome.failures.extend(baseline.failures)
@@ -112,7 +112,7 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
             outcome.evaluation["baselines"] = baselines
             write_json(folder.path / "evaluation.json", outcome.evaluation)
         outcome.figures.extend(draw(folder))
-    outcome.warnings.extend(tracker.warnings)
+    outcome.warnings.extend(tracked.warnings)
     return outcome
 
 
@@ -123,7 +123,7 @@ class _Tracked:
 
 
 @contextmanager
-def _tracked(config: Config, folder: RunFolder, parent: str | None) -> Iterator[_Tracked]:
+def _tracked(config: Config, folder: RunFolder, parent: Tracker | None) -> Iterator[_Tracked]:
     """Keep MLflow in step with the folder while the block runs, and end the MLflow run as the block ended."""
     tracked = _Tracked(Tracker(folder, config, parent), [])
     status = "FAILED"

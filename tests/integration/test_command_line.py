@@ -1,0 +1,199 @@
+"""The commands as a user runs them: results, exit statuses, one clear message an error, nothing half-written."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster import checkpoint as checkpoints
+from cluster.runs import RunFolder
+
+INLINE = ("cluster.workers=0",)
+
+
+def finished(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str, str]:
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return process.returncode, output, errors
+
+
+@pytest.fixture
+def run(metaray, config_file: Path) -> Path:
+    """A finished small run."""
+    status, output, errors = finished(metaray("train", str(config_file), "--json", *INLINE))
+    assert status == 0, errors
+    return config_file.parent / json.loads(output)["run_dir"]
+
+
+def test_train_evaluate_and_report(metaray, config_file, tmp_path):
+    status, output, errors = finished(metaray("train", str(config_file), "eval.baselines=[pretrain, oracle]", "--json"))
+    assert status == 0, errors
+    result = json.loads(output)
+    assert {"run_id", "run_dir", "checkpoint", "steps", "seconds", "theta_sha256", "failures"} <= result.keys()
+    evaluation = result["evaluation"]
+    assert (evaluation["metric"], evaluation["split"], evaluation["tasks"]) == ("mse", "test", 10)
+    for figures in (evaluation["steps"], *(evaluation["baselines"][name] for name in ("pretrain", "oracle"))):
+        assert list(figures) == ["0", "1"]
+        assert all({"mean", "ci95", "median", "diverged"} == set(row) for row in figures.values())
+    folder = tmp_path / result["run_dir"]
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "learning_curves.png",
+        "adaptation.png",
+        "regression.png",
+    }
+    assert (folder / "report.html").is_file()
+    assert json.loads((folder / "evaluation.json").read_text()) == evaluation
+
+    # The same figures again, found by the MLflow run id; then another protocol.
+    again = metaray("evaluate", result["run_id"], "--json", *INLINE)
+    status, output, errors = finished(again)
+    assert status == 0, errors
+    assert json.loads(output) == evaluation
+    other = metaray("evaluate", str(folder), "task.shot=3", "--tasks", "4", "--steps", "0,2", "--json", *INLINE)
+    status, output, errors = finished(other)
+    assert status == 0, errors
+    assert (json.loads(output)["shot"], list(json.loads(output)["steps"])) == (3, ["0", "2"])
+
+    (folder / "report.html").unlink()
+    status, output, errors = finished(metaray("report", str(folder), "--json"))
+    assert status == 0, errors
+    assert Path(tmp_path, json.loads(output)["page"]).is_file()
+
+
+USAGE_ERRORS = [
+    (["task.shots=3"], "did you mean 'shot'"),
+    (["task.shot=many"], "task.shot: expected a valid integer"),
+    (["inner.lr=-0.1"], "inner.lr: expected greater than or equal to 0"),
+    (["task.shot=100000"], "a sinusoid gives 1 to 10000 points per task, received 100000"),
+    (["model.name=mpl"], "did you mean 'mlp'"),
+    (["nonsense"], "section.key=value"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), USAGE_ERRORS)
+def test_wrong_usage(metaray, config_file, tmp_path, overrides, message):
+    status, output, errors = finished(metaray("train", str(config_file), *overrides))
+    assert (status, output) == (2, "")
+    assert message in errors
+    assert "Traceback" not in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == [config_file.name]
+
+
+def test_a_missing_file_names_the_nearest(metaray, config_file):
+    status, _, errors = finished(metaray("train", str(config_file.with_name("smal.yaml"))))
+    assert status == 2
+    assert f"did you mean '{config_file}'" in errors
+
+
+def test_an_address_that_does_not_answer(metaray, config_file, unused_tcp_port):
+    address = f"127.0.0.1:{unused_tcp_port}"
+    status, output, errors = finished(metaray("train", str(config_file), f"cluster.address={address}"))
+    assert (status, output) == (1, "")
+    assert f"nothing answers at '{address}'" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_diverging_run_stops_and_names_the_tasks(metaray, config_file, tmp_path):
+    status, output, errors = finished(
+        metaray("train", str(config_file), "inner.lr=1e6", "inner.steps=5", "outer.lr=10", *INLINE)
+    )
+    assert (status, output) == (1, "")
+    assert re.search(r"at step \d+ from train tasks \[\d+", errors)
+    assert "Lower inner.lr" in errors
+    assert "Traceback" not in errors
+
+
+def test_debug_shows_the_trace(metaray, config_file):
+    status, _, errors = finished(metaray("train", str(config_file), "inner.lr=-1", "--debug"))
+    assert status != 0
+    assert "Traceback" in errors
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_checkpoint(metaray, run, damage):
+    folder = RunFolder(run)
+    path = Path(folder.checkpoints.root) / checkpoints.step_name(20)
+    data = bytearray(path.read_bytes())
+    path.write_bytes(bytes(data[:-10]) if damage == "cut" else bytes(data[:-10]) + bytes([data[-10] ^ 1]) + data[-9:])
+    before = sorted(run.rglob("*"))
+    status, output, errors = finished(metaray("train", "--resume", str(run), *INLINE))
+    assert (status, output) == (1, "")
+    assert path.name in errors
+    assert "remove it" in errors
+    assert "Traceback" not in errors
+    assert sorted(run.rglob("*")) == before
+
+
+def test_resuming_another_configuration(metaray, run, config_file):
+    status, _, errors = finished(metaray("train", str(config_file), "inner.lr=0.5", "--resume", str(run), *INLINE))
+    assert status == 2
+    assert "inner.lr: 0.01 there, 0.5 here" in errors
+
+
+def test_evaluating_with_another_model(metaray, run):
+    status, _, errors = finished(metaray("evaluate", str(run), "model.hidden=[3]", *INLINE))
+    assert status == 2
+    assert "a run is evaluated with the model it was trained with" in errors
+
+
+def test_a_run_that_does_not_exist(metaray):
+    status, _, errors = finished(metaray("evaluate", "nothing-here"))
+    assert status == 2
+    assert "expected a run's folder or an MLflow run id, received 'nothing-here'" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_saves_and_leaves(metaray, config_file, tmp_path, number, workers):
+    overrides = ["outer.steps=1000000", "checkpoint.every=1000000", "eval.every=0", f"cluster.workers={workers}"]
+    process = metaray("train", str(config_file), *overrides, start_new_session=True)
+    metrics = wait_for_metrics(tmp_path)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: Ctrl-C reaches Ray's processes too
+    else:
+        process.send_signal(number)
+    status, output, errors = finished(process)
+    assert (status, output) == (1, ""), errors
+    assert number.name in errors
+    assert "metaray train --resume" in errors
+    assert "Traceback" not in errors
+    folder = RunFolder(metrics.parent)
+    saved = checkpoints.newest(folder.checkpoints)
+    assert saved is not None
+    assert saved.step > 0
+    assert saved.cursor == saved.step * 7
+
+
+def wait_for_metrics(folder: Path, seconds: float = 90.0) -> Path:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for path in folder.glob("runs/*/metrics.jsonl"):
+            if path.stat().st_size:
+                return path
+        time.sleep(0.05)
+    raise AssertionError(f"no step was recorded within {seconds:g} s")
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_help_is_there_without_ray(metaray: Callable[..., subprocess.Popen[str]]):
+    status, output, _ = finished(metaray("--help"))
+    assert status == 0
+    assert all(command in output for command in ("train", "evaluate", "report"))

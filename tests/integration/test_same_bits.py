@@ -1,0 +1,156 @@
+"""Guarantee 3: the same bits of θ for any number of workers, and whatever is killed on the way."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import checkpoint as checkpoints
+from cluster.books import Books
+from cluster.builder import build
+from cluster.config import Config
+from cluster.interrupts import StopFlag
+from cluster.learner import Learner
+from cluster.loop import meta_train
+from cluster.pool import InlinePool, Pool
+from cluster.ray_pool import RayPool
+from cluster.runs import RunFolder
+from cluster.training import new_folder
+
+STEPS = 200
+DTYPES = ["float32", "float64"]
+
+
+class Silent:
+    """Progress that calls back at one step."""
+
+    def __init__(self, at: int = -1, do: Callable[[], None] = lambda: None) -> None:
+        self.at, self.do = at, do
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step == self.at:
+            self.do()
+
+
+def trained(config: Config, pool: Pool, folder: RunFolder, progress: Silent | None = None) -> str:
+    setup = build(config)
+    learner = Learner(config.outer, setup.layout, setup.initial_params())
+    books = Books(config, setup, folder, pool, progress or Silent())
+    meta_train(config, learner, pool, books, StopFlag())
+    assert learner.step == config.outer.steps
+    return learner.fingerprint
+
+
+@pytest.fixture
+def long_config(make_config: Callable[..., Config]) -> Callable[..., Config]:
+    def make(**changes: object) -> Config:
+        return make_config(outer__steps=STEPS, checkpoint__every=50, eval__every=100, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, str]:
+    """θ by type as computed without Ray; filled by the first test that needs it."""
+    return {}
+
+
+def expected(reference: dict[str, str], config: Config) -> str:
+    if config.dtype not in reference:
+        alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
+        pool = InlinePool(alone)
+        reference[config.dtype] = trained(alone, pool, new_folder(alone, "alone"))
+    return reference[config.dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers(local_ray, long_config, reference, dtype, workers):
+    config = long_config(dtype=dtype, cluster__workers=workers)
+    pool = RayPool(config)
+    try:
+        assert trained(config, pool, new_folder(config, "run")) == expected(reference, config)
+    finally:
+        pool.close()
+    assert pool.failures == []
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_worker_killed_at_step_50(local_ray, long_config, reference, dtype):
+    config = long_config(dtype=dtype, cluster__workers=2)
+    pool = RayPool(config)
+    kill = Silent(at=50, do=lambda: os.kill(pool.pids[0], signal.SIGKILL))
+    try:
+        assert trained(config, pool, new_folder(config, "run"), kill) == expected(reference, config)
+    finally:
+        pool.close()
+    assert len(pool.failures) == 1
+    assert "its shards were computed again" in pool.failures[0]
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_driver_killed_and_resumed(metaray, config_file, long_config, reference, dtype, tmp_path: Path):
+    config = long_config(dtype=dtype, cluster__workers=2)
+    overrides = [f"dtype={dtype}", f"outer.steps={STEPS}", "checkpoint.every=50", "eval.every=100"]
+    driver = metaray("train", str(config_file), *overrides)
+    runs = tmp_path / "runs"
+    wait_for(lambda: any(runs.glob("*/checkpoints/step-000000100.safetensors")), "step 100")
+    family = psutil.Process(driver.pid).children(recursive=True)
+    workers = [process for process in family if "WorkerActor" in process_name(process)]
+    assert workers
+    driver.kill()
+    driver.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == [], "workers left behind by the killed driver"
+    for process in family:  # Ray's agents take a minute or more to notice
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+    (run,) = runs.iterdir()
+    resumed = metaray("train", str(config_file), *overrides, "--resume", str(run), "--json")
+    output, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors
+    result = json.loads(output)
+    assert result["steps"] == STEPS
+    assert result["theta_sha256"] == expected(reference, config)
+    assert checkpoints.newest(RunFolder(run).checkpoints).step == STEPS
+
+
+def process_name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def test_resume_repeats_no_metric(local_ray, long_config):
+    config = long_config(cluster__workers=2, outer__schedule="constant")
+    folder = new_folder(config, "run")
+    short = config.model_copy(update={"outer": config.outer.model_copy(update={"steps": 120})})
+    for part in (short, config):
+        pool = RayPool(part)
+        setup = build(part)
+        learner = Learner(part.outer, setup.layout, setup.initial_params())
+        books = Books(part, setup, folder, pool, Silent())
+        saved = checkpoints.newest(folder.checkpoints)
+        if saved is not None:
+            learner.load(dict(saved.tensors), saved.step, saved.skipped)
+        meta_train(part, learner, pool, books, StopFlag())
+        pool.close()
+    records = [json.loads(line) for line in folder.metrics_path.read_text().splitlines()]
+    seen = [(record["step"], name) for record in records for name in record["values"]]
+    assert len(seen) == len(set(seen))
+    assert {step for step, name in seen if name == "train/loss"} == set(range(5, STEPS + 1, 5))

@@ -1,0 +1,429 @@
+"""The page holds the run's numbers, loads nothing, and shows foreign text as text."""
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.builder import build
+from cluster.config import parse
+from cluster.errors import MetarayError
+from cluster.report import draw_figures, read_metrics, write_report
+
+CONFIG = {
+    "task": {"family": "sinusoid", "shot": 7},
+    "model": {"name": "mlp", "hidden": [6]},
+    "outer": {"steps": 20},
+    "meta_batch": 2,
+}
+INFO = {
+    "name": "sinusoid-one",
+    "algorithm": "maml",
+    "created": "2025-01-01T12:00:00+00:00",
+    "mlflow_run_id": "0123abcd",
+    "mlflow_uri": "sqlite:///mlflow.db",
+    "versions": {"torch": "2.13.0", "ray": "2.60.0"},
+    "git_commit": "f00f00",
+    "hardware": "Some Processor, 2 cores",
+    "engine": "trace",
+}
+
+
+def score(mean: float | None, ci95: float | None, median: float | None, diverged: int = 0) -> dict[str, Any]:
+    return {"mean": mean, "ci95": ci95, "median": median, "diverged": diverged}
+
+
+EVALUATION = {
+    "metric": "mse",
+    "split": "test",
+    "tasks": 600,
+    "query_per_class": 13,
+    "batch_norm": None,
+    "inner_lr": 0.01,
+    "shot": 7,
+    "steps": {"0": score(2.98754, 0.23979, 1.79393), "10": score(0.18604, 0.02271, 0.08192, 4)},
+    "baselines": {"pretrain": {"0": score(2.97025, 0.23666, 1.7652), "10": score(None, None, 0.7978, 9)}},
+}
+METRICS = [
+    {"step": 10, "time": 1.0, "values": {"train/loss": 4.25, "train/mse": 4.5}},
+    {"step": 10, "time": 1.5, "values": {"val/mse_10": 3.75, "val/mse_2": 3.5}},
+    {"step": 20, "time": 2.0, "values": {"train/loss": 0.5, "train/mse": None}},
+]
+
+
+def write_run(path: Path, *, info: Any = INFO, evaluation: Any = EVALUATION, metrics: Any = METRICS) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(parse(CONFIG).to_yaml())
+    (path / "run.json").write_text(json.dumps(info))
+    if evaluation is not None:
+        (path / "evaluation.json").write_text(json.dumps(evaluation))
+    if metrics is not None:
+        (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run")
+
+
+class Page(HTMLParser):
+    """The page's tags with their attributes, its tables as rows of text, and its whole text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.pieces: list[str] = []
+        self._inside: list[str] = []
+        self.feed(html)
+        self.text = " ".join("".join(self.pieces).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"meta", "link", "img"}:
+            self._inside.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in {"th", "td"}:
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._inside.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        if self._inside[-1:] == ["style"]:
+            return
+        self.pieces.append(data)
+        if {"th", "td"} & set(self._inside):
+            self.tables[-1][-1][-1] += data
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def written(run: Path, figures: list[Path] | None = None) -> Page:
+    return Page(write_report(run, figures or []).read_text(encoding="utf-8"))
+
+
+# --- the page ---
+
+
+def test_the_evaluation_is_one_table_of_learners_by_inner_steps(run: Path) -> None:
+    page = written(run)
+    assert page.tables[0] == [
+        ["inner steps", "0", "10"],
+        ["maml"],
+        ["mean", "2.99 ± 0.24", "0.186 ± 0.023"],
+        ["median", "1.794", "0.08192"],
+        ["diverged", "0", "4"],
+        ["pretrain"],
+        ["mean", "2.97 ± 0.24", "not finite"],
+        ["median", "1.765", "0.7978"],
+        ["diverged", "0", "9"],
+    ]
+    scopes = {attributes.get("scope") for attributes in page.attributes("th")}
+    assert scopes == {"col", "row", "rowgroup"}
+
+
+def test_numbers_of_inner_steps_are_sorted_as_numbers(tmp_path: Path) -> None:
+    steps = {number: score(1.0, 0.1, 1.0) for number in ("10", "9", "0")}
+    run = write_run(tmp_path / "run", evaluation=EVALUATION | {"steps": steps})
+    assert written(run).tables[0][0] == ["inner steps", "0", "9", "10"]
+
+
+def test_a_step_that_a_baseline_lacks_is_an_empty_cell(tmp_path: Path) -> None:
+    run = write_run(
+        tmp_path / "run", evaluation=EVALUATION | {"baselines": {"oracle": {"10": score(0.01, 0.001, 0.01)}}}
+    )
+    assert written(run).tables[0][6] == ["mean", "", "0.0100 ± 0.0010"]
+
+
+def test_the_lead_states_the_result_beside_the_baselines(run: Path) -> None:
+    expected = "maml on sinusoid: mse 0.186 ± 0.023 after 10 inner steps on 600 test tasks (pretrain not finite)."
+    assert expected in written(run).text
+
+
+def test_the_protocol_is_stated(run: Path) -> None:
+    text = written(run).text
+    for part in (
+        "600 tasks of the test split",
+        "7 support examples",
+        "13 query examples",
+        "inner step size 0.01",
+        "batch norm: none",
+    ):
+        assert part in text
+
+
+def test_accuracies_are_given_in_percent_and_counts_per_class(tmp_path: Path) -> None:
+    values = {
+        "metric": "accuracy",
+        "batch_norm": "transductive",
+        "checkpoint_step": 15,
+        "steps": {"1": score(0.98712, 0.00411, 1.0)},
+        "baselines": {},
+    }
+    text = written(write_run(tmp_path / "run", evaluation=EVALUATION | values)).text
+    assert "accuracy 98.71 ± 0.41 % after 1 inner step on" in text
+    assert "100.00 %" in text
+    assert "13 query examples per class" in text
+    assert "batch norm: transductive" in text
+    assert "parameters of outer step 15" in text
+
+
+def test_an_interval_is_given_with_two_significant_digits(tmp_path: Path) -> None:
+    steps = {
+        "0": score(315.74, 13.82, 315.0),
+        "1": score(2.5e9, 1.5e9, 3.0),
+        "2": score(0.25, 0.0, 0.25),
+        "3": score(1e-9, 2e-10, 1e-9),
+    }
+    run = write_run(tmp_path / "run", evaluation=EVALUATION | {"steps": steps})
+    assert written(run).tables[0][2] == [
+        "mean",
+        "316 ± 14",
+        "2.5e+09 ± 1.5e+09",
+        "0.250 ± 0.000",
+        "1e-09 ± 2e-10",
+    ]
+
+
+def test_learning_curves_are_given_in_numbers(run: Path) -> None:
+    write_run(run / "baselines" / "pretrain", metrics=[{"step": 5, "time": 0.0, "values": {"train/loss": 7.5}}])
+    assert written(run).tables[1] == [
+        ["metric", "records", "first", "last", "lowest", "highest"],
+        ["maml"],
+        ["train/loss", "2", "4.250 (step 10)", "0.5000 (step 20)", "0.5000 (step 20)", "4.250 (step 10)"],
+        ["train/mse", "2", "4.500 (step 10)", "not finite (step 20)", "4.500 (step 10)", "4.500 (step 10)"],
+        ["val/mse_2", "1", *["3.500 (step 10)"] * 4],
+        ["val/mse_10", "1", *["3.750 (step 10)"] * 4],
+        ["pretrain"],
+        ["train/loss", "1", *["7.500 (step 5)"] * 4],
+    ]
+
+
+def test_origin_and_configuration_are_given(run: Path) -> None:
+    text = written(run).text
+    for fact in (
+        "sinusoid-one",
+        "Some Processor, 2 cores",
+        "f00f00",
+        "0123abcd",
+        "sqlite:///mlflow.db",
+        "torch 2.13.0, ray 2.60.0",
+        "2025-01-01T12:00:00+00:00",
+        "trace",
+    ):
+        assert fact in text
+    assert " ".join((run / "config.yaml").read_text().split()) in text
+
+
+def test_what_is_not_known_is_said_so(tmp_path: Path) -> None:
+    page = written(write_run(tmp_path / "run", info={"name": "n", "algorithm": "maml"}, evaluation=None, metrics=None))
+    assert "maml on sinusoid, not evaluated yet." in page.text
+    assert page.text.count("not recorded") == 7
+    assert page.tables == []
+
+
+def test_figures_are_embedded_whole_with_what_they_show_in_words(run: Path) -> None:
+    figures = draw_figures(run, {})
+    (run / "figures" / "step_sizes.png").write_bytes(figures[0].read_bytes())
+    figures.append(run / "figures" / "step_sizes.png")
+    page = written(run, figures)
+    images = page.attributes("img")
+    embedded = [base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,")) for image in images]
+    assert embedded == [path.read_bytes() for path in figures]
+    assert all(image["alt"] for image in images)
+    assert images[1]["width"] == "990"
+    assert "Learning curves" in page.text
+    assert "Step sizes" in page.text
+
+
+def test_the_page_loads_nothing(run: Path) -> None:
+    html = write_report(run, draw_figures(run, {})).read_text(encoding="utf-8")
+    page = Page(html)
+    loads = [
+        value
+        for _, attributes in page.tags
+        for name, value in attributes.items()
+        if name in {"src", "href", "srcset", "data", "action", "poster", "background"}
+    ]
+    assert len(loads) == 3
+    assert all((value or "").startswith("data:") for value in loads)
+    assert not {"script", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    assert "url(" not in html
+    assert "@import" not in html
+    (policy,) = [a["content"] for a in page.attributes("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@pytest.mark.parametrize("place", ["config", "name", "hardware", "metric", "baseline"])
+def test_foreign_text_is_shown_as_text(tmp_path: Path, place: str) -> None:
+    attack = "</code></pre><script>alert(1)</script><img src=x onerror=alert(1)>"
+    info, evaluation, metrics = dict(INFO), dict(EVALUATION), list(METRICS)
+    if place in {"name", "hardware"}:
+        info[place] = attack
+    elif place == "metric":
+        metrics.append({"step": 30, "time": 3.0, "values": {attack: 1.0}})
+    elif place == "baseline":
+        evaluation["baselines"] = {attack: {"10": score(1.0, 0.1, 1.0)}}
+    run = write_run(tmp_path / "run", info=info, evaluation=evaluation, metrics=metrics)
+    if place == "config":
+        with (run / "config.yaml").open("a") as stream:
+            stream.write(f"# {attack}\n")
+    page = written(run)
+    assert attack in page.text
+    assert page.attributes("script") == page.attributes("img") == []
+
+
+def test_passwords_in_addresses_are_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", info=INFO | {"mlflow_uri": "postgresql://me:s3cret@db.example/mlflow"})
+    with (run / "config.yaml").open("a") as stream:
+        stream.write("# tracking: {uri: 'https://me:s3cr@t@mlflow.example'}\n")
+    page = written(run)
+    assert "postgresql://***@db.example/mlflow" in page.text
+    assert "https://***@mlflow.example" in page.text
+    assert "s3cr" not in (run / "report.html").read_text()
+
+
+def test_an_algorithm_is_told_from_a_baseline_of_the_same_name(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", info=INFO | {"algorithm": "pretrain"})
+    write_run(run / "baselines" / "pretrain")
+    page = written(run)
+    assert [row[0] for row in page.tables[0] if len(row) == 1] == ["pretrain (this run)", "pretrain"]
+    assert [row[0] for row in page.tables[1] if len(row) == 1] == ["pretrain (this run)", "pretrain"]
+
+
+def test_a_page_is_a_function_of_the_run(run: Path) -> None:
+    first = write_report(run, []).read_bytes()
+    assert write_report(run, []).read_bytes() == first
+    assert not list(run.glob("*.partial"))
+
+
+# --- what is wrong with a folder ---
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
+    for write in (lambda: write_report(tmp_path, []), lambda: draw_figures(tmp_path, {})):
+        with pytest.raises(
+            MetarayError, match=r"expected a run's description in '.*run\.json'.*give the folder of a run"
+        ):
+            write()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", "{", r"run\.json: expected JSON, received"),
+        ("run.json", '{"name": "n"}', r"run\.json: expected name, algorithm, received no algorithm"),
+        ("evaluation.json", "[]", r"evaluation\.json: expected metric, .* received no metric"),
+        ("config.yaml", "task: [", r"config\.yaml: expected YAML with task\.family"),
+        ("config.yaml", "outer: {}", r"config\.yaml: expected YAML with task\.family"),
+    ],
+)
+def test_a_damaged_file_is_named(run: Path, name: str, content: str, message: str) -> None:
+    (run / name).write_text(content)
+    with pytest.raises(MetarayError, match=message):
+        write_report(run, [])
+    assert not (run / "report.html").exists()
+
+
+def test_a_figure_that_is_missing_or_no_png_is_an_error(run: Path) -> None:
+    with pytest.raises(MetarayError, match=r"expected a figure in '.*none\.png'"):
+        write_report(run, [run / "none.png"])
+    with pytest.raises(MetarayError, match=r"expected a PNG in '.*config\.yaml'"):
+        write_report(run, [run / "config.yaml"])
+
+
+# --- metrics ---
+
+
+def test_metrics_are_read_in_order(run: Path) -> None:
+    assert read_metrics(run) == METRICS
+
+
+def test_no_file_is_no_metrics(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize("torn", ['{"step": 30, "ti', '{"step": 30, "time": 1, "values": {"é'.encode()[:-1], "{", "3"])
+def test_a_last_line_that_was_cut_short_is_passed_over(run: Path, torn: str | bytes) -> None:
+    with (run / "metrics.jsonl").open("ab") as stream:
+        stream.write(torn if isinstance(torn, bytes) else torn.encode())
+    assert read_metrics(run) == METRICS
+
+
+def test_a_last_line_that_lacks_only_its_end_counts(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert read_metrics(run) == METRICS
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"step": 3', "", '{"step": "3", "values": {}}', '{"step": 3, "values": {"a": "b"}}']
+)
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_damaged_line_is_named(run: Path, damaged: str, number: int) -> None:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("".join(line + "\n" for line in [*lines[: number - 1], damaged, *lines[number - 1 :]]))
+    with pytest.raises(MetarayError, match=rf"metrics\.jsonl, line {number}: expected a JSON object"):
+        read_metrics(run)
+    with pytest.raises(MetarayError, match=f"line {number}"):
+        write_report(run, [])
+
+
+# --- figures ---
+
+
+def learned() -> dict[str, Any]:
+    setup = build(parse(CONFIG))
+    return {"maml": (setup, setup.initial_params())}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "metrics", "with_params", "names"),
+    [
+        (EVALUATION, METRICS, True, ["learning_curves", "adaptation", "regression"]),
+        (EVALUATION, METRICS, False, ["learning_curves", "adaptation"]),
+        (None, METRICS[1:2], False, ["learning_curves"]),
+        (EVALUATION, None, False, ["adaptation"]),
+        (None, [{"step": 1, "time": 0.0, "values": {"train/mse": 1.0}}], False, []),
+    ],
+)
+def test_what_the_data_permit_is_drawn(
+    tmp_path: Path, evaluation: Any, metrics: Any, with_params: bool, names: list[str]
+) -> None:
+    run = write_run(tmp_path / "run", evaluation=evaluation, metrics=metrics)
+    paths = draw_figures(run, learned() if with_params else {})
+    assert paths == [run / "figures" / f"{name}.png" for name in names]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_families_without_curves_are_left_out_of_the_regression_figure(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    drawn = draw_figures.__globals__["drawing"].regression
+    monkeypatch.setattr("cluster.figures.regression", lambda pairs: given.append(list(pairs)) or drawn(pairs))
+    monkeypatch.setattr("cluster.figures.can_draw_regression", lambda setup: setup is not None)
+    assert (run / "figures" / "regression.png") in draw_figures(run, {"other": (None, {}), **learned()})  # type: ignore[dict-item]
+    assert given == [["maml"]]
+
+
+def test_learners_come_in_the_order_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {"10": score(1.0, 0.1, 1.0)}
+    run = write_run(tmp_path / "run", evaluation=EVALUATION | {"baselines": {"pretrain": scores, "oracle": scores}})
+    for name in ("fomaml", "oracle", "pretrain"):
+        write_run(run / "baselines" / name)
+    given: list[list[str]] = []
+    drawn = draw_figures.__globals__["drawing"].learning_curves
+    monkeypatch.setattr("cluster.figures.learning_curves", lambda series: given.append(list(series)) or drawn(series))
+    draw_figures(run, {})
+    assert given == [["maml", "pretrain", "oracle", "fomaml"]]

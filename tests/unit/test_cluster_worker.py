@@ -1,0 +1,108 @@
+"""The worker as a plain class, and the pool without Ray."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.builder import build
+from cluster.config import Config, parse
+from cluster.messages import TaskRange, gradient_orders, score_orders
+from cluster.pool import InlinePool
+from cluster.worker import Worker
+from tasks.family import draw_batch
+
+RAW: Mapping[str, Any] = {
+    "task": {"family": "sinusoid", "shot": 4, "query": 3},
+    "model": {"name": "mlp", "hidden": [8], "init_std": None},
+    "outer": {"steps": 3},
+    "meta_batch": 5,
+    "shard": 2,
+}
+
+FAULTY = '''
+from dataclasses import dataclass
+import torch
+from meta.episode import Episode
+from tasks.sinusoid import Sinusoid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faulty:
+    """Sinusoids of which one task has a NaN target."""
+
+    bad: int
+
+    @property
+    def spec(self):
+        return Sinusoid().spec
+
+    def draw(self, key):
+        episode = Sinusoid().draw(key)
+        if key.index == self.bad:
+            episode.query.targets[0] = torch.nan
+        return episode
+'''
+
+
+@pytest.fixture
+def config() -> Config:
+    return parse(RAW)
+
+
+def theta(config: Config) -> np.ndarray:
+    setup = build(config)
+    return setup.layout.flatten(setup.initial_params()).numpy()
+
+
+def test_a_shard_is_the_engines_sum_over_its_tasks(config):
+    setup, worker = build(config), Worker(config)
+    for order in gradient_orders(4, config.meta_batch, config.shard_size):
+        result = worker.run(order, theta(config))
+        tasks = order.tasks.indices
+        episodes = draw_batch(setup.family, config.seed, "train", tasks, setup.dtype)
+        gradient, metrics = setup.engine.meta_gradient(setup.initial_params(), episodes)
+        assert torch.equal(torch.from_numpy(result.gradient(setup.layout.size)), setup.layout.flatten(gradient))
+        sums = dict(zip(result.metrics, result.metric_sums(setup.layout.size), strict=True))
+        assert sums["loss"] == pytest.approx(metrics["loss"].double().sum().item())
+
+
+def test_workers_agree_whatever_they_did_before(config):
+    one, other = Worker(config), Worker(config)
+    orders = gradient_orders(0, 5, 2) + gradient_orders(1, 5, 2)
+    first = [one.run(order, theta(config)).buffer.tobytes() for order in orders]
+    second = [other.run(order, theta(config)).buffer.tobytes() for order in reversed(orders)]
+    assert first == second[::-1]
+
+
+def test_scores_come_in_order_of_tasks_and_steps(config):
+    setup, worker = build(config), Worker(config)
+    (order, *_) = score_orders(0, "test", 6, 4, (0, 2))
+    result = worker.run(order, theta(config))
+    episodes = draw_batch(setup.family, config.seed, "test", range(4), setup.dtype)
+    assert torch.equal(
+        torch.from_numpy(result.scores.copy()), setup.engine.scores(setup.initial_params(), episodes, (0, 2))
+    )
+
+
+@pytest.mark.parametrize("bad", [5, 7])
+def test_a_task_without_a_finite_gradient_is_named(tmp_path: Path, monkeypatch, bad):
+    (tmp_path / "faulty_family.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = parse({**RAW, "task": {"family": "faulty_family:Faulty", "bad": bad}})
+    (order,) = gradient_orders(1, 5, 5)
+    assert order.tasks == TaskRange(split="train", start=5, stop=10)
+    assert Worker(config).run(order, theta(config)).nonfinite == (bad,)
+
+
+def test_the_pool_answers_every_order_once(config):
+    pool = InlinePool(config)
+    orders = gradient_orders(0, 5, 2)
+    background = pool.submit(score_orders(0, "val", 5, 2, (0,)), theta(config), background=True)
+    ticket = pool.submit(orders, theta(config))
+    assert [result.order for result in pool.gather(ticket)] == orders
+    assert background.complete
+    assert len(list(pool.gather(background))) == 3

@@ -1,0 +1,80 @@
+"""The rooms of the project: who may import whom, and how large a room may grow. Read from the sources."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("meta", "tasks", "cluster")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MAY_IMPORT = {
+    "meta": {"meta", "torch"},
+    "tasks": {"tasks", "meta", "torch", "numpy", "pyarrow", "torchvision", "gymnasium"},
+}
+# Libraries with a door of their own: nobody else imports them.
+DOORS = {
+    "ray": {"cluster.actor", "cluster.ray_pool", "cluster.session"},
+    "mlflow": {"cluster.tracking"},
+    "torchvision": {"tasks.vision"},
+    "typer": {"cluster.cli"},
+}
+STANDARD = sys.stdlib_module_names
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            # `from a import b` may name a module b of package a.
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_stay_within_the_rooms(path):
+    package = name_of(path).split(".")[0]
+    roots = {name.split(".")[0] for name in imports(path)} - STANDARD
+    if package in MAY_IMPORT:
+        assert roots <= MAY_IMPORT[package]
+    for library, doors in DOORS.items():
+        assert library not in roots or name_of(path) in doors
+
+
+def test_no_modules_import_each_other():
+    modules = {name_of(path) for path in SOURCES}
+    graph = {name_of(path): {name for name in imports(path) if name in modules} - {name_of(path)} for path in SOURCES}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in done:
+            for other in sorted(graph[module]):
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in sorted(modules):
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_module_can_be_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= 350
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+def test_no_folder_of_tests_is_named_after_a_package():
+    assert not {path.name for path in (ROOT / "tests").iterdir()} & set(PACKAGES)

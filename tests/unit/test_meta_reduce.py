@@ -1,0 +1,103 @@
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from meta.reduce import TreeSum, tree_sum
+
+Parts = NDArray[np.float32]
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> Parts:
+    """1 to 40 arrays of float32 numbers of very different sizes, [count, 3]."""
+    count = draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    sizes = 10.0 ** rng.integers(-6, 7, (count, 3))
+    return (rng.standard_normal((count, 3)) * sizes).astype(np.float32)
+
+
+def summed(parts: Sequence[Parts], order: Sequence[int]) -> Parts:
+    tree: TreeSum[Parts] = TreeSum(len(parts))
+    for number in order:
+        tree.add(number, parts[number])
+    return tree.total()
+
+
+def reference(parts: Parts) -> Parts:
+    """The same tree from its root: a full subtree on the left, what is left over on the right."""
+    if len(parts) == 1:
+        return parts[0]
+    half = 2 ** ((len(parts) - 1).bit_length() - 1)
+    return reference(parts[:half]) + reference(parts[half:])
+
+
+@given(parts(), st.randoms(use_true_random=False))
+def test_any_order_of_arrival_gives_the_bits_of_the_recursive_tree(parts: Parts, random: object) -> None:
+    order = list(range(len(parts)))
+    random.shuffle(order)
+    assert summed(parts, order).tobytes() == reference(parts).tobytes() == tree_sum(list(parts)).tobytes()
+
+
+@given(parts())
+def test_sum_is_that_of_exact_arithmetic_up_to_roundoff(parts: Parts) -> None:
+    """A tree of depth d errs by at most d·u·Σ|x|, u the unit roundoff."""
+    depth, u = (len(parts) - 1).bit_length(), 2.0**-24
+    for column, total in zip(parts.T.tolist(), tree_sum(list(parts)).tolist(), strict=True):
+        bound = 1.01 * depth * u * math.fsum(map(abs, column))
+        assert abs(total - math.fsum(column)) <= bound
+
+
+@given(parts())
+def test_parts_are_left_as_they_were(parts: Parts) -> None:
+    before = parts.copy()
+    tree_sum(list(parts))
+    assert np.array_equal(parts, before)
+
+
+@given(st.integers(2, 40), st.data())
+def test_a_part_counted_twice_is_refused(count: int, data: st.DataObject) -> None:
+    tree: TreeSum[float] = TreeSum(count)
+    numbers = data.draw(st.lists(st.integers(0, count - 1), unique=True, min_size=1))
+    for number in numbers:
+        tree.add(number, 1.0)
+    with pytest.raises(ValueError, match=f"part {numbers[0]} was counted already"):
+        tree.add(numbers[0], 1.0)
+
+
+@given(st.integers(1, 40), st.data())
+def test_a_total_with_parts_missing_is_refused_and_names_them(count: int, data: st.DataObject) -> None:
+    missing = data.draw(st.sets(st.integers(0, count - 1), min_size=1))
+    tree: TreeSum[float] = TreeSum(count)
+    for number in set(range(count)) - missing:
+        tree.add(number, 1.0)
+    assert tree.missing == sorted(missing)
+    with pytest.raises(ValueError, match="still missing") as raised:
+        tree.total()
+    assert str(sorted(missing)) in str(raised.value)
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_part_outside_the_tree_is_refused(number: int) -> None:
+    with pytest.raises(ValueError, match=f"expected a part number from 0 to 2, received {number}"):
+        TreeSum(3).add(number, 1.0)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_an_empty_tree_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"expected at least one part to add up, received {count}"):
+        TreeSum(count)
+
+
+def test_only_parts_whose_neighbour_is_missing_are_held() -> None:
+    tree: TreeSum[float] = TreeSum(1024)
+    held = 0
+    for number in range(1024):
+        tree.add(number, 1.0)
+        held = max(held, len(tree._waiting))
+    assert held == 10
+    assert tree.total() == 1024
