@@ -28,7 +28,8 @@ from cluster.runs import RunFolder, write_json
 
 BATCH = 1000  # MLflow's limit of metrics per call
 LONGEST_PARAM = 6000
-INTERVAL = 1.0  # seconds between sends
+INTERVAL = 5.0  # seconds between sends: each takes some 50 ms of the interpreter
+RETRY = 1.0  # seconds between attempts when the training has ended
 LONGEST_PAUSE = 30.0  # seconds between attempts while the server is down
 IMPATIENT = 10.0  # seconds that a finished run waits for a server that is down
 
@@ -108,7 +109,7 @@ class Tracker:
             patience = min(timeout, IMPATIENT) if self._error is not None else timeout
             if time.monotonic() - began > patience:
                 break
-            self._thread.join(INTERVAL)
+            self._thread.join(RETRY)
         if not self._thread.is_alive() and self._error is None:
             return None
         return (
@@ -129,7 +130,7 @@ class Tracker:
             except Exception as error:  # whatever a tracking store raises must not reach the training
                 self._error, pause = error, min(2 * pause, LONGEST_PAUSE)
                 if closing:
-                    time.sleep(INTERVAL)
+                    time.sleep(RETRY)
                     continue
             if closing:
                 return

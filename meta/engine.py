@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from meta.algorithms import Algorithm, Metrics
-from meta.episode import Episode, leaves
+from meta.episode import Episode, from_leaves, leaves
 from meta.params import Params
 from meta.simplify import simplify
 
@@ -71,14 +72,13 @@ def vmapped(algorithm: Algorithm) -> Engine:
 def traced(algorithm: Algorithm) -> Engine:
     """Record the vectorised program once per input shape and replay it."""
     reference = vmapped(algorithm)
-    programs: dict[Any, Callable[..., Any]] = {}
+    programs: dict[Any, _Program] = {}
 
     def replay(what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
         key = (what, *((leaf.shape, leaf.dtype) for leaf in leaves(episodes)))
         if key not in programs:
-            programs[key] = simplify(make_fx(function)(params, episodes))
-        with torch.no_grad():  # the derivative is part of the program
-            return programs[key](params, episodes)
+            programs[key] = _Program(function, params, episodes)
+        return programs[key](params, episodes)
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
         return MetaGradient(*replay("gradient", reference.meta_gradient, params, episodes))
@@ -91,6 +91,31 @@ def traced(algorithm: Algorithm) -> Engine:
         return result
 
     return Engine("trace", meta_gradient, scores)
+
+
+class _Program:
+    """One recorded program: a function of flat lists of tensors, so that replaying walks no nested containers."""
+
+    def __init__(self, function: Callable[..., Any], params: Params, episodes: Episode) -> None:
+        """Record ``function(params, episodes)`` for tensors of these shapes."""
+        self._names = tuple(params)
+        self._outputs: Any = None
+
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            count = len(self._names)
+            given = dict(zip(self._names, tensors[:count], strict=True))
+            outputs, self._outputs = tree_flatten(function(given, from_leaves(tensors[count:])))
+            return outputs
+
+        self._run = simplify(make_fx(flat)(*self._flat(params, episodes))).forward
+
+    def _flat(self, params: Params, episodes: Episode) -> list[Tensor]:
+        return [*(params[name] for name in self._names), *leaves(episodes)]
+
+    def __call__(self, params: Params, episodes: Episode) -> Any:
+        """Replay the program."""
+        with torch.inference_mode():  # the derivative is part of the program; nothing else is to be recorded
+            return tree_unflatten(self._run(*self._flat(params, episodes)), self._outputs)
 
 
 STRATEGIES: dict[str, Callable[[Algorithm], Engine]] = {"vmap": vmapped, "trace": traced}

@@ -57,12 +57,12 @@ def stack(episodes: Sequence[Episode]) -> Episode:
         if len(shapes) > 1:
             raise ValueError(f"expected equal shapes of {name} in all tasks, received {sorted(shapes)}")
         columns.append(torch.stack(parts))
-    return _episode(columns)
+    return from_leaves(columns)
 
 
 def unstack(episodes: Episode, task: int = 0) -> Episode:
     """One task's episode out of a batch."""
-    return _episode([leaf[task] for leaf in leaves(episodes)])
+    return from_leaves([leaf[task] for leaf in leaves(episodes)])
 
 
 def place(episodes: Episode, dtype: torch.dtype, device: torch.device | str) -> Episode:
@@ -71,7 +71,7 @@ def place(episodes: Episode, dtype: torch.dtype, device: torch.device | str) -> 
     The result always lies in memory that torch allocated: its alignment is fixed, and with it the order in
     which vectorised kernels add, so equal episodes give equal bits wherever they were drawn.
     """
-    return _episode(
+    return from_leaves(
         [
             leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else leaf.dtype, copy=True)
             for leaf in leaves(episodes)
@@ -87,6 +87,7 @@ def leaves(episode: Episode) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (*episode.support, *episode.query, episode.description)
 
 
-def _episode(parts: Sequence[Tensor]) -> Episode:
+def from_leaves(parts: Sequence[Tensor]) -> Episode:
+    """The inverse of :func:`leaves`."""
     support_inputs, support_targets, query_inputs, query_targets, description = parts
     return Episode(Examples(support_inputs, support_targets), Examples(query_inputs, query_targets), description)
