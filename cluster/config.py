@@ -246,6 +246,8 @@ def parse(raw: Any) -> Config:
     resolve("algorithm", config.algorithm)
     for baseline in config.eval.baselines:
         resolve("algorithm", baseline)
+        if baseline == config.algorithm:
+            raise ConfigError(f"eval.baselines: expected algorithms other than the run's own, received '{baseline}'")
     task = _checked_section(config.task, "task", "family", frozenset())
     model = _checked_section(config.model, "model", "name", GIVEN_TO_MODELS)
     return config.model_copy(update={"task": TaskConfig(**task), "model": ModelConfig(**model)})

@@ -146,7 +146,10 @@ class RayPool:
         try:
             answer = ray.get(ref, timeout=self._config.cluster.order_timeout)
         except RayTaskError as error:
-            raise _cause(error, member.jobs.get(ref)) from error
+            cause = error.cause
+            if isinstance(cause, MetarayError):
+                raise cause from error
+            raise MetarayError(f"a worker failed: {type(cause).__name__}: {cause}") from error
         except LOST as error:
             if getattr(error, "actor_init_failed", False):
                 reason = str(error).strip().splitlines()[-1]
@@ -199,12 +202,3 @@ def _resources(ask: Callable[[], dict[str, float]]) -> str:
     """CPUs and GPUs out of what Ray tells of its resources."""
     found = ask()
     return f"{found.get('CPU', 0):g} CPU and {found.get('GPU', 0):g} GPU"
-
-
-def _cause(error: RayTaskError, job: _Job | None) -> BaseException:
-    """What the worker's own code raised, told with the tasks it happened on."""
-    cause = error.cause
-    if isinstance(cause, MetarayError):
-        return cause
-    where = f" at step {job.order.step} on {job.order.tasks}" if job is not None else " while it was built"
-    return MetarayError(f"a worker failed{where}: {type(cause).__name__}: {cause}")

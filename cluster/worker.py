@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cluster.builder import build
 from cluster.config import Config
+from cluster.errors import MetarayError
 from cluster.messages import Flat, Order, Result, TaskRange
 from meta.episode import Episode, stack, unstack
 from tasks.family import RangeFamily, draw_batch
@@ -37,7 +38,18 @@ class Worker:
         self._ahead: tuple[TaskRange, Future[Episode]] | None = None
 
     def run(self, order: Order, theta: Flat) -> Result:
-        """Compute one order under θ (flat, [P])."""
+        """Compute one order under θ (flat, [P]).
+
+        Raises:
+            MetarayError: naming step and tasks, whatever the family, model or algorithm raised.
+        """
+        try:
+            return self._run(order, theta)
+        except Exception as error:
+            where = f"at step {order.step} on {order.tasks}"
+            raise MetarayError(f"a worker failed {where}: {type(error).__name__}: {error}") from error
+
+    def _run(self, order: Order, theta: Flat) -> Result:
         episodes = self._episodes(order.tasks)
         if order.upcoming is not None and not isinstance(self._setup.family, RangeFamily):
             # A family that draws a whole range at once is done sooner than a second thread gets its turn.

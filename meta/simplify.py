@@ -50,7 +50,7 @@ def _schema_is_mutable(node: Node) -> bool:
 
 def _layout(node: Node) -> tuple[Any, ...] | None:
     """Shape, strides and type of a node's tensor as recorded, or None where nothing was."""
-    recorded = node.meta.get("tensor_meta")
+    recorded: Any = node.meta.get("tensor_meta")
     if not hasattr(recorded, "stride"):
         return None
     return tuple(recorded.shape), tuple(recorded.stride), recorded.dtype
@@ -58,8 +58,7 @@ def _layout(node: Node) -> tuple[Any, ...] | None:
 
 def _does_nothing(node: Node) -> bool:
     """Whether the operation yields its first argument, number by number."""
-    one = len(node.args) > 1 and node.args[1] == 1
-    return node.target in RESHAPES or (node.target in POWERS_AND_PRODUCTS and one)
+    return node.target in RESHAPES or (node.target in POWERS_AND_PRODUCTS and node.args[1] in (1, 1.0))
 
 
 def _same_as(node: Node) -> Node | None:

@@ -54,9 +54,7 @@ def _checked_spec(family: Family) -> FamilySpec:
     if not isinstance(spec, FamilySpec):
         raise FamilyError(f"spec: expected a FamilySpec, received {type(spec).__name__}")
     if spec.objective not in OBJECTIVES:
-        raise FamilyError(
-            f"spec.objective: expected one of {sorted(OBJECTIVES)}, received '{spec.objective}'"
-        )
+        raise FamilyError(f"spec.objective: expected one of {sorted(OBJECTIVES)}, received '{spec.objective}'")
     if spec.outputs < 1 or any(size < 1 for size in spec.input_shape) or spec.description < 0:
         raise FamilyError(f"spec: expected sizes above zero, received {spec}")
     return spec
@@ -92,9 +90,7 @@ def _check_examples(where: str, examples: Examples, spec: FamilySpec) -> None:
     else:
         wanted_targets = (inputs[0], spec.outputs)
     if targets != wanted_targets:
-        raise FamilyError(
-            f"{where} targets: expected shape {wanted_targets}, as many as inputs, received {targets}"
-        )
+        raise FamilyError(f"{where} targets: expected shape {wanted_targets}, as many as inputs, received {targets}")
 
 
 def _check_labels(where: str, labels: torch.Tensor, classes: int) -> None:
@@ -148,14 +144,10 @@ def _check_copy(family: Family, first: dict[TaskKey, Episode]) -> None:
     try:
         copy = pickle.loads(pickle.dumps(family))
     except Exception as error:
-        raise FamilyError(
-            f"expected a family that can be pickled and sent to workers, received {error!r}"
-        ) from error
+        raise FamilyError(f"expected a family that can be pickled and sent to workers, received {error!r}") from error
     key = next(iter(first))
     if not _same(copy.draw(key), first[key]):
-        raise FamilyError(
-            f"{key}: a copy of the family gave another episode; keep no state outside the constructor"
-        )
+        raise FamilyError(f"{key}: a copy of the family gave another episode; keep no state outside the constructor")
 
 
 def _check_range(family: RangeFamily, first: dict[TaskKey, Episode], seed: int, tasks: int) -> None:

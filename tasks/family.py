@@ -72,9 +72,7 @@ def _stream(split: Split, purpose: str) -> tuple[int, int]:
 
 
 def _generator(seed: int, counter: tuple[int, ...]) -> np.random.Generator:
-    philox = np.random.Philox(
-        counter=np.array(counter, dtype=np.uint64), key=np.array([seed, 0], dtype=np.uint64)
-    )
+    philox = np.random.Philox(counter=np.array(counter, dtype=np.uint64), key=np.array([seed, 0], dtype=np.uint64))
     return np.random.Generator(philox)
 
 

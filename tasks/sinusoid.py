@@ -48,15 +48,11 @@ class Sinusoid:
         for name in ("shot", "query", "eval_query"):
             points = getattr(self, name)
             if points is not None and not 1 <= points <= MOST_POINTS:
-                raise ValueError(
-                    f"{name}: a sinusoid gives 1 to {MOST_POINTS} points per task, received {points}"
-                )
+                raise ValueError(f"{name}: a sinusoid gives 1 to {MOST_POINTS} points per task, received {points}")
         for name in ("amplitude", "phase", "inputs"):
             low, high = getattr(self, name)
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise ValueError(
-                    f"{name}: expected a range [low, high] with low ≤ high, received [{low}, {high}]"
-                )
+                raise ValueError(f"{name}: expected a range [low, high] with low ≤ high, received [{low}, {high}]")
 
     @property
     def spec(self) -> FamilySpec:
@@ -87,9 +83,7 @@ class Sinusoid:
     def _curves(self, seed: int, split: Split, tasks: range) -> NDArray[np.float64]:
         """Amplitude and phase of each task, [T, 2]."""
         numbers = uniforms(seed, split, tasks, "task", 2)
-        return np.stack(
-            [_between(self.amplitude, numbers[:, 0]), _between(self.phase, numbers[:, 1])], axis=1
-        )
+        return np.stack([_between(self.amplitude, numbers[:, 0]), _between(self.phase, numbers[:, 1])], axis=1)
 
 
 def _between(interval: Interval, numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -112,6 +112,40 @@ def test_a_diverging_run_stops_and_names_the_tasks(metaray, config_file, tmp_pat
     assert "Traceback" not in errors
 
 
+FAMILY = '''
+from dataclasses import dataclass
+from tasks.sinusoid import Sinusoid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mine:
+    """Sinusoids of which one task may not be drawable."""
+
+    bad: int = -1
+
+    @property
+    def spec(self):
+        return Sinusoid().spec
+
+    def draw(self, key):
+        if key.split == "train" and key.index == self.bad:
+            raise RuntimeError("no such curve")
+        return Sinusoid().draw(key)
+'''
+
+
+def test_a_family_of_ones_own_in_the_working_directory(metaray, config_file, tmp_path):
+    (tmp_path / "my_tasks.py").write_text(FAMILY)
+    config_file.write_text(config_file.read_text().replace("query: 5", "").replace("shot: 5", ""))
+    mine = ("task.family=my_tasks:Mine", "cluster.workers=1")
+    status, _, errors = finished(metaray("train", str(config_file), *mine))
+    assert status == 0, errors
+    status, _, errors = finished(metaray("train", str(config_file), *mine, "task.bad=16"))
+    assert status == 1
+    assert "a worker failed at step 2 on train tasks 16 to 17: RuntimeError: no such curve" in errors
+    assert "Traceback" not in errors
+
+
 def test_debug_shows_the_trace(metaray, config_file):
     status, _, errors = finished(metaray("train", str(config_file), "inner.lr=-1", "--debug"))
     assert status != 0
@@ -185,8 +219,6 @@ def wait_for_metrics(folder: Path, seconds: float = 90.0) -> Path:
 
 @pytest.fixture
 def unused_tcp_port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

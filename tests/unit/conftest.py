@@ -1,11 +1,15 @@
 """What all unit tests share: one thread, one hypothesis profile, and the tolerances."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
+
+from cluster.components import BUILT_IN, resolve
+from tasks.family import Family
 
 # The same examples in every run, on machines of any speed.
 settings.register_profile("metaray", derandomize=True, deadline=None)
@@ -18,6 +22,9 @@ TOLERANCE = {
     torch.float64: 1e-12,  # u = 1.1e-16
     torch.float32: 1e-4,  # u = 6.0e-8
 }
+
+# What built-in families cannot be made without.
+ARGUMENTS: dict[str, dict[str, Any]] = {}
 
 Same = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 
@@ -36,6 +43,12 @@ def _arithmetic() -> Iterator[None]:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = memory
+
+
+@pytest.fixture(scope="session", params=BUILT_IN["task.family"])
+def family(request: pytest.FixtureRequest) -> Family:
+    """Every built-in family."""
+    return resolve("task.family", request.param)(**ARGUMENTS.get(request.param, {}))
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def test_any_flipped_bit_is_found(data):
     whole = bytearray(encode(example()))
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= 1 << data.draw(st.integers(0, 7))
-    with pytest.raises(CheckpointError, match="damaged|altered"):
+    with pytest.raises(CheckpointError, match=r"damaged|altered"):
         decode(bytes(whole), "x")
 
 

@@ -28,6 +28,19 @@ def test_adams_first_step_by_hand():
     assert one.step == 1
 
 
+def test_adam_follows_its_formula_on_the_mean_of_the_tasks():
+    """Kingma and Ba (2015), Algorithm 1, in float64."""
+    params = {name: value.double() for name, value in PARAMS.items()}
+    one = Learner(OuterConfig(steps=10, lr=0.1), Layout.of(params), params)
+    theta, m, v = one.theta, np.zeros(3), np.zeros(3)
+    for step, total in enumerate(np.random.default_rng(0).normal(size=(10, 3)), start=1):
+        g = total / 7
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        theta -= 0.1 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+        one.update(total, tasks=7)
+    assert one.theta == pytest.approx(theta, rel=1e-12)
+
+
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 def test_a_loaded_state_goes_on_with_the_same_bits(optimizer):
     one = learner(optimizer=optimizer)

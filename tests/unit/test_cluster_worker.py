@@ -1,6 +1,6 @@
 """The worker as a plain class, and the pool without Ray."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +88,35 @@ def test_scores_come_in_order_of_tasks_and_steps(config):
     )
 
 
-@pytest.mark.parametrize("bad", [5, 7])
-def test_a_task_without_a_finite_gradient_is_named(tmp_path: Path, monkeypatch, bad):
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch) -> Callable[[int], Config]:
     (tmp_path / "faulty_family.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(tmp_path)
-    config = parse({**RAW, "task": {"family": "faulty_family:Faulty", "bad": bad}})
+    return lambda bad: parse({**RAW, "task": {"family": "faulty_family:Faulty", "bad": bad}})
+
+
+@pytest.mark.parametrize(("bad", "named"), [(5, (5,)), (7, (7,)), (99, ())])
+def test_a_task_without_a_finite_gradient_is_named(faulty, bad, named):
+    config = faulty(bad)
     (order,) = gradient_orders(1, 5, 5)
     assert order.tasks == TaskRange(split="train", start=5, stop=10)
-    assert Worker(config).run(order, theta(config)).nonfinite == (bad,)
+    assert Worker(config).run(order, theta(config)).nonfinite == named
+
+
+def test_tasks_drawn_ahead_give_the_bits_of_tasks_drawn_when_asked_for(faulty):
+    config = faulty(99)
+    first, second = (gradient_orders(step, 5, 5)[0] for step in (0, 1))
+    ahead = Worker(config)
+    ahead.run(first, theta(config))
+    fresh = Worker(config).run(second, theta(config))
+    assert ahead.run(second, theta(config)).buffer.tobytes() == fresh.buffer.tobytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_worker_fixes_the_arithmetic_of_its_process(threads):
+    Worker(parse({**RAW, "cluster": {"threads": threads}}))
+    assert torch.get_num_threads() == threads
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_pool_answers_every_order_once(config):

@@ -1,6 +1,7 @@
 """The rooms of the project: who may import whom, and how large a room may grow. Read from the sources."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -74,6 +75,55 @@ def test_a_module_can_be_read_in_one_sitting(path):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < 60, node.name
+
+
+# Calls that draw from a global generator, or set one. With an argument ``generator`` a call of torch's is pure.
+GLOBAL = re.compile(
+    r"random\.\w+|(np|numpy)\.random\.(?!Generator$|Philox$|SeedSequence$)\w+|torch\.random\.\w+"
+    r"|torch\.(cuda\.)?(manual_seed|seed|initial_seed|set_rng_state|rand\w*|normal|bernoulli|multinomial)"
+    r"|torch\.nn\.init\.\w*(normal|uniform|orthogonal|sparse)_"
+    r"|.+\.(uniform_|normal_|bernoulli_|random_|exponential_|log_normal_|cauchy_|geometric_)"
+)
+MAY_TOUCH_GENERATORS = {
+    "tasks.checker": "sees to it that families leave them alone",
+    "meta.models.module": "sets torch's inside a fork, for constructors of modules that know no other",
+}
+
+
+def global_draws(source: str) -> list[str]:
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        name
+        for call in calls
+        if GLOBAL.fullmatch(name := ast.unparse(call.func))
+        and "generator" not in {keyword.arg for keyword in call.keywords}
+    ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_global_random_generator_is_used(path):
+    assert name_of(path) in MAY_TOUCH_GENERATORS or not global_draws(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("random.random()", True),
+        ("np.random.seed(1)", True),
+        ("np.random.default_rng()", True),
+        ("torch.manual_seed(0)", True),
+        ("torch.randn(3)", True),
+        ("torch.rand_like(x)", True),
+        ("torch.empty(3).normal_()", True),
+        ("torch.nn.init.trunc_normal_(w)", True),
+        ("torch.randn(3, generator=g)", False),
+        ("torch.Generator().manual_seed(0)", False),
+        ("np.random.Generator(np.random.Philox(key=1))", False),
+        ("key.rng().random(3)", False),
+    ],
+)
+def test_draws_from_global_generators_are_recognised(source, found):
+    assert bool(global_draws(source)) == found
 
 
 def test_no_folder_of_tests_is_named_after_a_package():

@@ -169,5 +169,5 @@ class TestOracle:
 
     @pytest.mark.parametrize(("inputs", "description"), [((4,), 0), ((1, 28, 28), 2), ((), 2)])
     def test_refuses_families_that_cannot_inform_it(self, inputs: tuple[int, ...], description: int) -> None:
-        with pytest.raises(ValueError, match="expected a family of vector inputs that describes its tasks"):
+        with pytest.raises(ValueError, match="expects a family of vector inputs that describes its tasks"):
             Oracle.input_shape(inputs, description)
