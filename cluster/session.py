@@ -51,6 +51,8 @@ def _start_local(config: ClusterConfig) -> None:
     # Ray binds to the host's address unless it takes the machine for one that cannot be part of a cluster. It reads
     # the variable when it is imported, which somebody else may have done already.
     os.environ[LOOPBACK_ONLY] = "0"
+    # Ray starts workers at niceness 15, where anything else on the machine starves them; here they are the work.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(
         address="local",
