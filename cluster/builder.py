@@ -66,12 +66,25 @@ def _initial_params(algorithm: Algorithm, seed: int, dtype: torch.dtype) -> Para
 
 
 def _build_family(config: Config) -> Family:
-    family: Family = resolve("task.family", config.task.family)(**config.task.params)
+    family: Family = _resolve("task.family", config.task.family, "spec", "draw")(**config.task.params)
     return family
 
 
+def _resolve(key: str, name: str, *members: str) -> type[Any]:
+    """The class of a name, which has to offer some members.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    cls = resolve(key, name)
+    missing = [member for member in members if not hasattr(cls, member)]
+    if missing:
+        raise ConfigError(f"{key}: expected a class with {', '.join(members)}; '{name}' lacks {', '.join(missing)}")
+    return cls
+
+
 def _build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
-    cls = resolve("algorithm", config.algorithm)
+    cls = _resolve("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores")
     inputs = cls.input_shape(spec.input_shape, spec.description)
     algorithm: Algorithm = cls(
         model=_build_model(config, inputs, spec.outputs),
@@ -84,6 +97,8 @@ def _build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
 
 def _build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
     cls = resolve("model.name", config.model.name)
+    if not issubclass(cls, nn.Module):
+        _resolve("model.name", config.model.name, "init", "apply")
     given: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
     # Values as the constructor's annotations want them: YAML knows lists, constructors ask for tuples.
     params = dict(parameters(cls, GIVEN_TO_MODELS).model_validate(config.model.params))

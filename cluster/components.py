@@ -40,12 +40,12 @@ def resolve(key: str, name: str) -> type[Any]:
     """
     table = BUILT_IN[key]
     path = table.get(name, name)
-    if ":" not in path:
+    module_name, colon, attribute = path.partition(":")
+    if not (colon and attribute and module_name) or module_name.startswith("."):
         raise ConfigError(
             f"{key}: expected one of {', '.join(sorted(table))} or an import path 'module:Name', "
             f"received '{name}'{nearest(name, table)}"
         )
-    module_name, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:

@@ -1,5 +1,6 @@
 """The configuration: one YAML file, checked by frozen pydantic models, overridden by ``section.key=value``."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable
@@ -259,7 +260,7 @@ def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
     >>> with_overrides({"inner": {"lr": 0.01}}, ["inner.lr=0.1", "seed=3"])
     {'inner': {'lr': 0.1}, 'seed': 3}
     """
-    result: dict[str, Any] = json.loads(json.dumps(raw))
+    result = copy.deepcopy(raw)
     for text in overrides:
         dotted, equals, value = text.partition("=")
         if not equals or not dotted:

@@ -134,6 +134,8 @@ class RayPool:
         """Wait up to ``timeout`` seconds for one thing to happen, and act on it."""
         waiting = {member.ready_ref: member for member in self._members if not member.ready}
         waiting |= {ref: member for member in self._members for ref in member.jobs}
+        if not waiting:
+            return
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout)
         for ref in done:
             self._settle(waiting[ref], ref)

@@ -47,8 +47,8 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Store:
-        """Where the checkpoints are."""
-        return Store(self.info["checkpoints"])
+        """Where the checkpoints are: in the folder, so that it may be moved, or at the URI it was given."""
+        return Store(self.info["checkpoints"] or str(self.path / "checkpoints"))
 
     @property
     def baselines(self) -> dict[str, "RunFolder"]:
@@ -73,7 +73,7 @@ def create(config: Config, name: str, engine: str, path: Path | None = None) -> 
     root = config.checkpoint.root
     remote = "://" in root
     path = path if path is not None else Path("runs" if remote else root) / name
-    checkpoints = f"{root.rstrip('/')}/{name}/checkpoints" if remote else str((path / "checkpoints").absolute())
+    checkpoints = f"{root.rstrip('/')}/{name}/checkpoints" if remote else None
     info = {
         "name": name,
         "algorithm": config.algorithm,

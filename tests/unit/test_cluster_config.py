@@ -131,6 +131,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "unknown engine": (["engine=trase"], "engine: expected auto or one of vmap, trace, received 'trase'; did you mean"),
     "no such module": (["task.family=no.where:Family"], "cannot import 'no.where' of 'no.where:Family': No module"),
     "no such class": (["task.family=tasks.sinusoid:Cosine"], "task.family: module 'tasks.sinusoid' has no 'Cosine'"),
+    "path without a module": (["task.family=':Name'"], "an import path 'module:Name', received ':Name'"),
+    "relative path": (["task.family=..x:Y"], "an import path 'module:Name', received '..x:Y'"),
+    "date for a seed": (["seed=2020-01-01"], "seed: expected"),
+    "own algorithm as baseline": (["eval.baselines=[maml]"], "expected algorithms other than the run's own"),
     "no class": (["algorithm=math:pi"], "algorithm: expected 'math:pi' to be a class, received float"),
     "several at once": (["seed=x", "inner.lr=y"], "inner.lr: expected a valid number"),
     "override without a value": (["seed"], "expected an override of the form section.key=value, received 'seed'"),
@@ -194,6 +198,8 @@ def test_a_configuration_must_be_a_mapping(raw: Any) -> None:
     [
         (["model.hidden=[8, 0]"], "expected hidden layers of at least one unit, received [8, 0]"),
         (["model.init_std=0"], "expected init_std above zero, received 0.0"),
+        (["model.name=tasks.sinusoid:Sinusoid"], "expected a class with init, apply"),
+        (["algorithm=tasks.sinusoid:Sinusoid"], "expected a class with input_shape, init, meta_loss, scores"),
     ],
 )  # fmt: skip
 def test_parts_that_cannot_be_built_are_wrong_configuration(overrides: list[str], message: str) -> None:

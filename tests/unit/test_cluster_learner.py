@@ -65,6 +65,16 @@ def test_a_state_is_a_copy():
     assert theta.tolist() == [0.5, 1.0, -2.0]
 
 
+def test_a_loaded_state_is_left_as_it_was():
+    one, other = learner(), learner()
+    one.update(GRADIENT, 1)
+    state = one.state()
+    other.load(state, step=1, skipped=0)
+    other.update(GRADIENT, 1)
+    assert state.keys() == one.state().keys()
+    assert all(torch.equal(value, state[name]) for name, value in one.state().items())
+
+
 def test_the_mean_gradient_is_clipped_by_value():
     one = learner(optimizer="sgd", lr=1.0, clip_value=0.6)
     one.update(GRADIENT, tasks=4)

@@ -76,6 +76,11 @@ def rows(wanted: Callable[[Row], bool] = lambda row: True) -> pytest.MarkDecorat
     return pytest.mark.parametrize("row", list(filter(wanted, ROWS)), ids=str)
 
 
+def typical(row: Row) -> bool:
+    """Rows that stand for the others where those inherit the code and recording them takes the time."""
+    return row.steps == 1 and row.algorithm in (MAML, Oracle)
+
+
 strategies = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
@@ -188,7 +193,7 @@ def test_gradient_of_a_batch_is_the_sum_over_its_tasks(row: Row, strategy: str, 
 
 
 @strategies
-@rows(lambda row: row.steps == 1 and row.algorithm in (MAML, Oracle))  # the others inherit theirs
+@rows(typical)
 def test_scores_are_those_of_each_task_alone(row: Row, strategy: str, close: Callable[..., None]) -> None:
     theta, episodes, steps = start(row), drawn(row.objective), (0, 2)
     expected = [made(row).scores(theta, unstack(episodes, task), steps) for task in range(TASKS)]
@@ -206,7 +211,7 @@ def test_a_repeated_call_gives_the_same_bits(row: Row, strategy: str, same_bits:
 
 @pytest.mark.parametrize(
     ("row", "dtype"),
-    [(row, dtype) for row in ROWS for dtype in DTYPES if dtype == torch.float64 or row.steps == 1],
+    [(row, dtype) for row in ROWS for dtype in DTYPES if dtype == torch.float64 or typical(row)],
     ids=str,
 )
 def test_trace_gives_the_bits_of_vmap(row: Row, dtype: torch.dtype, same_bits: Callable[..., bool]) -> None:
@@ -217,7 +222,7 @@ def test_trace_gives_the_bits_of_vmap(row: Row, dtype: torch.dtype, same_bits: C
 
 
 @strategies
-@rows(lambda row: row.steps == 1)
+@rows(typical)
 def test_float32_agrees_with_float64(row: Row, strategy: str, close: Callable[..., None]) -> None:
     run = engine(row, strategy).meta_gradient
     exact = run(start(row), drawn(row.objective))

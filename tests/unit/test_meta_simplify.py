@@ -24,8 +24,9 @@ def without_effect(x: Tensor) -> tuple[Tensor, ...]:
 
 def changed_in_place(x: Tensor) -> tuple[Tensor, ...]:
     y = x * 2
+    part = y[0]
     before = y + 1
-    y.add_(1)
+    part.add_(1)
     return before, y + 1
 
 
@@ -43,8 +44,8 @@ def signed_zeros(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def numbers_of_different_kinds(x: Tensor) -> tuple[Tensor, ...]:
-    whole = x.long()
-    return whole + 1, whole + 1.0, whole + True
+    whole, flag = x.long(), x > 0
+    return whole + 1, whole + 1.0, flag + 1, flag + True
 
 
 def transposed_otherwise(x: Tensor) -> tuple[Tensor, ...]:

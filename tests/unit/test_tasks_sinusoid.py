@@ -67,9 +67,12 @@ def test_seeds_splits_and_indices_give_different_curves(key: TaskKey) -> None:
         assert len({tensor.numpy().tobytes() for tensor in leaf}) == len(leaf)
 
 
-def test_support_and_query_points_differ() -> None:
-    episode = Sinusoid(shot=10, query=10).draw(TaskKey(0, "train", 0))
-    assert not np.intersect1d(episode.support.inputs, episode.query.inputs).size
+@given(keys)
+def test_curve_support_and_query_points_are_drawn_from_different_numbers(key: TaskKey) -> None:
+    unit = (0.0, 1.0)
+    episode = Sinusoid(shot=4, query=4, amplitude=unit, phase=unit, inputs=unit).draw(key)
+    drawn = torch.cat([episode.support.inputs[:, 0], episode.query.inputs[:, 0], episode.description])
+    assert drawn.unique().numel() == 10
 
 
 def test_the_defaults_are_the_paper_s_and_reach_both_ends() -> None:
