@@ -60,7 +60,7 @@ CROSS_ENTROPY = Objective(
 OBJECTIVES = {objective.name: objective for objective in (MSE, CROSS_ENTROPY)}
 
 
-def is_diverged(scores: Tensor, objective: Objective, factor: float = 100.0) -> Tensor:
+def is_diverged(scores: Tensor, objective: Objective, factor: float = 10.0) -> Tensor:
     """Which tasks an adaptation has thrown off, [T, K] bool, from scores [T, K].
 
     A task counts as diverged after some inner steps if its score is not finite or, for errors, larger than

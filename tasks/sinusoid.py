@@ -26,6 +26,7 @@ class Sinusoid:
     Attributes:
         shot: support points K, 1 to 10,000.
         query: query points in training.
+        eval_shot: support points in validation and test; ``None``: as in training.
         eval_query: query points in validation and test; ``None``: as in training.
         amplitude: range of a.
         phase: range of b.
@@ -38,6 +39,7 @@ class Sinusoid:
 
     shot: int = 10
     query: int = 10
+    eval_shot: int | None = None
     eval_query: int | None = None
     amplitude: Interval = (0.1, 5.0)
     phase: Interval = (0.0, math.pi)
@@ -45,7 +47,7 @@ class Sinusoid:
 
     def __post_init__(self) -> None:
         """Check sizes and ranges."""
-        for name in ("shot", "query", "eval_query"):
+        for name in ("shot", "query", "eval_shot", "eval_query"):
             points = getattr(self, name)
             if points is not None and not 1 <= points <= MOST_POINTS:
                 raise ValueError(f"{name}: a sinusoid gives 1 to {MOST_POINTS} points per task, received {points}")
@@ -67,13 +69,15 @@ class Sinusoid:
         """The same for consecutive tasks, [T, ...]."""
         curves = self._curves(seed, split, tasks)
         amplitude, phase = curves[:, 0, None, None], curves[:, 1, None, None]
-        query = self.query if split == "train" or self.eval_query is None else self.eval_query
+        shot, query = self.shot, self.query
+        if split != "train":
+            shot, query = self.eval_shot or shot, self.eval_query or query
 
         def examples(purpose: str, points: int) -> Examples:
             x = _between(self.inputs, uniforms(seed, split, tasks, purpose, points))[..., None]
             return Examples(torch.from_numpy(x), torch.from_numpy(amplitude * np.sin(x - phase)))
 
-        return Episode(examples("support", self.shot), examples("query", query), torch.from_numpy(curves))
+        return Episode(examples("support", shot), examples("query", query), torch.from_numpy(curves))
 
     def function(self, key: TaskKey) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
         """The task's true curve, for figures."""
