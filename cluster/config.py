@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.components import nearest, parameters, resolve
 from cluster.errors import ConfigError
+from cluster.secrets import has_credentials, without_credentials
 from meta.engine import STRATEGIES
 
 Count = Annotated[int, Field(ge=1)]
@@ -98,10 +99,23 @@ class ClusterConfig(Section):
     max_failures: CountOrNone = 20
 
 
+def _plain(address: str) -> str:
+    """Refuse names and passwords in an address: configurations are stored, shown and logged."""
+    if has_credentials(address):
+        raise ValueError(
+            f"expected an address without user and password, received '{without_credentials(address)}'; give them in "
+            "the environment (MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME, AWS_ACCESS_KEY_ID, …)"
+        )
+    return address
+
+
+Address = Annotated[str, AfterValidator(_plain)]
+
+
 class TrackingConfig(Section):
     """``tracking``: MLflow."""
 
-    uri: str | None = None
+    uri: Address | None = None
     experiment: str = "metaray"
     every: Count = 10
 
@@ -109,7 +123,7 @@ class TrackingConfig(Section):
 class CheckpointConfig(Section):
     """``checkpoint``: where runs lie, how often θ is saved and how many saves are kept."""
 
-    root: str = "runs"
+    root: Address = "runs"
     every: Count = 1000
     keep: Count = 3
 
@@ -199,7 +213,9 @@ def _messages(error: ValidationError, model: type[BaseModel], prefix: str = "") 
         elif item["type"] == "missing":
             lines.append(f"{key}: missing; give it a value")
         elif item["type"] == "value_error":
-            lines.append(f"{key + '.' if key else ''}{item['ctx']['error']}")
+            # A rule over a whole section names the key itself.
+            separator = "" if not key else "." if _keys(model, path) else ": "
+            lines.append(f"{key}{separator}{item['ctx']['error']}")
         else:
             expected = item["msg"].removeprefix("Input should be ")
             lines.append(f"{key}: expected {expected}, received {item['input']!r}")

@@ -16,6 +16,7 @@ from cluster import figures as drawing
 from cluster.errors import MetarayError
 from cluster.figures import Learned, curve, learners
 from cluster.runs import RunFolder
+from cluster.secrets import without_credentials
 from cluster.storage import write_file
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -78,7 +79,7 @@ def write_report(run_dir: Path, figures: Sequence[Path]) -> Path:
         curves=[(name, _curve_rows(found)) for name, found in _series(folder, evaluation).items() if found],
         facts=_facts(info),
         versions=info.get("versions") or {},
-        config=_without_passwords(config),
+        config=without_credentials(config),
     )
     write_file(run_dir / "report.html", page.encode())
     return run_dir / "report.html"
@@ -286,13 +287,4 @@ def _facts(info: Mapping[str, Any]) -> dict[str, str]:
         "MLflow run": "mlflow_run_id",
         "MLflow store": "mlflow_uri",
     }
-    return {name: _without_passwords(str(info.get(key) or ABSENT)) for name, key in keys.items()}
-
-
-def _without_passwords(text: str) -> str:
-    """Text in which no address carries a user's name and password.
-
-    >>> _without_passwords("uri: postgresql://me:secret@host/db")
-    'uri: postgresql://***@host/db'
-    """
-    return re.sub(r"(?<=://)[^\s/'\"]+@", "***@", text)
+    return {name: without_credentials(str(info.get(key) or ABSENT)) for name, key in keys.items()}

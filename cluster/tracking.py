@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 
 from cluster.config import Config
 from cluster.runs import RunFolder, write_json
+from cluster.secrets import without_credentials
 
 BATCH = 1000  # MLflow's limit of metrics per call
 LONGEST_PARAM = 6000
@@ -85,11 +86,6 @@ class Tracker:
         run_id: str | None = self._folder.info["mlflow_run_id"]
         return run_id
 
-    @property
-    def where(self) -> str:
-        """Where the MLflow run is, for people."""
-        return f"MLflow run {self.run_id} in {self._uri}"
-
     def close(self, status: str, artifacts: Sequence[Path], timeout: float = 60.0) -> str | None:
         """Send the rest and the artifacts, and end the run.
 
@@ -112,7 +108,7 @@ class Tracker:
             self._thread.join(RETRY)
         if not self._thread.is_alive() and self._error is None:
             return None
-        return (
+        return without_credentials(
             f"MLflow at {self._uri} did not take everything ({self._error or 'no answer yet'}); nothing is lost: the "
             f"metrics are in {self._folder.metrics_path} and are sent when the run is resumed"
         )
@@ -167,7 +163,7 @@ class Tracker:
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         write_json(self._progress, {"sent_bytes": 0})
-        self._folder.update_info(mlflow_run_id=run_id, mlflow_uri=self._uri)
+        self._folder.update_info(mlflow_run_id=run_id, mlflow_uri=without_credentials(self._uri))
         return run_id
 
     def _experiment(self, client: mlflow.MlflowClient) -> str:

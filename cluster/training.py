@@ -20,6 +20,7 @@ from cluster.pool import InlinePool, Pool
 from cluster.progress import progress
 from cluster.report import draw_figures, write_report
 from cluster.runs import RunFolder, create, write_json
+from cluster.storage import write_file
 from cluster.tracking import Tracker
 from cluster.worker import fix_arithmetic
 from tasks.family import Split
@@ -93,6 +94,14 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
     """
     # One thread: the learner's small steps gain nothing by more, and idle ones would spin in the workers' way.
     fix_arithmetic(threads=1)
+    write_file(folder.path / "config.yaml", config.to_yaml().encode())  # a resumed run may have changed what it may
+    try:
+        return _run(config, folder, stop)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}; go on with: metaray train --resume {folder.path}") from stopped
+
+
+def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
     with _tracked(config, folder, None) as tracked, shared_session(config):
         stop.listen()
         outcome = _train(config, folder, stop)
@@ -187,8 +196,8 @@ def _train_on(pool: Pool, config: Config, setup: Setup, folder: RunFolder, stop:
     seconds = monotonic() - began
     if learner.step < config.outer.steps:
         raise Interrupted(
-            f"stopped by {stop.reason} after step {learner.step} of {config.outer.steps}, the state is saved; go on "
-            f"with: metaray train --resume {folder.path}"
+            f"{label} was stopped by {stop.reason} after step {learner.step} of {config.outer.steps}, "
+            "the state is saved"
         )
     name, state = checkpoints.chosen(folder.checkpoints)
     evaluation = evaluate_params(pool, config, setup, state)

@@ -135,6 +135,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "relative path": (["task.family=..x:Y"], "an import path 'module:Name', received '..x:Y'"),
     "date for a seed": (["seed=2020-01-01"], "seed: expected"),
     "own algorithm as baseline": (["eval.baselines=[maml]"], "expected algorithms other than the run's own"),
+    "password in an address": (
+        ["tracking.uri=http://me:secret@host"],
+        "tracking.uri: expected an address without user and password, received 'http://***@host'",
+    ),
     "no class": (["algorithm=math:pi"], "algorithm: expected 'math:pi' to be a class, received float"),
     "several at once": (["seed=x", "inner.lr=y"], "inner.lr: expected a valid number"),
     "override without a value": (["seed"], "expected an override of the form section.key=value, received 'seed'"),
