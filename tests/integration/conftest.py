@@ -37,10 +37,10 @@ def local_ray() -> Iterator[None]:
     assert not ray.is_initialized()
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> dict[str, Any]:
-    """A small training that keeps everything below ``tmp_path``."""
-    return {
+@pytest.fixture(scope="session")
+def small_settings() -> Callable[[Path], dict[str, Any]]:
+    """A small training that keeps everything below a folder."""
+    return lambda folder: {
         "task": {"family": "sinusoid", "shot": 5, "query": 5},
         "model": {"name": "mlp", "hidden": [20, 20], "init_std": None},
         "inner": {"lr": 0.01, "steps": 1},
@@ -48,9 +48,15 @@ def settings(tmp_path: Path) -> dict[str, Any]:
         "meta_batch": 7,
         "shard": 2,
         "eval": {"tasks": 10, "val_tasks": 6, "steps": [0, 1], "every": 10},
-        "checkpoint": {"root": str(tmp_path / "runs"), "every": 10},
-        "tracking": {"uri": f"sqlite:///{tmp_path / 'mlflow.db'}", "every": 5},
+        "checkpoint": {"root": str(folder / "runs"), "every": 10},
+        "tracking": {"uri": f"sqlite:///{folder / 'mlflow.db'}", "every": 5},
     }
+
+
+@pytest.fixture
+def settings(small_settings: Callable[[Path], dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
+    """The small training in ``tmp_path``."""
+    return small_settings(tmp_path)
 
 
 @pytest.fixture
