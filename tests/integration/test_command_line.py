@@ -156,10 +156,9 @@ def test_a_family_of_ones_own_in_the_working_directory(metaray, config_file, tmp
     (tmp_path / "my_tasks.py").write_text(FAMILY)
     config_file.write_text(config_file.read_text().replace("query: 5", "").replace("shot: 5", ""))
     mine = ("task.family=my_tasks:Mine", "cluster.workers=1")
-    status, _, errors = finished(metaray("train", str(config_file), *mine))
-    assert status == 0, errors
     status, _, errors = finished(metaray("train", str(config_file), *mine, "task.bad=16"))
     assert status == 1
+    # Two steps were computed by a worker process that found the module; the third names the task.
     assert "a worker failed at step 2 on train tasks 16 to 17: RuntimeError: no such curve" in errors
     assert "Traceback" not in errors
 

@@ -136,12 +136,12 @@ def process_name(process: psutil.Process) -> str:
         return ""
 
 
-def test_resume_repeats_no_metric(local_ray, long_config):
-    config = long_config(cluster__workers=2, outer__schedule="constant")
+def test_resume_repeats_no_metric(long_config):
+    config = long_config(cluster__workers=0, outer__schedule="constant")
     folder = new_folder(config, "run")
     short = config.model_copy(update={"outer": config.outer.model_copy(update={"steps": 120})})
     for part in (short, config):
-        pool = RayPool(part)
+        pool = InlinePool(part)
         setup = build(part)
         learner = Learner(part.outer, setup.layout, setup.initial_params())
         books = Books(part, setup, folder, pool, Silent())
