@@ -12,6 +12,7 @@ from rich.progress import Progress as RichProgress
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 REDRAW_EVERY = 0.25  # seconds
+SMOOTH_OVER = 3.0  # seconds that the shown rate is an average over
 
 
 class Progress(Protocol):
@@ -32,6 +33,7 @@ class _Report:
         self._task = self._bar.add_task(label, total=steps, completed=first, note="") if self._bar else None
         self._shown = (first, time.monotonic())
         self._loss: float | None = None
+        self._rate = 0.0
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the step, unless it is too soon."""
@@ -42,7 +44,9 @@ class _Report:
         every = REDRAW_EVERY if self._bar else LINE_EVERY
         if now - at < every and step < self._steps:
             return
-        rate = (step - shown) / max(now - at, 1e-9)
+        latest = (step - shown) / max(now - at, 1e-9)
+        share = min(1.0, (now - at) / SMOOTH_OVER) if self._rate else 1.0
+        rate = self._rate = (1 - share) * self._rate + share * latest
         self._shown = (step, now)
         note = f"{rate:.1f} steps/s" + (f", loss {self._loss:.4f}" if self._loss is not None else "")
         if self._bar is not None and self._task is not None:
