@@ -24,7 +24,6 @@ def evaluate_run(folder: RunFolder, overrides: Sequence[str], split: str) -> dic
     if split not in SPLITS:
         raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, received '{split}'")
     fix_arithmetic(threads=1)
-    result: dict[str, Any] = {}
     with shared_session(_protocol(folder, overrides)):
         result = _evaluate_one(folder, overrides, split)
         baselines = {name: _evaluate_one(one, overrides, split)["steps"] for name, one in folder.baselines.items()}

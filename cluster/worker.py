@@ -30,7 +30,7 @@ class Worker:
         """Build family, model, algorithm and engine from ``config``."""
         fix_arithmetic(config.cluster.threads)
         self._setup = build(config)
-        # θ is copied into memory of torch's own, whose alignment never varies; see meta.episode.stack.
+        # θ is copied into memory of torch's own, whose alignment never varies; see meta.episode.place.
         self._host = torch.empty(self._setup.layout.size, dtype=self._setup.dtype)
         self._theta = self._host.to(self._setup.device)
         self._params = self._setup.layout.unflatten(self._theta)
