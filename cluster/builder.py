@@ -15,7 +15,7 @@ from meta.engine import build as build_engine
 from meta.models import Model, TorchModel
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
-from tasks.family import Family, FamilySpec
+from tasks.family import Family, FamilySpec, TaskKey
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -47,14 +47,15 @@ def build(config: Config) -> Setup:
     dtype = DTYPES[config.dtype]
     try:
         algorithm = _build_algorithm(config, family.spec)
-        layout = Layout.of(_initial_params(algorithm, config.seed, dtype))
+        params = _initial_params(algorithm, config.seed, dtype)
+        engine = choose(config.engine, params, family.draw(TaskKey(config.seed, "train", 0)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Setup(
         family=family,
         algorithm=algorithm,
-        engine=build_engine(choose(config.engine), algorithm),
-        layout=layout,
+        engine=build_engine(engine, algorithm),
+        layout=Layout.of(params),
         dtype=dtype,
         device=torch.device("cuda" if config.cluster.gpus_per_worker > 0 else "cpu"),
         seed=config.seed,
@@ -91,6 +92,7 @@ def _build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
         objective=OBJECTIVES[spec.objective],
         inner_lr=config.inner.lr,
         inner_steps=config.inner.steps,
+        adapt=config.inner.adapt,
     )
     return algorithm
 

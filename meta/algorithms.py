@@ -4,15 +4,17 @@ Each is written for one task; the engine runs it over a batch of tasks. An algor
 with these methods, named in the configuration by its import path.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from meta.adapt import adapt, path
+from meta.adapt import EVERY, adapt, matches, path
 from meta.episode import Episode, Examples, pooled
 from meta.models.base import Model
+from meta.models.norm import BatchNorm, NormalisedModel
 from meta.objectives import Objective
 from meta.params import Params
 
@@ -22,9 +24,10 @@ Metrics = dict[str, Tensor]
 class Algorithm(Protocol):
     """What engine, evaluation and figures need of a meta-learning algorithm.
 
-    Its class is constructed as ``cls(model=…, objective=…, inner_lr=…, inner_steps=…)``.
+    Its class is constructed as ``cls(model=…, objective=…, inner_lr=…, inner_steps=…, adapt=…)``.
     """
 
+    model: Model
     objective: Objective
     inner_steps: int
 
@@ -62,12 +65,15 @@ class MAML:
         objective: loss and score, given by the task family.
         inner_lr: α.
         inner_steps: inner steps in training; evaluation may ask for any number.
+        adapt: patterns of the names of the parameters that the inner loop moves; the others are meta-learned only.
+            ``("head.*",)`` is ANIL (Raghu et al. 2020).
     """
 
     model: Model
     objective: Objective
     inner_lr: float
     inner_steps: int
+    adapt: tuple[str, ...] = EVERY
     first_order: ClassVar[bool] = False
 
     @staticmethod
@@ -77,29 +83,48 @@ class MAML:
         return inputs
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """The model's initial parameters."""
-        return self.model.init(generator, dtype)
+        """The model's initial parameters.
+
+        Raises:
+            ValueError: if a pattern of ``adapt`` fits none of them.
+        """
+        params = self.model.init(generator, dtype)
+        for pattern in self.adapt:
+            if not any(matches(name, [pattern]) for name in params):
+                raise ValueError(
+                    f"inner.adapt expects patterns of parameter names, '{pattern}' fits none of {', '.join(params)}"
+                )
+        return params
 
     def loss(self, params: Params, examples: Examples) -> Tensor:
         """The objective's loss of the model on ``examples``, a scalar."""
         return self.objective.loss(self.model.apply(params, examples.inputs), examples.targets)
 
-    def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        """L(θ'; query), with the support loss before adaptation and the query score beside it."""
-        metrics: Metrics = {}
-        adapted = params
-        for reached in path(
+    def outputs(self, params: Params, inputs: Tensor, support: Examples) -> Tensor:
+        """Outputs [B, ...] for ``inputs`` [B, ...] of a task, under its adapted parameters."""
+        if batch_norm_of(self.model) == "inductive":
+            return cast(NormalisedModel, self.model).apply(params, inputs, support.inputs)
+        return self.model.apply(params, inputs)
+
+    def _path(self, params: Params, support: Examples, steps: int) -> Iterator[tuple[Params, Tensor | None]]:
+        return path(
             self.loss,
             params,
-            episode.support,
-            steps=self.inner_steps,
+            support,
+            steps=steps,
             lr=self.inner_lr,
             first_order=self.first_order,
-        ):
-            adapted, support_loss = reached
-            if support_loss is not None:
-                metrics.setdefault("support_loss", support_loss)
-        outputs = self.model.apply(adapted, episode.query.inputs)
+            names=self.adapt,
+        )
+
+    def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
+        """L(θ'; query), with the support loss before adaptation and the query score beside it."""
+        walk = list(self._path(params, episode.support, self.inner_steps))
+        adapted, _ = walk[-1]
+        metrics: Metrics = {}
+        if len(walk) > 1 and (support_loss := walk[1][1]) is not None:
+            metrics["support_loss"] = support_loss
+        outputs = self.outputs(adapted, episode.query.inputs, episode.support)
         loss = self.objective.loss(outputs, episode.query.targets)
         metrics["loss"] = loss
         metrics[self.objective.metric] = self.objective.score(outputs, episode.query.targets)
@@ -108,17 +133,16 @@ class MAML:
     def scores(self, params: Params, episode: Episode, steps: tuple[int, ...]) -> Tensor:
         """One pass along the adaptation path, scored on the query set where asked."""
         wanted = []
-        walk = path(self.loss, params, episode.support, steps=max(steps), lr=self.inner_lr)
-        for number, (adapted, _) in enumerate(walk):
+        for number, (adapted, _) in enumerate(self._path(params, episode.support, max(steps))):
             if number in steps:
-                outputs = self.model.apply(adapted, episode.query.inputs)
+                outputs = self.outputs(adapted, episode.query.inputs, episode.support)
                 wanted.append(self.objective.score(outputs, episode.query.targets))
         return torch.stack(wanted)
 
     def predict(self, params: Params, episode: Episode, inputs: Tensor, steps: int) -> Tensor:
         """Outputs of the adapted model."""
-        adapted = adapt(self.loss, params, episode.support, steps=steps, lr=self.inner_lr)
-        return self.model.apply(adapted, inputs)
+        adapted = adapt(self.loss, params, episode.support, steps=steps, lr=self.inner_lr, names=self.adapt)
+        return self.outputs(adapted, inputs, episode.support)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +212,12 @@ class Oracle(Pretrain):
             Examples(_beside(query.inputs, description), query.targets),
             description,
         )
+
+
+def batch_norm_of(model: Model) -> BatchNorm | None:
+    """The model's batch-norm mode; None where it has no such layer, or says nothing."""
+    mode: BatchNorm | None = getattr(model, "batch_norm", None)
+    return mode
 
 
 def _beside(inputs: Tensor, description: Tensor) -> Tensor:

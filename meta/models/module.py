@@ -1,6 +1,7 @@
 """Any ``torch.nn.Module`` as a model."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ class TorchModel:
     """A ``torch.nn.Module`` as a pure function of its parameters.
 
     Buffers stay as the constructor left them. A layer that updates buffers while it computes, such as a batch
-    norm with running statistics, has no place inside a differentiated inner loop and is refused.
+    norm with running statistics, has no place inside a differentiated inner loop and is refused. One without them
+    normalises query examples by their own statistics: ``batch_norm`` is then ``transductive``.
 
     >>> model = TorchModel(lambda: nn.Linear(1, 1))
     >>> params = model.init(torch.Generator().manual_seed(0), torch.float32)
@@ -36,6 +38,8 @@ class TorchModel:
                     f"expected layers without running statistics, received {type(layer).__name__} at "
                     f"'{name}'; construct it with track_running_stats=False"
                 )
+        norms = [layer for layer in self._module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        self.batch_norm: Literal["transductive"] | None = "transductive" if norms else None
         if not dict(self._module.named_parameters()):
             raise ValueError(f"expected a module with parameters, received {type(self._module).__name__}")
 

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from meta.adapt import adapt
+from meta.adapt import EVERY, adapt
 from meta.algorithms import MAML, Algorithm, FirstOrderMAML, Metrics, Oracle, Pretrain
 from meta.engine import STRATEGIES, Engine
 from meta.episode import Episode, Examples, leaves, place, stack, unstack
-from meta.models import MLP, Model, TorchModel
+from meta.models import MLP, Conv4, Model, ResNet12, TorchModel
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
 
 DTYPES = (torch.float64, torch.float32)
 INPUTS, OUTPUTS, DESCRIPTION, TASKS, SHOTS, QUERIES = 3, 2, 2, 3, 4, 5
+IMAGE = (2, 8, 8)
 
 
 class Normed(nn.Module):
@@ -53,6 +54,17 @@ MODELS: dict[str, Callable[[int, int], Model]] = {
     "relu": mlp("relu"),
     "module": lambda inputs, outputs: TorchModel(lambda: Normed(inputs, outputs)),
 }
+IMAGE_MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
+    "stride": lambda inputs, outputs: Conv4(inputs=inputs, outputs=outputs, channels=3, blocks=2),
+    "pool": lambda inputs, outputs: Conv4(inputs=inputs, outputs=outputs, channels=3, blocks=2, down="pool"),
+    "inductive": lambda inputs, outputs: Conv4(
+        inputs=inputs, outputs=outputs, channels=3, blocks=2, batch_norm="inductive"
+    ),
+    "resnet": lambda inputs, outputs: ResNet12(inputs=inputs, outputs=outputs, widths=(2, 3)),
+    "mlp-norm": lambda inputs, outputs: MLP(
+        inputs=inputs, outputs=outputs, hidden=(6, 5), init_std=None, batch_norm="transductive"
+    ),
+}
 
 
 class Row(NamedTuple):
@@ -60,15 +72,23 @@ class Row(NamedTuple):
     model: str
     objective: str
     steps: int
+    adapt: tuple[str, ...] = EVERY
 
     def __str__(self) -> str:
-        return f"{self.algorithm.__name__}-{self.model}-{self.objective}-{self.steps}"
+        names = "" if self.adapt == EVERY else "-" + "+".join(self.adapt)
+        return f"{self.algorithm.__name__}-{self.model}-{self.objective}-{self.steps}{names}"
 
 
 ROWS = [
     Row(algorithm, model, objective, steps)
     for algorithm, model, objective in product(ALGORITHMS, MODELS, OBJECTIVES)
     for steps in ALGORITHMS[algorithm]
+]
+ROWS += [Row(MAML, model, "cross_entropy", steps) for model in IMAGE_MODELS for steps in (1, 2)]
+ROWS += [
+    Row(FirstOrderMAML, "stride", "cross_entropy", 1),
+    Row(MAML, "stride", "cross_entropy", 2, ("*.weight", "*.bias")),
+    Row(MAML, "pool", "cross_entropy", 2, ("head.*",)),
 ]
 
 
@@ -86,12 +106,17 @@ strategies = pytest.mark.parametrize("strategy", STRATEGIES)
 
 @cache
 def made(row: Row) -> Algorithm:
-    (inputs,) = row.algorithm.input_shape((INPUTS,), DESCRIPTION)
+    if row.model in IMAGE_MODELS:
+        model = IMAGE_MODELS[row.model](IMAGE, OUTPUTS)
+    else:
+        (inputs,) = row.algorithm.input_shape((INPUTS,), DESCRIPTION)
+        model = MODELS[row.model](inputs, OUTPUTS)
     return row.algorithm(
-        model=MODELS[row.model](inputs, OUTPUTS),
+        model=model,
         objective=OBJECTIVES[row.objective],
         inner_lr=0.1,
         inner_steps=row.steps,
+        adapt=row.adapt,
     )
 
 
@@ -100,9 +125,13 @@ def engine(row: Row, strategy: str) -> Engine:
     return STRATEGIES[strategy](made(row))
 
 
-@cache
-def drawn(objective: str) -> Episode:
+def drawn(row: Row) -> Episode:
     """Random episodes in float64."""
+    return _drawn(row.objective, IMAGE if row.model in IMAGE_MODELS else (INPUTS,))
+
+
+@cache
+def _drawn(objective: str, shape: tuple[int, ...]) -> Episode:
     generator = torch.Generator().manual_seed(1)
 
     def examples(count: int) -> Examples:
@@ -110,7 +139,7 @@ def drawn(objective: str) -> Episode:
             "mse": torch.randn(count, OUTPUTS, dtype=torch.float64, generator=generator),
             "cross_entropy": torch.randint(OUTPUTS, (count,), generator=generator),
         }
-        inputs = torch.randn(count, INPUTS, dtype=torch.float64, generator=generator)
+        inputs = torch.randn(count, *shape, dtype=torch.float64, generator=generator)
         return Examples(inputs, targets[objective])
 
     def episode() -> Episode:
@@ -133,7 +162,7 @@ def difference(row: Row, direction: Tensor, h: float = 1e-5) -> Tensor:
 
     It errs by h²/6 of a third derivative, and by the roundoff u of the values over h: both near 1e-11 here.
     """
-    algorithm, episodes, theta = made(row), drawn(row.objective), start(row)
+    algorithm, episodes, theta = made(row), drawn(row), start(row)
     layout, here = Layout.of(theta), flat(theta)
 
     def total(at: Tensor) -> Tensor:
@@ -155,7 +184,7 @@ def single(row: Row, theta: Params, episode: Episode) -> tuple[Params, Metrics]:
 @strategies
 @rows(lambda row: not row.algorithm.first_order)
 def test_meta_gradient_agrees_with_central_finite_differences(row: Row, strategy: str) -> None:
-    gradient = flat(engine(row, strategy).meta_gradient(start(row), drawn(row.objective)).gradient)
+    gradient = flat(engine(row, strategy).meta_gradient(start(row), drawn(row)).gradient)
     generator = torch.Generator().manual_seed(2)
     for _ in range(4):
         direction = torch.randn(len(gradient), dtype=torch.float64, generator=generator)
@@ -168,7 +197,7 @@ def test_meta_gradient_agrees_with_central_finite_differences(row: Row, strategy
 def test_first_order_gradient_is_the_query_gradient_at_the_adapted_parameters(
     row: Row, strategy: str, close: Callable[..., None]
 ) -> None:
-    algorithm, theta, episodes = made(row), start(row), drawn(row.objective)
+    algorithm, theta, episodes = made(row), start(row), drawn(row)
     expected = {name: torch.zeros_like(value) for name, value in theta.items()}
     for task in range(TASKS):
         episode = unstack(episodes, task)
@@ -184,7 +213,7 @@ def test_first_order_gradient_is_the_query_gradient_at_the_adapted_parameters(
 @strategies
 @rows()
 def test_gradient_of_a_batch_is_the_sum_over_its_tasks(row: Row, strategy: str, close: Callable[..., None]) -> None:
-    theta, episodes = start(row), drawn(row.objective)
+    theta, episodes = start(row), drawn(row)
     alone = [single(row, theta, unstack(episodes, task)) for task in range(TASKS)]
     batch = engine(row, strategy).meta_gradient(theta, episodes)
     close(flat(batch.gradient), sum(flat(gradient) for gradient, _ in alone))
@@ -195,7 +224,7 @@ def test_gradient_of_a_batch_is_the_sum_over_its_tasks(row: Row, strategy: str, 
 @strategies
 @rows(typical)
 def test_scores_are_those_of_each_task_alone(row: Row, strategy: str, close: Callable[..., None]) -> None:
-    theta, episodes, steps = start(row), drawn(row.objective), (0, 2)
+    theta, episodes, steps = start(row), drawn(row), (0, 2)
     expected = [made(row).scores(theta, unstack(episodes, task), steps) for task in range(TASKS)]
     close(engine(row, strategy).scores(theta, episodes, steps), torch.stack(expected))
 
@@ -203,7 +232,7 @@ def test_scores_are_those_of_each_task_alone(row: Row, strategy: str, close: Cal
 @strategies
 @rows()
 def test_a_repeated_call_gives_the_same_bits(row: Row, strategy: str, same_bits: Callable[..., bool]) -> None:
-    theta, episodes = start(row), drawn(row.objective)
+    theta, episodes = start(row), drawn(row)
     first, second = (engine(row, strategy).meta_gradient(theta, episodes) for _ in range(2))
     assert same_bits(first.gradient, second.gradient)
     assert same_bits(first.metrics, second.metrics)
@@ -215,7 +244,7 @@ def test_a_repeated_call_gives_the_same_bits(row: Row, strategy: str, same_bits:
     ids=str,
 )
 def test_trace_gives_the_bits_of_vmap(row: Row, dtype: torch.dtype, same_bits: Callable[..., bool]) -> None:
-    theta, episodes = start(row, dtype), place(drawn(row.objective), dtype, "cpu")
+    theta, episodes = start(row, dtype), place(drawn(row), dtype, "cpu")
     recorded, reference = (engine(row, name).meta_gradient(theta, episodes) for name in ("trace", "vmap"))
     assert same_bits(recorded.gradient, reference.gradient)
     assert same_bits(recorded.metrics, reference.metrics)
@@ -225,8 +254,8 @@ def test_trace_gives_the_bits_of_vmap(row: Row, dtype: torch.dtype, same_bits: C
 @rows(typical)
 def test_float32_agrees_with_float64(row: Row, strategy: str, close: Callable[..., None]) -> None:
     run = engine(row, strategy).meta_gradient
-    exact = run(start(row), drawn(row.objective))
-    rounded = run(start(row, torch.float32), place(drawn(row.objective), torch.float32, "cpu"))
+    exact = run(start(row), drawn(row))
+    rounded = run(start(row, torch.float32), place(drawn(row), torch.float32, "cpu"))
     assert {value.dtype for value in rounded.gradient.values()} == {torch.float32}
     close(flat(rounded.gradient), flat(exact.gradient))
 
@@ -234,7 +263,7 @@ def test_float32_agrees_with_float64(row: Row, strategy: str, close: Callable[..
 @strategies
 @rows()
 def test_gradient_and_metrics_have_their_shapes_and_carry_no_graph(row: Row, strategy: str) -> None:
-    theta, episodes = start(row), drawn(row.objective)
+    theta, episodes = start(row), drawn(row)
     result = engine(row, strategy).meta_gradient(theta, episodes)
     assert {name: value.shape for name, value in result.gradient.items()} == {
         name: value.shape for name, value in theta.items()
@@ -247,7 +276,7 @@ def test_gradient_and_metrics_have_their_shapes_and_carry_no_graph(row: Row, str
 @strategies
 def test_inputs_are_left_as_they_were(strategy: str) -> None:
     row = Row(MAML, "tanh", "mse", 1)
-    theta, episodes = start(row), stack([unstack(drawn("mse"), task) for task in range(TASKS)])
+    theta, episodes = start(row), stack([unstack(drawn(row), task) for task in range(TASKS)])
     engine(row, strategy).meta_gradient(theta, episodes)
     assert all(torch.equal(theta[name], value) for name, value in start(row).items())
-    assert all(torch.equal(a, b) for a, b in zip(leaves(episodes), leaves(drawn("mse")), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(leaves(episodes), leaves(drawn(row)), strict=True))
