@@ -11,8 +11,12 @@ from pydantic import BaseModel, ConfigDict, create_model
 from cluster.errors import ConfigError
 
 BUILT_IN: dict[str, dict[str, str]] = {
-    "task.family": {"sinusoid": "tasks.sinusoid:Sinusoid"},
-    "model.name": {"mlp": "meta.models:MLP"},
+    "task.family": {"images": "tasks.images:Images", "sinusoid": "tasks.sinusoid:Sinusoid"},
+    "model.name": {
+        "conv4": "meta.models:Conv4",
+        "mlp": "meta.models:MLP",
+        "resnet12": "meta.models:ResNet12",
+    },
     "algorithm": {
         "maml": "meta.algorithms:MAML",
         "fomaml": "meta.algorithms:FirstOrderMAML",

@@ -85,12 +85,15 @@ class FamilySpec:
         outputs: numbers the model has to give per input.
         objective: a name in :data:`meta.objectives.OBJECTIVES`.
         description: size D of a task's description, 0 if tasks have none.
+        data: fingerprint of the data that tasks are drawn from, empty for families that need none. A run is only
+            resumed on the data it was begun with.
     """
 
     input_shape: tuple[int, ...]
     outputs: int
     objective: str
     description: int = 0
+    data: str = ""
 
 
 class Family(Protocol):

@@ -1,7 +1,7 @@
 """What all unit tests share: one thread, one hypothesis profile, and the tolerances."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,9 +23,6 @@ TOLERANCE = {
     torch.float32: 1e-4,  # u = 6.0e-8
 }
 
-# What built-in families cannot be made without.
-ARGUMENTS: dict[str, dict[str, Any]] = {}
-
 Same = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 
 
@@ -46,9 +43,10 @@ def _arithmetic() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", params=BUILT_IN["task.family"])
-def family(request: pytest.FixtureRequest) -> Family:
+def family(request: pytest.FixtureRequest, make_store: Callable[..., Path]) -> Family:
     """Every built-in family."""
-    return resolve("task.family", request.param)(**ARGUMENTS.get(request.param, {}))
+    arguments = {"images": {"root": str(make_store())}}  # what some cannot be made without
+    return resolve("task.family", request.param)(**arguments.get(request.param, {}))
 
 
 @pytest.fixture(scope="session")

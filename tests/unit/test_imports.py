@@ -12,14 +12,31 @@ PACKAGES = ("meta", "tasks", "cluster")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAY_IMPORT = {
     "meta": {"meta", "torch"},
-    "tasks": {"tasks", "meta", "torch", "numpy", "pyarrow", "torchvision", "gymnasium"},
+    "tasks": {
+        "tasks",
+        "meta",
+        "torch",
+        "numpy",
+        "pyarrow",
+        "torchvision",
+        "gymnasium",
+        "PIL",
+        "filelock",
+        "matplotlib",
+    },
 }
 # Libraries with a door of their own: nobody else imports them.
 DOORS = {
     "ray": {"cluster.actor", "cluster.ray_pool", "cluster.session"},
     "mlflow": {"cluster.tracking"},
     "torchvision": {"tasks.vision"},
-    "typer": {"cluster.cli"},
+    "typer": {"cluster.cli", "cluster.console", "cluster.data_command"},
+    "PIL": {"tasks.data.decode", "tasks.data.sources.glyphs"},
+    "filelock": {"tasks.data.cache", "tasks.data.places"},
+    "matplotlib": {
+        "tasks.data.sources.glyphs",
+        *(f"cluster.figures.{module}" for module in ("curves", "images", "scores", "style")),
+    },
 }
 STANDARD = sys.stdlib_module_names
 

@@ -1,0 +1,64 @@
+"""Opening a store by path or URI; remote stores are copied to this machine's disk once."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock
+
+from tasks.data.manifest import SCHEMA, Manifest
+from tasks.data.places import cache_folder, scratch
+from tasks.data.prepare import prepare
+from tasks.data.remote import RemoteStore, is_remote
+from tasks.data.store import ImageStore
+
+GLYPHS = "glyphs"
+
+
+def open_store(root: str) -> ImageStore:
+    """Open a store for reading.
+
+    Args:
+        root: a folder; a URI, whose store is copied into the cache when a process of this machine first asks for it;
+            or ``glyphs``, a store that is made in the cache on first use. However many processes ask at the same
+            time, one makes the copy and the others wait for it.
+
+    Raises:
+        DataError: if there is no store, it is damaged, or of another schema version.
+    """
+    if root == GLYPHS:
+        from tasks.data.sources import glyphs  # imports matplotlib, which nobody else needs
+
+        def draw(folder: Path) -> None:
+            prepare(glyphs.raw_data(), str(folder))
+
+        # Other versions of these may draw other pixels.
+        drawn_by = "-".join(f"{library}-{version(library)}" for library in ("matplotlib", "pillow"))
+        return _cached(f"glyphs-{glyphs.GLYPHS_VERSION}-schema-{SCHEMA}-{drawn_by}", draw)
+    if not is_remote(root):
+        return ImageStore(Path(root))
+    remote = RemoteStore(root)
+    manifest = remote.manifest()
+    return _cached(manifest.fingerprint, lambda folder: remote.download(folder, manifest))
+
+
+def manifest_of(root: str) -> Manifest:
+    """What a store says of itself; a remote store is not copied for that.
+
+    Raises:
+        DataError: as :func:`open_store`.
+    """
+    return RemoteStore(root).manifest() if is_remote(root) else open_store(root).manifest
+
+
+def _cached(name: str, make: Callable[[Path], None]) -> ImageStore:
+    """The cache's store of a name; made by one process, under a lock, in a folder that then takes the name."""
+    folder = cache_folder() / "stores" / name
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{name}.lock")):
+            if not folder.exists():
+                with scratch(folder) as partial:
+                    make(partial / "store")
+                    (partial / "store").rename(folder)
+    return ImageStore(folder)

@@ -1,0 +1,92 @@
+"""The sources by name, and the whole way from a source to a store."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tasks.data.archives import extract, is_archive, stem
+from tasks.data.errors import DataError
+from tasks.data.manifest import Manifest
+from tasks.data.places import cache_folder, scratch
+from tasks.data.prepare import Progress, check_root, prepare
+from tasks.data.remote import is_remote
+from tasks.data.sources.base import RawData
+
+SOURCES = {
+    "omniglot": "tasks.data.sources.omniglot:raw_data",
+    "mini_imagenet": "tasks.data.sources.mini_imagenet:raw_data",
+    "cifar_fs": "tasks.data.sources.cifar:cifar_fs",
+    "fc100": "tasks.data.sources.cifar:fc100",
+    "folder": "tasks.data.sources.folder:raw_data",
+    "parquet": "tasks.data.sources.parquet:raw_data",
+    "glyphs": "tasks.data.sources.glyphs:raw_data",
+}
+OPTIONS = ("seed", "size", "grey", "ratio", "lists", "image_column", "label_column", "download")
+
+
+def prepare_source(
+    name: str,
+    source: Path | None,
+    root: str,
+    options: Mapping[str, Any],
+    *,
+    replace: bool = False,
+    skip_broken: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Turn raw data into a store that is whole or absent.
+
+    Args:
+        name: a key of :data:`SOURCES`.
+        source: a path as the source takes it, or an archive of it; ``None`` for a source that needs none.
+        root: folder or URI of the store.
+        options: keyword arguments of the source, names of :data:`OPTIONS`.
+        replace: write over a store that is there already.
+        skip_broken: leave out images that cannot be decoded.
+        progress: called with the images done so far and their total.
+
+    Raises:
+        DataError: if anything of this cannot be used.
+    """
+    read = _source(name, source, options)
+    check_root(root, replace=replace)
+    with ExitStack() as stack:
+        arguments = []
+        if source is not None:
+            path = source.expanduser()
+            if is_archive(path):
+                beside = cache_folder() / "upload" if is_remote(root) else Path(root).resolve()
+                unpacked = stack.enter_context(scratch(beside)) / stem(path)
+                extract(path, unpacked)
+                path = unpacked
+            arguments = [path]
+        raw = read(*arguments, **options)
+        return prepare(raw, root, replace=replace, skip_broken=skip_broken, progress=progress)
+
+
+def _source(name: str, source: Path | None, options: Mapping[str, Any]) -> Callable[..., RawData]:
+    """The source's function, which takes these arguments.
+
+    Raises:
+        DataError: if there is no such source, or it does not take them.
+    """
+    if name not in SOURCES:
+        raise DataError(f"expected a data set of {', '.join(SOURCES)}, received '{name}'")
+    module, _, attribute = SOURCES[name].partition(":")
+    function: Callable[..., RawData] = getattr(importlib.import_module(module), attribute)
+    taken = inspect.signature(function).parameters
+    unknown = [option for option in options if option not in taken]
+    if unknown:
+        known = _spelled([option for option in OPTIONS if option in taken]) or "no options"
+        raise DataError(f"'{name}' takes no {_spelled(unknown)}; it takes {known}")
+    if ("source" in taken) != (source is not None):
+        expected = "--source: the folder or file to read" if "source" in taken else "no --source: it needs none"
+        raise DataError(f"'{name}' expects {expected}")
+    return function
+
+
+def _spelled(options: list[str]) -> str:
+    return ", ".join("--" + option.replace("_", "-") for option in options)

@@ -1,0 +1,96 @@
+"""What a store says of itself: ``manifest.json``."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.data.errors import DataError
+from tasks.family import SPLITS, Split
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitInfo:
+    """One split's file: its name, SHA-256, bytes, number of classes and images, and the smallest class's size."""
+
+    file: str
+    sha256: str
+    bytes: int
+    classes: int
+    images: int
+    smallest: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a store says of itself.
+
+    Attributes:
+        schema: version of the layout, :data:`SCHEMA`.
+        name: name of the data set.
+        image_shape: (height, width, channels).
+        origin: where the data came from and how it was treated, plain values.
+        splits: the files by split.
+    """
+
+    schema: int
+    name: str
+    image_shape: tuple[int, int, int]
+    origin: Mapping[str, Any]
+    splits: Mapping[Split, SplitInfo]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the shape and the splits' checksums: equal for stores of the same images in the same order."""
+        lines = [f"shape {self.image_shape}\n"]
+        lines += [f"{split} {self.splits[split].sha256}\n" for split in SPLITS if split in self.splits]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The contents of ``manifest.json``."""
+        plain = {
+            "schema": self.schema,
+            "name": self.name,
+            "image_shape": list(self.image_shape),
+            "origin": dict(self.origin),
+            "splits": {split: vars(info) for split, info in self.splits.items()},
+        }
+        return json.dumps(plain, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "Manifest":
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            DataError: if it is not a manifest, or of another schema version; ``where`` names it in the message.
+        """
+        try:
+            plain = json.loads(text)
+            schema = plain["schema"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{where}: expected a store's manifest, received another file ({error!r})") from error
+        if schema != SCHEMA:
+            raise DataError(
+                f"{where}: expected a store of schema version {SCHEMA}, received version {schema}; "
+                "prepare the data again with this version of metaray"
+            )
+        try:
+            height, width, channels = (int(size) for size in plain["image_shape"])
+            splits: dict[Split, SplitInfo] = {
+                split: SplitInfo(**plain["splits"][split]) for split in SPLITS if split in plain["splits"]
+            }
+            if any("/" in info.file or info.file.startswith(".") for info in splits.values()):
+                raise ValueError("a file outside the store")
+            return cls(
+                schema=schema,
+                name=str(plain["name"]),
+                image_shape=(height, width, channels),
+                origin=dict(plain["origin"]),
+                splits=splits,
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{where}: expected a store's manifest, received a damaged one ({error!r})") from error

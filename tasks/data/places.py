@@ -1,0 +1,72 @@
+"""Places on this machine's disk: the cache, and folders for work in progress that never stay behind."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_LOCK = "lock"
+
+
+def cache_folder() -> Path:
+    """Where copies of remote stores lie: ``$METARAY_CACHE``, by default ``~/.cache/metaray``."""
+    return Path(os.environ.get("METARAY_CACHE") or "~/.cache/metaray").expanduser()
+
+
+@contextmanager
+def scratch(target: Path) -> Iterator[Path]:
+    """A new folder ``.NAME.partial-…`` beside ``target``, on the same disk; it is gone when the block is left.
+
+    Every process holds a lock in its own folder, which the system gives up when the process dies. So folders that
+    killed processes left behind are told from those of running ones, and are removed first.
+    """
+    parent = target.parent
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    folder, lock = target, None
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target)
+        while lock is None:
+            folder = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
+            lock = _claim(folder)
+        yield folder
+    finally:
+        if folder is not target:
+            shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            lock.release()
+        with suppress(OSError):  # not empty: the work has succeeded, or somebody else lives there
+            for empty in made:
+                empty.rmdir()
+
+
+def _claim(folder: Path) -> FileLock | None:
+    """Make the folder and lock it; ``None`` if another process took it for stale before it was locked."""
+    folder.mkdir()
+    lock = _try_lock(folder)
+    if lock is not None and (folder / _LOCK).exists():
+        return lock
+    if lock is not None:
+        lock.release()
+    return None
+
+
+def _try_lock(folder: Path) -> FileLock | None:
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, FileNotFoundError):
+        return None
+    return lock
+
+
+def _remove_stale(target: Path) -> None:
+    for folder in target.parent.glob(f".{target.name}.partial-*"):
+        lock = _try_lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()

@@ -1,0 +1,1 @@
+"""Sources of raw data: each reads one form of data set that users really have."""

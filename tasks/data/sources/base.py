@@ -1,0 +1,75 @@
+"""What every source of raw data gives to the preparation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from tasks.data.store import Pixels
+from tasks.family import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawImage:
+    """One image as it is found: an encoded file, its bytes, or its pixels.
+
+    Attributes:
+        where: what a message calls it.
+        data: path of an encoded image, the encoded bytes, or uint8 pixels [height, width] or [height, width, 3].
+    """
+
+    where: str
+    data: Path | bytes | Pixels
+
+
+@dataclass(frozen=True)
+class LazyImages(Sequence[RawImage]):
+    """Images that are made when they are asked for, by any thread.
+
+    Attributes:
+        length: how many there are.
+        make: gives image number ``i``.
+    """
+
+    length: int
+    make: Callable[[int], RawImage]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self.length
+
+    @overload
+    def __getitem__(self, number: int) -> RawImage: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[RawImage]: ...
+    def __getitem__(self, number: int | slice) -> RawImage | Sequence[RawImage]:
+        """Make one image, or several."""
+        numbers = range(self.length)[number]
+        return self.make(numbers) if isinstance(numbers, int) else [self.make(one) for one in numbers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawClass:
+    """One class: its name, unique in the data set, and its images."""
+
+    name: str
+    images: Sequence[RawImage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawData:
+    """A data set before it is decoded.
+
+    Attributes:
+        name: name of the data set.
+        image_shape: (height, width, channels) that every image is brought to; channels 1 (grey) or 3 (RGB).
+        classes: the classes of each split, in the order of their numbers.
+        invert: store 255 - value, for ink on paper.
+        origin: where the data came from and how it was split, plain values for the manifest.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    classes: Mapping[Split, Sequence[RawClass]]
+    invert: bool = False
+    origin: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,63 @@
+"""Bytes put aside on the disk: a nameless file that the system removes with the process, however it ends."""
+
+import mmap
+import tempfile
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.data.errors import DataError
+
+
+class Spill:
+    """Takes pieces one after the other within a ``with`` block, and afterwards gives any of them back.
+
+    For data too large for the memory. The file is in the folder for temporary files (``$TMPDIR``).
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at the end of the block
+        self._size = 0
+        self._map: mmap.mmap | bytes = b""
+
+    def __enter__(self) -> Self:
+        """Begin to take pieces."""
+        return self
+
+    def put(self, piece: bytes | memoryview) -> slice:
+        """Append a piece; the answer is the key that gives it back.
+
+        Raises:
+            DataError: if the disk is full.
+        """
+        start = self._size
+        rest = memoryview(piece)
+        try:
+            while len(rest):
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise DataError(
+                f"expected room for temporary files in '{tempfile.gettempdir()}', received: {error}; make room, or "
+                "name another folder by TMPDIR"
+            ) from error
+        self._size += len(piece)
+        return slice(start, self._size)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """End writing; pieces can be had from now on."""
+        with self._file:
+            if kind is None and self._size:
+                self._map = mmap.mmap(self._file.fileno(), self._size, access=mmap.ACCESS_READ)
+
+    def get(self, key: slice) -> bytes:
+        """A piece, copied into memory."""
+        return self._map[key]
+
+
+def put_aside(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An equal array that lies on the disk and is read where it is used."""
+    with Spill() as spill:
+        spill.put(np.ascontiguousarray(array).reshape(-1).data)
+    return np.frombuffer(spill._map, dtype=np.uint8).reshape(array.shape)

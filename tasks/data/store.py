@@ -1,0 +1,94 @@
+"""The Arrow store: uint8 images by class and split in files that any number of workers map into memory.
+
+A store is a folder:
+
+``manifest.json``
+    Schema version, name, image shape, origin, and for each split its file, classes, images and SHA-256.
+``train.arrow``, ``val.arrow``, ``test.arrow``
+    Arrow IPC files, uncompressed. Record batch k holds class k: ``image`` (fixed-size binary, rows of height ×
+    width × channels) and ``class`` (int32, k). Class names stand in the schema's metadata under ``classes``.
+
+A class is read as a view of the mapped file: nothing is copied before pixels are asked for, and the workers of a
+node share one copy through the page cache.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.data.errors import DataError
+from tasks.data.manifest import MANIFEST, Manifest
+from tasks.family import Split
+
+Pixels = NDArray[np.uint8]
+
+
+class ImageStore:
+    """A store on this machine's disk, open for reading. Class ``k`` of a split is a read-only array of images."""
+
+    def __init__(self, root: Path) -> None:
+        """Read the manifest; a split's file is mapped when it is first asked for.
+
+        Raises:
+            DataError: if there is no store, it is damaged, or of another schema version.
+        """
+        self.root = root
+        try:
+            text = (root / MANIFEST).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(
+                f"expected an image store at '{root}', found none; make one with: metaray data prepare NAME "
+                f"--source SOURCE --root {root}"
+            ) from error
+        self.manifest = Manifest.from_json(text, str(root / MANIFEST))
+        self._splits: dict[Split, tuple[tuple[str, ...], list[Pixels]]] = {}
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        """A copy in another process maps the files anew."""
+        return type(self), (self.root,)
+
+    def names(self, split: Split) -> tuple[str, ...]:
+        """Class names of a split, by class number."""
+        return self._opened(split)[0]
+
+    def images(self, split: Split, number: int) -> Pixels:
+        """The images of class ``number``, uint8 [N, height, width, channels], a view of the mapped file."""
+        return self._opened(split)[1][number]
+
+    def sizes(self, split: Split) -> list[int]:
+        """Images of each class of a split."""
+        return [len(images) for images in self._opened(split)[1]]
+
+    def _opened(self, split: Split) -> tuple[tuple[str, ...], list[Pixels]]:
+        if split not in self._splits:
+            self._splits[split] = self._open(split)
+        return self._splits[split]
+
+    def _open(self, split: Split) -> tuple[tuple[str, ...], list[Pixels]]:
+        info = self.manifest.splits.get(split)
+        if info is None:
+            raise DataError(f"expected a {split} split in the store '{self.root}', it has {list(self.manifest.splits)}")
+        path = self.root / info.file
+        size = path.stat().st_size if path.is_file() else 0
+        if size != info.bytes:
+            raise DataError(f"{path}: expected {info.bytes} bytes, found {size}; prepare the data again")
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            names = tuple(json.loads(reader.schema.metadata[b"classes"]))
+            columns = [reader.get_batch(number).column("image") for number in range(reader.num_record_batches)]
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: expected an Arrow file of images, received a damaged one ({error})") from error
+        return names, [_view(column, self.manifest.image_shape) for column in columns]
+
+
+def _view(column: Any, shape: tuple[int, int, int]) -> Pixels:
+    """A fixed-size binary column as an array of images, without a copy; it keeps the mapped file open."""
+    pixels = np.frombuffer(column.buffers()[1], dtype=np.uint8)
+    size = math.prod(shape)
+    start = column.offset * size
+    return pixels[start : start + len(column) * size].reshape(len(column), *shape)

@@ -1,0 +1,165 @@
+"""Writing an Arrow store (see :mod:`tasks.data.store`) so that it is whole or absent."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.data.errors import DataError
+from tasks.data.manifest import MANIFEST, SCHEMA, Manifest, SplitInfo
+from tasks.data.places import scratch
+from tasks.data.store import Pixels
+from tasks.family import Split
+
+
+@dataclass
+class _File:
+    """A split's file while it is written."""
+
+    split: Split
+    path: Path
+    schema: Any
+    writer: Any
+    sink: Any
+    sizes: list[int] = field(default_factory=list)
+
+
+def check_place(root: Path, *, replace: bool) -> None:
+    """See to it that a store may be written at ``root``.
+
+    Raises:
+        DataError: if there is a store already and ``replace`` is not asked for, or something else.
+    """
+    ours = (root / MANIFEST).is_file()
+    if root.exists() and not ours and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"expected a new folder for the store, '{root}' holds something else; name another one")
+    if ours and not replace:
+        raise DataError(f"there is a store at '{root}' already; add --replace to write it anew, or name another")
+
+
+class StoreWriter:
+    """Writes a store that is whole or absent: a folder beside ``root`` that takes its name at the end.
+
+    Used as a context manager; leaving the block without an error publishes the store and sets ``manifest``, leaving
+    it by one removes everything. A split's classes are announced by :meth:`begin` and then added one after the other.
+    """
+
+    manifest: Manifest
+
+    def __init__(self, root: Path, *, name: str, image_shape: tuple[int, int, int], replace: bool = False) -> None:
+        """Check the place; nothing is written yet.
+
+        Raises:
+            DataError: if ``root`` is there already and ``replace`` is not asked for, or is not a store.
+        """
+        check_place(root, replace=replace)
+        self.root = root
+        self.name = name
+        self.image_shape = image_shape
+        self._replace = replace
+        self._splits: dict[Split, SplitInfo] = {}
+        self._taken: dict[str, Split] = {}
+        self._file: _File | None = None
+        self._schema: Any = pa.schema([("image", pa.binary(math.prod(image_shape))), ("class", pa.int32())])
+        self._stack = ExitStack()
+        self.origin: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Make a folder beside ``root``; remove what earlier writers that were killed have left."""
+        self._scratch = self._stack.enter_context(scratch(self.root.resolve()))
+        self._partial = self._scratch / "store"
+        self._partial.mkdir()
+        return self
+
+    def begin(self, split: Split, classes: Iterable[str]) -> None:
+        """Start a split's file.
+
+        Raises:
+            DataError: if a class name stands twice in the split or is in another split already.
+        """
+        names = list(classes)
+        for name in names:
+            if name in self._taken:
+                raise DataError(
+                    f"expected splits without a common class, received '{name}' in {self._taken[name]} and {split}; "
+                    "give every class to one split"
+                )
+            self._taken[name] = split
+        path = self._partial / f"{split}.arrow"
+        sink = pa.OSFile(str(path), "wb")
+        schema = self._schema.with_metadata({"classes": json.dumps(names)})
+        self._file = _File(split, path, schema, pa.ipc.new_file(sink, schema), sink)
+
+    def add(self, images: Pixels) -> None:
+        """Append the next class of the split begun last: uint8 [N, height, width, channels]."""
+        assert self._file is not None, "begin a split first"
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            raise DataError(
+                f"expected uint8 images of shape {self.image_shape}, received {images.dtype} of {images.shape[1:]}"
+            )
+        buffer = pa.py_buffer(np.ascontiguousarray(images))
+        column = pa.FixedSizeBinaryArray.from_buffers(self._schema.field("image").type, len(images), [None, buffer])
+        number = np.full(len(images), len(self._file.sizes), dtype=np.int32)
+        self._file.writer.write_batch(pa.record_batch([column, pa.array(number)], schema=self._file.schema))
+        self._file.sizes.append(len(images))
+
+    def end(self) -> None:
+        """Finish the split begun last and bring its file to the disk."""
+        assert self._file is not None, "begin a split first"
+        written, self._file = self._file, None
+        written.writer.close()
+        written.sink.close()
+        with written.path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        self._splits[written.split] = SplitInfo(
+            file=written.path.name,
+            sha256=digest,
+            bytes=written.path.stat().st_size,
+            classes=len(written.sizes),
+            images=sum(written.sizes),
+            smallest=min(written.sizes, default=0),
+        )
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """Publish the store, or leave nothing behind."""
+        with self._stack:
+            if self._file is not None:
+                self._file.sink.close()
+            if kind is None:
+                self._publish()
+
+    def _publish(self) -> None:
+        manifest = Manifest(
+            schema=SCHEMA, name=self.name, image_shape=self.image_shape, origin=self.origin, splits=self._splits
+        )
+        with (self._partial / MANIFEST).open("w", encoding="utf-8") as stream:
+            stream.write(manifest.to_json())
+            stream.flush()
+            os.fsync(stream.fileno())
+        root = self.root.resolve()
+        if self._replace and (root / MANIFEST).is_file():
+            root.rename(self._scratch / "old")
+        try:
+            self._partial.rename(root)  # refused by the system if the folder is there and not empty
+        except OSError as error:
+            if (self._scratch / "old").exists():
+                (self._scratch / "old").rename(root)
+            if root.exists():
+                raise DataError(f"another process has written '{self.root}' meanwhile; name another root") from error
+            raise
+        self.manifest = manifest
+        folder = os.open(root.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,219 @@
+"""The unpickler that runs nothing, and archives that stay in their folder."""
+
+import copyreg
+import io
+import os
+import pickle
+import stat
+import subprocess
+import tarfile
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.data.archives import extract, is_archive, stem
+from tasks.data.checksums import verify
+from tasks.data.errors import DataError
+from tasks.data.pickles import load_pickle
+
+PLAIN = {
+    "image_data": np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3),
+    "class_dict": {"n01": [0, 1], "n02": (np.int64(3), True, None)},
+    "others": [1.5, "text", b"\xff\x00", {1, 2}, frozenset({3}), bytearray(b"x"), 2j, 10**30],
+    "float": np.float32([0.5]),
+    "text": np.array(["a", "bc"]),
+    "fortran": np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)),
+}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_and_containers_come_back(tmp_path, protocol):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(pickle.dumps(PLAIN, protocol=protocol))
+    loaded = load_pickle(path)
+    for key, value in PLAIN.items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(loaded[key], value)
+            assert loaded[key].dtype.newbyteorder("=") == value.dtype.newbyteorder("=")
+        else:
+            assert loaded[key] == value
+
+
+def python2_pickle(array: np.ndarray) -> bytes:
+    """What cPickle of Python 2 made of ``{"image_data": array, "class_dict": {"n01": [0]}}`` at protocol 2."""
+
+    def short(text: bytes) -> bytes:
+        return b"U" + bytes([len(text)]) + text
+
+    sizes = b"".join(b"K" + bytes([size]) for size in array.shape)
+    return (
+        b"\x80\x02}(" + short(b"image_data") + b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        b"K\x00\x85" + short(b"b") + b"\x87R(K\x01(" + sizes + b"tcnumpy\ndtype\n" + short(b"u1") + b"K\x00K\x01\x87R"
+        b"(K\x03" + short(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T"
+        + array.nbytes.to_bytes(4, "little")
+        + array.tobytes()
+        + b"tb"
+        + short(b"class_dict")
+        + b"}"
+        + short(b"n01")
+        + b"]K\x00asu."
+    )
+
+
+def test_pickles_of_python_2(tmp_path):
+    array = np.arange(0, 240, 10, dtype=np.uint8).reshape(2, 2, 2, 3)
+    (tmp_path / "old.pkl").write_bytes(python2_pickle(array))
+    loaded = load_pickle(tmp_path / "old.pkl")
+    np.testing.assert_array_equal(loaded["image_data"], array)
+    assert loaded["class_dict"] == {"n01": [0]}
+
+
+class Runs:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Sets:
+    """Asks for its state to be set on a function."""
+
+    def __reduce__(self):
+        return np.array, ([1],), {"x": Runs(os.system, "true")}
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        Runs(os.system, "touch ran"),
+        Runs(eval, "open('ran', 'w')"),
+        Runs(exec, "open('ran', 'w')"),
+        Runs(getattr, os, "system"),
+        Runs(subprocess.Popen, "touch ran"),
+        Runs(np.load, "ran", None, True),
+        Runs(np.fromfile, "ran"),
+        Runs(__import__, "os"),
+        Runs(copyreg._reconstructor, Runs, object, None),
+        Sets(),
+        [{"deep": (Runs(os.remove, "ran"),)}],
+        np.array([Runs(os.system, "touch ran")], dtype=object),
+        np.array([1, "x"], dtype=object),
+        OrderedDict(a=1),
+        Path("ran"),
+        np.zeros(1, dtype=[("a", "u1")]),
+        Runs(type("".encode), "x"),
+    ],
+    ids=lambda evil: type(evil).__name__ + str(getattr(evil, "call", ""))[:30],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_anything_else_is_refused(tmp_path, monkeypatch, evil, protocol):
+    monkeypatch.chdir(tmp_path)
+    try:
+        data = pickle.dumps(evil, protocol=protocol)
+    except (pickle.PicklingError, TypeError, AttributeError):
+        pytest.skip("cannot be pickled by this protocol")
+    (tmp_path / "evil.pkl").write_bytes(data)
+    with pytest.raises(DataError, match=r"evil\.pkl: expected a pickle of arrays"):
+        load_pickle(tmp_path / "evil.pkl")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_message_names_what_is_asked_for(tmp_path):
+    (tmp_path / "evil.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(DataError, match=r"asks for 'os\.system'; nothing of it was run"):
+        load_pickle(tmp_path / "evil.pkl")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80", b"no pickle", pickle.dumps(PLAIN)[:-40], b"\x80\x04\x95\xff."])
+def test_damaged_pickles(tmp_path, data):
+    (tmp_path / "bad.pkl").write_bytes(data)
+    with pytest.raises(DataError, match=r"bad\.pkl: expected a pickle of arrays, cannot read it"):
+        load_pickle(tmp_path / "bad.pkl")
+
+
+def tar(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for member, data in members:
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+def zipped(path: Path, **entries: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in entries.items():
+            archive.writestr(name, text)
+
+
+def test_good_archives(tmp_path):
+    tar(tmp_path / "a.tar.gz", (entry("c/x.png"), b"x"))
+    zipped(tmp_path / "b.ZIP", **{"c/x.png": "x"})
+    for name in ("a.tar.gz", "b.ZIP"):
+        assert is_archive(tmp_path / name)
+        out = tmp_path / stem(tmp_path / name)
+        extract(tmp_path / name, out)
+        assert (out / "c" / "x.png").read_text() == "x"
+    assert (tmp_path / "a").is_dir()
+
+
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "/out", "C:/out", "C:\\out", "..\\out", "\\out"])
+def test_entries_outside_the_target(tmp_path, name):
+    tar(tmp_path / "x.tar.gz", (entry(name), b"x"))
+    zipped(tmp_path / "x.zip", fine="x", **{name: "x"})
+    for archive in ("x.tar.gz", "x.zip"):
+        with pytest.raises(DataError, match=r"expected entries inside the target, received .* leads out"):
+            extract(tmp_path / archive, tmp_path / "deep" / "target")
+    assert not list(tmp_path.rglob("*out*"))
+    assert not (tmp_path / "deep" / "target" / "fine").exists()
+
+
+@pytest.mark.parametrize(
+    "member", [entry("l", tarfile.SYMTYPE, "/etc"), entry("l", tarfile.LNKTYPE, "../../x"), entry("p", tarfile.CHRTYPE)]
+)
+def test_links_and_devices(tmp_path, member):
+    tar(tmp_path / "x.tar.gz", (member, b""))
+    with pytest.raises(DataError, match="expected plain files inside the target"):
+        extract(tmp_path / "x.tar.gz", tmp_path / "target")
+
+
+def test_links_in_zip_archives(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        info = zipfile.ZipInfo("link")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(DataError, match="received the link 'link'"):
+        extract(tmp_path / "x.zip", tmp_path / "target")
+
+
+def test_damaged_archives(tmp_path):
+    tar(tmp_path / "x.tar.gz", (entry("a"), bytes(range(256)) * 40))
+    zipped(tmp_path / "x.zip", a="x" * 100)
+    for name in ("x.tar.gz", "x.zip"):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:-60])
+        with pytest.raises(DataError, match="cannot unpack it"):
+            extract(path, tmp_path / "target")
+
+
+@pytest.mark.parametrize("listing", ["data.bin.sha256", "SHA256SUMS", "CHECKSUMS"])
+def test_checksums_beside_a_file(tmp_path, listing):
+    good = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of "x"
+    path = tmp_path / "data.bin"
+    path.write_text("x")
+    (tmp_path / listing).write_text(f"{'0' * 64}  other.bin\n{good} *data.bin\n")
+    verify(path)
+    path.write_text("y")
+    with pytest.raises(DataError, match=rf"data\.bin: expected SHA-256 {good}, received a1fce4363854ff888c"):
+        verify(path)
+    (tmp_path / listing).unlink()
+    verify(path)
