@@ -1,9 +1,7 @@
 """The command line: ``metaray``, also ``python -m cluster``. Results on standard output, all else on standard error."""
 
-import functools
-import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.errors import ConfigError, MetarayError
+from cluster.console import AsJson, Debug, print_json, print_lines, reports_errors
+from cluster.data_command import data
+from cluster.errors import ConfigError
 
 app = typer.Typer(
     name="metaray",
@@ -20,30 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(data, name="data")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. inner.lr=0.02")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, its name under runs/, or its MLflow run id.")]
-
-
-def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors into one message and the exit status of their kind."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
-        try:
-            command(*args, debug=debug, **kwargs)
-        except (MetarayError, OSError) as error:
-            if debug:
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(getattr(error, "exit_status", 1)) from error
-        except KeyboardInterrupt:
-            print("error: interrupted", file=sys.stderr)
-            raise typer.Exit(1) from None
-
-    return wrapped
 
 
 @app.callback()
@@ -53,7 +33,7 @@ def _main() -> None:
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
     overrides: Overrides = None,
@@ -94,11 +74,11 @@ def train(
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if as_json:
-        _print_json(outcome.as_json())
+        print_json(outcome.as_json())
         return
     _print_evaluation(outcome.evaluation)
     rate = f"{outcome.steps} outer steps, {outcome.seconds:.0f} s"
-    _print_lines(
+    print_lines(
         {"trained": rate, "run": folder.path, "page": folder.path / "report.html"}
         | {f"figure {path.stem}": path for path in outcome.figures}
         | {"MLflow": f"run {folder.info['mlflow_run_id']} in {folder.info['mlflow_uri']}"}
@@ -106,7 +86,7 @@ def train(
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def evaluate(
     run: Run,
     overrides: Overrides = None,
@@ -126,13 +106,13 @@ def evaluate(
     asked += [] if steps is None else [f"eval.steps=[{steps}]"]
     evaluation = evaluate_run(find(run), asked, split)
     if as_json:
-        _print_json(evaluation)
+        print_json(evaluation)
     else:
         _print_evaluation(evaluation)
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def report(run: Run, as_json: AsJson = False, debug: Debug = False) -> None:
     """Draw a run's figures and write its page, report.html."""
     del debug
@@ -143,19 +123,9 @@ def report(run: Run, as_json: AsJson = False, debug: Debug = False) -> None:
     figures = draw(folder)
     page = folder.path / "report.html"
     if as_json:
-        _print_json({"page": str(page), "figures": [str(path) for path in figures]})
+        print_json({"page": str(page), "figures": [str(path) for path in figures]})
     else:
-        _print_lines({"page": page} | {f"figure {path.stem}": path for path in figures})
-
-
-def _print_json(data: Mapping[str, Any]) -> None:
-    print(json.dumps(data, allow_nan=False))
-
-
-def _print_lines(lines: Mapping[str, Any]) -> None:
-    width = max(len(name) for name in lines)
-    for name, value in lines.items():
-        print(f"{name:<{width}}  {value}")
+        print_lines({"page": page} | {f"figure {path.stem}": path for path in figures})
 
 
 def _print_evaluation(evaluation: Mapping[str, Any]) -> None:

@@ -36,6 +36,24 @@ class SignalFlag(StopFlag):
 
 
 @contextmanager
+def interrupt_on_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the first SIGINT or SIGTERM of a block, and let it clean up undisturbed by others."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        for one in SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stop_on_signals() -> Iterator[SignalFlag]:
     """Turn SIGINT and SIGTERM into a flag for the duration of a block. Main thread only."""
     previous = {number: signal.getsignal(number) for number in SIGNALS}

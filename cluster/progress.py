@@ -26,8 +26,8 @@ class Progress(Protocol):
 class _Report:
     """Smooths the loss and the rate; shows them no more often than ``every`` seconds."""
 
-    def __init__(self, console: Console, label: str, first: int, steps: int) -> None:
-        self._console = console
+    def __init__(self, console: Console, label: str, first: int, steps: int, unit: str) -> None:
+        self._console, self._unit = console, unit
         self._label, self._steps = label, steps
         self._bar = _bar(console) if console.is_terminal else None
         self._task = self._bar.add_task(label, total=steps, completed=first, note="") if self._bar else None
@@ -48,12 +48,12 @@ class _Report:
         share = min(1.0, (now - at) / SMOOTH_OVER) if self._rate else 1.0
         rate = self._rate = (1 - share) * self._rate + share * latest
         self._shown = (step, now)
-        note = f"{rate:.1f} steps/s" + (f", loss {self._loss:.4f}" if self._loss is not None else "")
+        note = f"{rate:.1f} {self._unit}s/s" + (f", loss {self._loss:.4f}" if self._loss is not None else "")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, note=note)
         else:
             left = (self._steps - step) / max(rate, 1e-9)
-            self._console.print(f"{self._label}: step {step} of {self._steps}, {note}, {left:.0f} s left")
+            self._console.print(f"{self._label}: {self._unit} {step} of {self._steps}, {note}, {left:.0f} s left")
 
 
 def _bar(console: Console) -> RichProgress:
@@ -70,10 +70,10 @@ def _bar(console: Console) -> RichProgress:
 
 
 @contextmanager
-def progress(label: str, first: int, steps: int) -> Iterator[Progress]:
-    """Show progress from step ``first`` to ``steps`` while the block runs."""
+def progress(label: str, first: int, steps: int, unit: str = "step") -> Iterator[Progress]:
+    """Show progress from step ``first`` to ``steps`` while the block runs; ``unit`` is what a step is called."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, file=sys.stderr)
-    report = _Report(console, label, first, steps)
+    report = _Report(console, label, first, steps, unit)
     if report._bar is None:
         yield report
     else:

@@ -1,0 +1,129 @@
+"""``metaray data``: turn raw data into the Arrow store, and look at one."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.console import AsJson, Debug, print_json, print_lines, reports_errors
+from cluster.errors import ConfigError
+from cluster.interrupts import interrupt_on_signals
+from cluster.progress import Progress, progress
+from cluster.secrets import without_credentials
+
+if TYPE_CHECKING:
+    from tasks.data.manifest import Manifest
+
+data = typer.Typer(help="Image data: make a store, look at one.", no_args_is_help=True)
+
+
+@data.command()
+@reports_errors
+def prepare(
+    name: Annotated[str, typer.Argument(help="omniglot, mini_imagenet, cifar_fs, fc100, folder, parquet or glyphs.")],
+    root: Annotated[str, typer.Option(help="Folder or URI of the store to make.")],
+    source: Annotated[Path | None, typer.Option(help="Folder, file or archive of the raw data.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the split by class.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Height and width of the images.")] = None,
+    grey: Annotated[bool, typer.Option("--grey", help="One channel instead of three.")] = False,
+    ratio: Annotated[str | None, typer.Option(help="Shares of the classes, e.g. 0.64,0.16,0.2.")] = None,
+    lists: Annotated[Path | None, typer.Option(help="Folder of lists that split the data.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the raw data into --source first.")] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over a store that is there.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Turn raw data into a store that workers map into memory."""
+    del debug
+    asked = {"seed": seed, "size": size, "ratio": ratio, "lists": lists}
+    asked |= {"image_column": image_column, "label_column": label_column}
+    options = {key: value for key, value in asked.items() if value is not None}
+    options |= {key: True for key, value in {"grey": grey, "download": download}.items() if value}
+    start = time.monotonic()
+    with interrupt_on_signals(), _bad_input(), ExitStack() as stack:
+        from tasks.data.catalogue import prepare_source
+
+        manifest = prepare_source(
+            name, source, root, options, replace=replace, skip_broken=skip_broken, progress=_Bar(name, stack)
+        )
+    seconds = time.monotonic() - start
+    if as_json:
+        print_json({**_summary(manifest, root), "seconds": seconds})
+    else:
+        _print_summary(manifest, root, {"prepared in": f"{seconds:.1f} s"})
+
+
+@data.command()
+@reports_errors
+def show(
+    root: Annotated[str, typer.Argument(help="Folder or URI of a store, or glyphs.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Print what a store holds."""
+    del debug
+    with interrupt_on_signals(), _bad_input():
+        from tasks.data.cache import manifest_of
+
+        manifest = manifest_of(root)
+    if as_json:
+        print_json({**_summary(manifest, root), "origin": dict(manifest.origin)})
+    else:
+        _print_summary(manifest, root, {f"origin, {key}": value for key, value in manifest.origin.items()})
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    """Data that cannot be used, files that cannot be read and disks that are full: wrong input, not a failed run."""
+    from tasks.data.errors import DataError
+
+    try:
+        yield
+    except (DataError, OSError) as error:
+        raise ConfigError(without_credentials(str(error))) from error
+
+
+class _Bar:
+    """Shows the images done; their number is known at the first call only."""
+
+    def __init__(self, label: str, stack: ExitStack) -> None:
+        self._label, self._stack = label, stack
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is None:
+            self._progress = self._stack.enter_context(progress(self._label, 0, total, unit="image"))
+        self._progress.update(done, {})
+
+
+def _summary(manifest: "Manifest", root: str) -> dict[str, Any]:
+    return {
+        "name": manifest.name,
+        "root": root,
+        "image_shape": list(manifest.image_shape),
+        "splits": {split: {"classes": info.classes, "images": info.images} for split, info in manifest.splits.items()},
+        "skipped": manifest.origin.get("skipped", 0),
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def _print_summary(manifest: "Manifest", root: str, further: Mapping[str, Any]) -> None:
+    height, width, channels = manifest.image_shape
+    table = Table(title=f"{manifest.name}, {height} × {width}, {'grey' if channels == 1 else 'RGB'}")
+    for column in ("split", "classes", "images", "smallest class"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, info in manifest.splits.items():
+        table.add_row(split, str(info.classes), str(info.images), str(info.smallest))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    skipped = manifest.origin.get("skipped", 0)
+    lines = {"store": root, "fingerprint": manifest.fingerprint}
+    print_lines(lines | ({"broken images left out": skipped} if skipped else {}) | dict(further))
