@@ -110,6 +110,7 @@ class Books:
             skipped=learner.skipped,
             cursor=learner.step * self._config.meta_batch,
             engine=self._setup.engine.name,
+            data=self._setup.family.spec.data,
             config=self._config.model_dump(mode="json"),
             config_hash=self._config.hash,
             best=self.best,

@@ -31,6 +31,7 @@ class Checkpoint:
         skipped: those of them that left θ as it was (``on_nonfinite: skip``).
         cursor: index of the next training task, ``step · meta_batch``.
         engine: the execution strategy in use.
+        data: fingerprint of the data that tasks are drawn from, empty for families that need none.
         config: the run's configuration, as nested plain values.
         config_hash: its identity's hash.
         best: the best validation score so far and the step it was reached at, or None.
@@ -41,6 +42,7 @@ class Checkpoint:
     skipped: int
     cursor: int
     engine: str
+    data: str
     config: dict[str, Any]
     config_hash: str
     best: tuple[float, int] | None
@@ -65,6 +67,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "skipped": checkpoint.skipped,
         "cursor": checkpoint.cursor,
         "engine": checkpoint.engine,
+        "data": checkpoint.data,
         "config": checkpoint.config,
         "config_hash": checkpoint.config_hash,
         "best": checkpoint.best,
@@ -104,6 +107,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
         skipped=meta["skipped"],
         cursor=meta["cursor"],
         engine=meta["engine"],
+        data=meta.get("data", ""),  # younger than the rest of the schema
         config=meta["config"],
         config_hash=meta["config_hash"],
         best=None if best is None else (best[0], best[1]),
@@ -158,8 +162,8 @@ def chosen(store: Store) -> tuple[str, Checkpoint]:
     return name, load(store, name)
 
 
-def require_same(checkpoint: Checkpoint, config: Config, engine: str) -> None:
-    """Refuse to go on from a checkpoint whose θ another configuration made.
+def require_same(checkpoint: Checkpoint, config: Config, engine: str, data: str) -> None:
+    """Refuse to go on from a checkpoint whose θ another configuration, strategy or data set made.
 
     Raises:
         ConfigError: naming every key that differs.
@@ -174,6 +178,11 @@ def require_same(checkpoint: Checkpoint, config: Config, engine: str) -> None:
         raise ConfigError(
             f"the checkpoint was made with engine {checkpoint.engine}, received {engine}; "
             f"set engine={checkpoint.engine}"
+        )
+    if checkpoint.data != data:
+        raise ConfigError(
+            f"the checkpoint was made with data of fingerprint {checkpoint.data or 'none'}, received {data or 'none'}; "
+            "set task.root to the store it was made with, or start a new run"
         )
 
 

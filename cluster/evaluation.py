@@ -11,6 +11,7 @@ from cluster.builder import Setup
 from cluster.config import Config
 from cluster.messages import Flat, Result, score_orders
 from cluster.pool import Pool, Ticket
+from meta.algorithms import batch_norm_of
 from meta.objectives import CROSS_ENTROPY, Objective, is_diverged
 from tasks.family import Split, TaskKey
 
@@ -85,9 +86,11 @@ def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Sp
         "metric": objective.metric,
         "split": split,
         "tasks": tasks,
+        "way": classes if objective is CROSS_ENTROPY else None,
         "shot": len(episode.support.inputs) // classes,
         "query_per_class": len(episode.query.inputs) // classes,
-        "batch_norm": None,
+        "batch_norm": batch_norm_of(setup.algorithm.model),
         "inner_lr": config.inner.lr,
+        "data": setup.family.spec.data or None,
         "steps": summary(scores, steps, objective),
     }

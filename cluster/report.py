@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cluster import figures as drawing
 from cluster.errors import MetarayError
 from cluster.figures import Learned, curve, learners
+from cluster.protocol import protocol
 from cluster.runs import RunFolder
 from cluster.secrets import without_credentials
 from cluster.storage import write_file
@@ -22,6 +24,7 @@ from cluster.storage import write_file
 PNG = b"\x89PNG\r\n\x1a\n"
 ABSENT = "not recorded"
 NOT_FINITE = "not finite"
+WITHOUT_INNER_LOOP = ("pretrain", "oracle")  # in training
 CURVE = re.compile(r"train/loss|val/.+_\d+")  # metrics that have a place in the learning curves
 
 
@@ -33,7 +36,7 @@ def draw_figures(run_dir: Path, learned: Learned) -> list[Path]:
         learned: label -> what it was built from, and its θ; may be empty.
 
     Returns:
-        Of ``learning_curves.png``, ``adaptation.png`` and ``regression.png`` those that were drawn.
+        Of ``learning_curves.png``, ``adaptation.png``, ``regression.png`` and ``episode.png`` those that were drawn.
 
     Raises:
         MetarayError: if the folder is not a run's, or a file in it is damaged.
@@ -44,11 +47,14 @@ def draw_figures(run_dir: Path, learned: Learned) -> list[Path]:
     curves = {name: pair for name, pair in learned.items() if drawing.can_draw_regression(pair[0])}
     made = {}
     if any(CURVE.fullmatch(key) for records in series.values() for record in records for key in record["values"]):
-        made["learning_curves"] = drawing.learning_curves(series)
+        made["learning_curves"] = drawing.learning_curves(series, _best(folder))
     if evaluation is not None:
         made["adaptation"] = drawing.adaptation(evaluation, _label(folder))
     if curves:
         made["regression"] = drawing.regression(curves)
+    for setup, params in islice((pair for pair in learned.values() if drawing.can_draw_episode(pair[0])), 1):
+        steps = max(map(int, evaluation["steps"])) if evaluation else setup.algorithm.inner_steps
+        made["episode"] = drawing.episode(setup, params, steps=steps)
     for name, figure in made.items():
         drawing.save(figure, folder.figures / f"{name}.png")
     return [folder.figures / f"{name}.png" for name in made]
@@ -70,14 +76,17 @@ def write_report(run_dir: Path, figures: Sequence[Path]) -> Path:
     folder = RunFolder(run_dir)
     info, evaluation, label = _read_info(folder), _read_evaluation(folder), _label(folder)
     config = _read(run_dir / "config.yaml", "the run's configuration")
+    family, inner_steps = _settings(config)
+    if info["algorithm"] in WITHOUT_INNER_LOOP:
+        inner_steps = None
     page = _template().render(
         name=info["name"],
-        lead=_lead(f"{info['algorithm']} on {_family(config)}", evaluation, label),
+        lead=_lead(f"{info['algorithm']} on {family}", evaluation, label),
         evaluation=None if evaluation is None else _table(evaluation, label),
-        protocol=None if evaluation is None else _protocol(evaluation),
+        protocol=None if evaluation is None else protocol(evaluation, inner_steps),
         figures=[_embedded(path) for path in figures],
         curves=[(name, _curve_rows(found)) for name, found in _series(folder, evaluation).items() if found],
-        facts=_facts(info),
+        facts=_facts(info | {"data": (evaluation or {}).get("data")}),
         versions=info.get("versions") or {},
         config=without_credentials(config),
     )
@@ -136,6 +145,14 @@ def _series(folder: RunFolder, evaluation: Mapping[str, Any] | None) -> dict[str
     return {_label(folder): read_metrics(folder.path)} | {name: read_metrics(baselines[name].path) for name in order}
 
 
+def _best(folder: RunFolder) -> dict[str, int]:
+    """The outer steps whose parameters validation chose, of this run and of its baselines."""
+    found = {_label(folder): _read_evaluation(folder)}
+    found |= {name: _read_evaluation(baseline) for name, baseline in folder.baselines.items()}
+    steps = {name: (evaluation or {}).get("best_step") for name, evaluation in found.items()}
+    return {name: step for name, step in steps.items() if step is not None}
+
+
 def _read(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -173,10 +190,13 @@ def _template() -> Any:
     return environment.get_template("report.html.j2")
 
 
-def _family(config: str) -> str:
+def _settings(config: str) -> tuple[str, int | None]:
+    """The family's name, and the inner steps in training if they are given."""
     try:
-        return str(yaml.safe_load(config)["task"]["family"])
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+        plain = yaml.safe_load(config)
+        inner = plain.get("inner")
+        return str(plain["task"]["family"]), inner.get("steps") if isinstance(inner, dict) else None
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise MetarayError(f"config.yaml: expected YAML with task.family, received: {error}; restore it") from error
 
 
@@ -228,20 +248,6 @@ def _table(evaluation: Mapping[str, Any], label: str) -> dict[str, Any]:
     return {"metric": metric, "steps": steps, "groups": groups}
 
 
-def _protocol(evaluation: Mapping[str, Any]) -> list[str]:
-    per_class = " per class" if evaluation["metric"] == "accuracy" else ""
-    parts = [f"{evaluation['tasks']} tasks of the {evaluation['split']} split"]
-    for key, words in (("shot", "support examples"), ("query_per_class", "query examples")):
-        if evaluation.get(key) is not None:
-            parts.append(f"{evaluation[key]} {words}{per_class}")
-    if evaluation.get("inner_lr") is not None:
-        parts.append(f"inner step size {evaluation['inner_lr']:g}")
-    parts.append(f"batch norm: {evaluation.get('batch_norm') or 'none'}")
-    if evaluation.get("checkpoint_step") is not None:
-        parts.append(f"parameters of outer step {evaluation['checkpoint_step']}")
-    return parts
-
-
 def _embedded(path: Path) -> dict[str, str]:
     try:
         data = path.read_bytes()
@@ -283,8 +289,12 @@ def _facts(info: Mapping[str, Any]) -> dict[str, str]:
         "Started": "created",
         "Hardware": "hardware",
         "Engine": "engine",
+        "Data": "data",
         "Git commit": "git_commit",
         "MLflow run": "mlflow_run_id",
         "MLflow store": "mlflow_uri",
     }
-    return {name: without_credentials(str(info.get(key) or ABSENT)) for name, key in keys.items()}
+    facts = {name: without_credentials(str(info.get(key) or ABSENT)) for name, key in keys.items()}
+    if not info.get("data"):  # many families need none
+        del facts["Data"]
+    return facts

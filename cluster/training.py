@@ -187,7 +187,7 @@ def _train_on(pool: Pool, config: Config, setup: Setup, folder: RunFolder, stop:
         books = Books(config, setup, folder, pool, shown)
         try:
             if saved is not None:
-                checkpoints.require_same(saved, config, setup.engine.name)
+                checkpoints.require_same(saved, config, setup.engine.name, setup.family.spec.data)
                 learner.load(dict(saved.tensors), saved.step, saved.skipped)
                 books.best = saved.best
             meta_train(config, learner, pool, books, stop)
@@ -221,7 +221,7 @@ def evaluate_params(
     """Held-out figures of a checkpoint's θ under ``config``, and which step it is of."""
     theta = setup.layout.flatten(state.params).numpy()
     result = evaluate(pool, config, setup, theta, split=split)
-    return result | {"checkpoint_step": state.step}
+    return result | {"checkpoint_step": state.step, "best_step": None if state.best is None else state.best[1]}
 
 
 def artifacts_of(folder: RunFolder) -> list[Path]:

@@ -26,6 +26,7 @@ def example(step: int = 3, dtype: torch.dtype = torch.float32) -> Checkpoint:
         skipped=1,
         cursor=4 * step,
         engine="trace",
+        data="",
         config=config.model_dump(mode="json"),
         config_hash=config.hash,
         best=(0.5, 2),
@@ -115,10 +116,12 @@ def test_a_damaged_newest_is_said_not_passed_over(tmp_path):
 def test_going_on_under_another_configuration_names_the_keys():
     other = parse(RAW | {"inner": {"lr": 0.5}})
     with pytest.raises(ConfigError, match=r"inner\.lr: 0\.01 there, 0\.5 here"):
-        checkpoints.require_same(example(), other, "trace")
+        checkpoints.require_same(example(), other, "trace", "")
     with pytest.raises(ConfigError, match="engine"):
-        checkpoints.require_same(example(), parse(RAW), "vmap")
-    checkpoints.require_same(example(), parse(RAW | {"cluster": {"workers": 7}}), "trace")
+        checkpoints.require_same(example(), parse(RAW), "vmap", "")
+    with pytest.raises(ConfigError, match=r"data of fingerprint none, received 0f3a; set task\.root"):
+        checkpoints.require_same(example(), parse(RAW), "trace", "0f3a")
+    checkpoints.require_same(example(), parse(RAW | {"cluster": {"workers": 7}}), "trace", "")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

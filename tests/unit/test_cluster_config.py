@@ -23,6 +23,14 @@ SHIPPED = [
     for path in sorted((ROOT / "tune_configs").rglob("*.yaml"))
     if not {"search", "cluster"} & set(path.relative_to(ROOT / "tune_configs").parts)
 ]
+# The shape of the images in each of the stores that configurations name.
+IMAGES = {
+    "data/cifar_fs": (32, 32, 3),
+    "data/folder": (84, 84, 3),
+    "data/mini_imagenet": (84, 84, 3),
+    "data/omniglot": (28, 28, 1),
+    "glyphs": (28, 28, 1),
+}
 RAW: dict[str, Any] = {
     "task": {"family": "sinusoid"},
     "model": {"name": "mlp"},
@@ -82,8 +90,10 @@ def test_yaml_of_a_configuration_loads_to_an_equal_one(raw: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_shipped_configuration_loads_and_builds(path: Path) -> None:
-    config = load(path)
+def test_every_shipped_configuration_loads_and_builds(path: Path, make_store: Callable[..., Path]) -> None:
+    store = yaml.safe_load(path.read_text())["task"].get("root")
+    # Data is not shipped; pixels of the same shape stand in for it.
+    config = load(path, [f"task.root={make_store(IMAGES[store])}"] if store else [])
     setup = build(config)
     assert setup.layout.size > 0
     assert setup.engine.name in STRATEGIES
@@ -107,7 +117,7 @@ def test_a_shard_is_half_a_meta_batch_by_default() -> None:
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "unknown section": (["trackin.uri=x"], "trackin: unknown key; did you mean 'tracking'?"),
-    "unknown key": (["inner.step=3"], "inner.step: unknown key; did you mean 'steps'? (valid: lr, steps)"),
+    "unknown key": (["inner.step=3"], "inner.step: unknown key; did you mean 'steps'? (valid: lr, steps, adapt)"),
     "unknown key of the family": (["task.shots=5"], "task.shots: unknown key; did you mean 'shot'?"),
     "unknown key of the model": (["model.hiden=[8]"], "model.hiden: unknown key; did you mean 'hidden'?"),
     "key the builder gives": (["model.inputs=[3]"], "model.inputs: unknown key"),
@@ -128,7 +138,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "unknown model": (["model.name=mpl"], "received 'mpl'; did you mean 'mlp'?"),
     "unknown algorithm": (["algorithm=mamll"], "received 'mamll'; did you mean 'maml'?"),
     "unknown baseline": (["eval.baselines=[orakle]"], "received 'orakle'; did you mean 'oracle'?"),
-    "unknown engine": (["engine=trase"], "engine: expected auto or one of vmap, trace, received 'trase'; did you mean"),
+    "unknown engine": (["engine=trase"], "expected auto or one of vmap, trace, loop, received 'trase'; did you mean"),
     "no such module": (["task.family=no.where:Family"], "cannot import 'no.where' of 'no.where:Family': No module"),
     "no such class": (["task.family=tasks.sinusoid:Cosine"], "task.family: module 'tasks.sinusoid' has no 'Cosine'"),
     "path without a module": (["task.family=':Name'"], "an import path 'module:Name', received ':Name'"),
@@ -217,12 +227,13 @@ SAME = [
     "tracking.experiment=other", "tracking.every=1", "tracking.uri=sqlite:///other.db",
     "checkpoint.root=elsewhere", "checkpoint.every=1", "checkpoint.keep=9",
     "eval.tasks=2", "eval.steps=[0]", "eval.every=5", "eval.baselines=[oracle]",
-    "outer.steps=20", "shard=2", "task.shot=10", "seed=0",
+    "outer.steps=20", "shard=2", "task.shot=10", "seed=0", "engine=vmap",
 ]  # fmt: skip
 DIFFERENT = [
     "task.shot=5", "task.amplitude=[1, 2]", "model.hidden=[8]", "model.activation=tanh", "inner.lr=0.1",
+    "inner.adapt=['*.weight']",
     "inner.steps=5", "outer.lr=0.1", "outer.optimizer=sgd", "outer.schedule=cosine", "outer.clip_value=1",
-    "outer.on_nonfinite=skip", "meta_batch=5", "shard=1", "algorithm=fomaml", "engine=vmap", "dtype=float64",
+    "outer.on_nonfinite=skip", "meta_batch=5", "shard=1", "algorithm=fomaml", "dtype=float64",
     "seed=1", "cluster.threads=2", "cluster.gpus_per_worker=0.5",
 ]  # fmt: skip
 
@@ -235,6 +246,30 @@ def test_what_does_not_change_theta_keeps_the_hash(override: str) -> None:
 @pytest.mark.parametrize("override", DIFFERENT)
 def test_what_changes_theta_changes_the_hash(override: str) -> None:
     assert changed(override).hash != changed().hash
+
+
+def test_a_store_may_move(make_store: Callable[..., Path]) -> None:
+    one, other = (changed("task.family=images", f"task.root={make_store()}") for _ in range(2))
+    assert one.task != other.task
+    assert one.hash == other.hash
+
+
+@pytest.mark.parametrize(
+    ("overrides", "strategy"),
+    [
+        (["task.query=1", "model.name=conv4"], "trace"),
+        (["task.query=5", "model.name=conv4"], "loop"),
+        (["task.query=5", "model.name=mlp"], "trace"),
+        (["task.query=5", "model.name=conv4", "engine=vmap"], "vmap"),
+    ],
+)
+def test_auto_chooses_by_model_and_sizes(overrides: list[str], strategy: str, make_store: Callable[..., Path]) -> None:
+    assert build(changed("task.family=images", f"task.root={make_store()}", *overrides)).engine.name == strategy
+
+
+def test_a_pattern_that_fits_no_parameter_is_wrong_configuration() -> None:
+    with pytest.raises(ConfigError, match=r"inner.adapt expects patterns of parameter names, 'haed\.\*' fits none of"):
+        build(changed("inner.adapt=['haed.*']"))
 
 
 def test_the_number_of_steps_counts_where_the_schedule_depends_on_it() -> None:

@@ -177,6 +177,64 @@ def test_accuracies_are_given_in_percent_and_counts_per_class(tmp_path: Path) ->
     assert "parameters of outer step 15" in text
 
 
+IMAGES = EVALUATION | {
+    "metric": "accuracy",
+    "way": 5,
+    "shot": 1,
+    "query_per_class": 15,
+    "batch_norm": "transductive",
+    "data": "0123456789abcdef" * 4,
+    "checkpoint_step": 15,
+    "best_step": 15,
+    "steps": {"0": score(0.2, 0.01, 0.2), "3": score(0.98712, 0.00411, 1.0)},
+    "baselines": {},
+}
+
+
+def test_the_protocol_of_an_image_task_is_stated_beside_numbers_and_figure(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", evaluation=IMAGES)
+    page = written(run, draw_figures(run, {}))
+    stated = [
+        "600 tasks of the test split",
+        "5-way 1-shot",
+        "15 query examples per class",
+        "batch norm: transductive",
+        "inner step size 0.01",
+        "trained with 1 inner step",
+        "parameters of outer step 15, the best on validation tasks",
+        "data 0123456789ab",
+    ]
+    assert " ".join(stated) in page.text  # the list above the table
+    assert f"95 % interval as a band ({', '.join(stated)})." in page.text  # the figure's caption
+    assert f"Data{IMAGES['data']}" in page.text  # whole, among the facts of its origin
+
+
+@pytest.mark.parametrize("key", ["way", "data", "best_step", "checkpoint_step", "batch_norm", "query_per_class"])
+@pytest.mark.parametrize("absent", [True, False])
+def test_what_an_older_evaluation_lacks_is_left_out(tmp_path: Path, key: str, absent: bool) -> None:
+    evaluation = IMAGES | {key: None}
+    if absent:
+        del evaluation[key]
+    run = write_run(tmp_path / "run", evaluation=evaluation)
+    text = written(run, draw_figures(run, {})).text
+    gone = {
+        "way": "5-way",
+        "data": "data 0123",
+        "best_step": "best on validation",
+        "checkpoint_step": "outer step 15",
+        "batch_norm": "transductive",
+        "query_per_class": "query examples",
+    }
+    assert gone[key] not in text
+    assert "None" not in text.split("Configuration")[0]
+
+
+@pytest.mark.parametrize("algorithm", ["pretrain", "oracle"])
+def test_training_without_an_inner_loop_is_not_said_to_have_one(tmp_path: Path, algorithm: str) -> None:
+    text = written(write_run(tmp_path / "run", info=INFO | {"algorithm": algorithm}, evaluation=IMAGES)).text
+    assert "trained with" not in text
+
+
 def test_an_interval_is_given_with_two_significant_digits(tmp_path: Path) -> None:
     steps = {
         "0": score(315.74, 13.82, 315.0),
@@ -413,8 +471,51 @@ def test_families_without_curves_are_left_out_of_the_regression_figure(
     drawn = draw_figures.__globals__["drawing"].regression
     monkeypatch.setattr("cluster.figures.regression", lambda pairs: given.append(list(pairs)) or drawn(pairs))
     monkeypatch.setattr("cluster.figures.can_draw_regression", lambda setup: setup is not None)
+    monkeypatch.setattr("cluster.figures.can_draw_episode", lambda setup: False)
     assert (run / "figures" / "regression.png") in draw_figures(run, {"other": (None, {}), **learned()})  # type: ignore[dict-item]
     assert given == [["maml"]]
+
+
+def test_the_first_learner_of_an_image_task_is_shown_after_the_most_steps_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def episode(setup: Any, params: Any, *, steps: int) -> Any:
+        given.append((setup, params, steps))
+        return draw_figures.__globals__["drawing"].adaptation(IMAGES, "maml")
+
+    class Trained:
+        class algorithm:  # noqa: N801
+            inner_steps = 2
+
+    monkeypatch.setattr("cluster.figures.episode", episode)
+    monkeypatch.setattr("cluster.figures.can_draw_episode", lambda setup: setup is not None)
+    monkeypatch.setattr("cluster.figures.can_draw_regression", lambda setup: False)
+    learned: Any = {"none": (None, 0), "maml": (Trained, 1), "pretrain": (Trained, 2)}
+    run = write_run(tmp_path / "run", evaluation=IMAGES)
+    paths = draw_figures(run, learned)
+    assert paths[-1] == run / "figures" / "episode.png"
+    draw_figures(write_run(tmp_path / "other", evaluation=None), learned)
+    assert given == [(Trained, 1, 3), (Trained, 1, 2)]
+    page = written(run, paths)
+    assert "A test task" in page.text
+    assert "cross and a dashed frame a wrong one" in page.text
+    assert "predicted class" in (page.attributes("img")[-1]["alt"] or "")
+
+
+def test_the_best_step_of_run_and_baselines_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", evaluation=IMAGES)
+    write_run(run / "baselines" / "pretrain", evaluation=IMAGES | {"best_step": 10})
+    write_run(run / "baselines" / "fomaml", evaluation=EVALUATION)
+    write_run(run / "baselines" / "oracle", evaluation=None)
+    given: list[Any] = []
+    drawn = draw_figures.__globals__["drawing"].learning_curves
+    monkeypatch.setattr(
+        "cluster.figures.learning_curves", lambda series, best: given.append(best) or drawn(series, best)
+    )
+    draw_figures(run, {})
+    assert given == [{"maml": 15, "pretrain": 10}]
 
 
 def test_learners_come_in_the_order_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,6 +525,8 @@ def test_learners_come_in_the_order_of_the_evaluation(tmp_path: Path, monkeypatc
         write_run(run / "baselines" / name)
     given: list[list[str]] = []
     drawn = draw_figures.__globals__["drawing"].learning_curves
-    monkeypatch.setattr("cluster.figures.learning_curves", lambda series: given.append(list(series)) or drawn(series))
+    monkeypatch.setattr(
+        "cluster.figures.learning_curves", lambda series, best: given.append(list(series)) or drawn(series, best)
+    )
     draw_figures(run, {})
     assert given == [["maml", "pretrain", "oracle", "fomaml"]]

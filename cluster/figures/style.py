@@ -1,0 +1,111 @@
+"""What all figures share: sizes, colours, axes, legends, and how a figure becomes a file."""
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from cluster.builder import Setup
+from cluster.storage import write_file
+from meta.params import Params
+
+Array = NDArray[np.float64]
+Record = Mapping[str, Any]
+Learned = Mapping[str, tuple[Setup, Params]]
+
+# Sizes in points, widths in inches: legible where a page shows the figure 800 pixels wide.
+STYLE: dict[str, Any] = {
+    "dpi": 150,
+    "width": 8.2,
+    "title": 11,
+    "text": 9.5,
+    "ink": "#222222",
+    "frame": "#888888",
+    "grid": "#dddddd",
+    # Okabe and Ito's colours, told apart with every common colour blindness.
+    "series": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    "markers": ("o", "s", "D", "^", "v", "P"),
+    "dashes": ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2))),
+    "points": "#d55e00",
+}
+WIDE = 20.0  # ratio of largest to smallest error above which the axis is logarithmic
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG of 150 dots per inch: whole or not at all, equal bytes for equal figures."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=STYLE["dpi"], facecolor="white", metadata={"Software": None})
+    write_file(path, png.getvalue())
+
+
+def floats(values: Iterable[float | None]) -> Array:
+    """An array in which what is not finite, or None, is NaN."""
+    array = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    array[~np.isfinite(array)] = math.nan
+    return array
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches."""
+    return Figure(figsize=(width, height), dpi=STYLE["dpi"], layout="constrained", facecolor="white")
+
+
+def line_look(position: int) -> dict[str, Any]:
+    """Colour and dashes of line number ``position``."""
+    which = position % 6
+    return {"color": STYLE["series"][which], "linestyle": STYLE["dashes"][which], "linewidth": 1.8}
+
+
+def shades(count: int) -> list[tuple[float, ...]]:
+    """Colours for increasing numbers of inner steps, light to dark."""
+    return [tuple(mpl.colormaps["viridis"](shade)) for shade in np.linspace(0.78, 0.05, count)]
+
+
+def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
+    """Title, names of the axes, grid."""
+    look = {"color": STYLE["ink"], "parse_math": False}  # a name may hold a dollar sign
+    axes.set_title(title, fontsize=STYLE["title"], loc="left", **look)
+    axes.set_xlabel(x, fontsize=STYLE["text"], **look)
+    axes.set_ylabel(y, fontsize=STYLE["text"], **look)
+    axes.tick_params(which="both", labelsize=STYLE["text"] - 1, color=STYLE["frame"], labelcolor=STYLE["ink"])
+    axes.grid(visible=True, color=STYLE["grid"], linewidth=0.7)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(STYLE["frame"])
+
+
+def legend(figure: Figure, axes: Axes, where: Any, *, title: str | None = None, ncols: int = 1) -> None:
+    """One legend outside all panels, so that it covers no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    look = {"frameon": False, "fontsize": STYLE["text"], "title_fontsize": STYLE["text"], "handlelength": 2.6}
+    legend = figure.legend(handles, labels, loc=where, title=title, ncols=min(ncols, len(labels)), **look)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def score_axis(panels: Sequence[Axes], metric: str) -> None:
+    """Percent for an accuracy; a logarithmic axis for errors that differ much."""
+    lines = [line for axes in panels for line in axes.lines if line.get_transform() == axes.transData]
+    drawn = floats(value for line in lines for value in np.asarray(line.get_ydata()))
+    values = drawn[np.isfinite(drawn)]
+    for axes in panels:
+        if metric == "accuracy":
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        elif metric != "return" and len(values) and 0 < WIDE * values.min() < values.max():
+            logarithmic(axes)
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic axis of y with plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
