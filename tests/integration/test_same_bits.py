@@ -94,6 +94,23 @@ def test_a_worker_killed_at_step_50(local_ray, long_config, reference, dtype):
     assert "its shards were computed again" in pool.failures[0]
 
 
+@pytest.mark.parametrize("engine", ["trace", "loop"])
+def test_images_with_a_worker_killed(local_ray, make_config, make_store, engine):
+    # Episodes are drawn ahead on a thread of the worker's here, and lost with it.
+    images = {"family": "images", "root": str(make_store((8, 8, 1), classes=8, images=10)), "way": 3, "query": 4}
+    model = {"name": "conv4", "channels": 4, "blocks": 2}
+    config = make_config(task=images, model=model, outer__steps=30, engine=engine, cluster__workers=2)
+    alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
+    reference = trained(alone, InlinePool(alone), new_folder(alone, "alone"))
+    pool = RayPool(config)
+    kill = Silent(at=10, do=lambda: os.kill(pool.pids[0], signal.SIGKILL))
+    try:
+        assert trained(config, pool, new_folder(config, "run"), kill) == reference
+    finally:
+        pool.close()
+    assert len(pool.failures) == 1
+
+
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
