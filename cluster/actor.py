@@ -18,9 +18,9 @@ class WorkerActor:
         self._worker = Worker(config)
         self._dtype = config.dtype
 
-    def ready(self) -> int:
-        """The process id, once the worker is built."""
-        return os.getpid()
+    def ready(self) -> tuple[int, str]:
+        """The process id and the fingerprint of the data, once the worker is built."""
+        return os.getpid(), self._worker.data
 
     def run(self, order: bytes, theta: Payload) -> Payload:
         """Compute one order; see :mod:`cluster.wire`."""

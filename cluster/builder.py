@@ -43,9 +43,9 @@ def build(config: Config) -> Setup:
     Raises:
         ConfigError: if the parts do not fit together.
     """
-    family = _build_family(config)
     dtype = DTYPES[config.dtype]
     try:
+        family = _build_family(config)
         algorithm = _build_algorithm(config, family.spec)
         params = _initial_params(algorithm, config.seed, dtype)
         engine = choose(config.engine, params, family.draw(TaskKey(config.seed, "train", 0)))

@@ -22,6 +22,7 @@ from ray.exceptions import (
 )
 
 from cluster.actor import start_actor
+from cluster.builder import build
 from cluster.config import Config
 from cluster.errors import ClusterError, MetarayError
 from cluster.messages import Flat, Order, Result
@@ -57,10 +58,11 @@ class RayPool:
         """Start the actors and wait until the first of them is ready.
 
         Raises:
-            ClusterError: if none is within ``cluster.start_timeout`` seconds.
+            ClusterError: if none is within ``cluster.start_timeout`` seconds, or one has other data than we have.
         """
         self.failures: list[str] = []
         self._config = config
+        self._data = build(config).family.spec.data
         self._foreground: deque[_Job] = deque()
         self._background: deque[_Job] = deque()
         self._failed_in_a_row = 0
@@ -159,12 +161,22 @@ class RayPool:
             self._replace(member, type(error).__name__)
             return
         if ref is member.ready_ref:
-            member.ready, member.pid, member.asked = True, answer, time.monotonic()
+            pid, data = answer
+            self._require_same_data(data)
+            member.ready, member.pid, member.asked = True, pid, time.monotonic()
             return
         job = member.jobs.pop(ref)
         member.asked = time.monotonic()
         self._failed_in_a_row = 0
         job.ticket.deliver(decode_result(job.order, answer))
+
+    def _require_same_data(self, data: str) -> None:
+        """Refuse a worker whose machine has other data at the place that the configuration names."""
+        if data != self._data:
+            raise ClusterError(
+                f"expected data of fingerprint {self._data or 'none'} on every machine, a worker found "
+                f"{data or 'none'}; copy the same store to all of them, or set task.root to an address that all reach"
+            )
 
     def _replace(self, member: _Member, reason: str) -> None:
         """Put a new actor in a lost member's place and its jobs back at the head of their queues."""

@@ -37,6 +37,11 @@ class Worker:
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
         self._ahead: tuple[TaskRange, Future[Episode]] | None = None
 
+    @property
+    def data(self) -> str:
+        """Fingerprint of the data that this worker draws tasks from."""
+        return self._setup.family.spec.data
+
     def run(self, order: Order, theta: Flat) -> Result:
         """Compute one order under θ (flat, [P]).
 

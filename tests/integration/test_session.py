@@ -6,6 +6,7 @@ import time
 import psutil
 import pytest
 
+from cluster.builder import build
 from cluster.errors import ClusterError, MetarayError
 from cluster.ray_pool import RayPool
 
@@ -32,6 +33,15 @@ def test_a_cluster_without_room_is_said(local_ray, make_config):
     with pytest.raises(ClusterError, match=r"expected a worker with 512 CPU .* the cluster has \d+ CPU"):
         RayPool(config)
     assert time.monotonic() - before < 60
+
+
+def test_a_machine_with_other_data_is_refused(local_ray, make_config, make_store, monkeypatch):
+    config = make_config(task={"family": "images", "root": str(make_store())}, cluster__workers=1)
+    elsewhere = config.model_copy(update={"task": config.task.model_copy(update={"root": str(make_store(seed=1))})})
+    # The driver looks at another store than the workers, as on a cluster whose machines hold different ones.
+    monkeypatch.setattr("cluster.ray_pool.build", lambda _: build(elsewhere))
+    with pytest.raises(ClusterError, match=r"on every machine, a worker found [0-9a-f]{64}; copy the same store"):
+        RayPool(config)
 
 
 def test_a_worker_that_cannot_be_built_is_not_replaced_for_ever(local_ray, make_config, tmp_path, monkeypatch):
