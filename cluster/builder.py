@@ -44,11 +44,14 @@ def build(config: Config) -> Setup:
         ConfigError: if the parts do not fit together.
     """
     dtype = DTYPES[config.dtype]
+    device = torch.device("cuda" if config.cluster.gpus_per_worker > 0 else "cpu")
     try:
         family = _build_family(config)
         algorithm = _build_algorithm(config, family.spec)
         params = _initial_params(algorithm, config.seed, dtype)
-        engine = choose(config.engine, params, family.draw(TaskKey(config.seed, "train", 0)))
+        engine = config.engine
+        if engine == "auto":
+            engine = choose(params, family.draw(TaskKey(config.seed, "train", 0)), device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Setup(
@@ -57,7 +60,7 @@ def build(config: Config) -> Setup:
         engine=build_engine(engine, algorithm),
         layout=Layout.of(params),
         dtype=dtype,
-        device=torch.device("cuda" if config.cluster.gpus_per_worker > 0 else "cpu"),
+        device=device,
         seed=config.seed,
     )
 

@@ -168,21 +168,46 @@ def require_same(checkpoint: Checkpoint, config: Config, engine: str, data: str)
     Raises:
         ConfigError: naming every key that differs.
     """
-    if checkpoint.config_hash != config.hash:
-        found = "; ".join(differences(parse(checkpoint.config).identity, config.identity))
-        raise ConfigError(
-            f"the checkpoint at step {checkpoint.step} is of another configuration ({found}); resume with the values "
-            "it was made with, or start a new run"
-        )
+    require_data(checkpoint, data)
+    require_config(f"the checkpoint at step {checkpoint.step}", parse(checkpoint.config), config, moved=bool(data))
     if checkpoint.engine != engine:
         raise ConfigError(
             f"the checkpoint was made with engine {checkpoint.engine}, received {engine}; "
             f"set engine={checkpoint.engine}"
         )
+
+
+def require_data(checkpoint: Checkpoint, data: str) -> None:
+    """Refuse other data than a checkpoint was made with.
+
+    Raises:
+        ConfigError: naming both fingerprints.
+    """
     if checkpoint.data != data:
         raise ConfigError(
             f"the checkpoint was made with data of fingerprint {checkpoint.data or 'none'}, received {data or 'none'}; "
-            "set task.root to the store it was made with, or start a new run"
+            "set task.root to the store it was made with"
+        )
+
+
+def require_config(what: str, own: Config, config: Config, *, moved: bool) -> None:
+    """Refuse to go on under a configuration that gives another θ.
+
+    Args:
+        what: whose configuration ``own`` is, for the message.
+        own: the configuration so far.
+        config: the one to go on under.
+        moved: the data may lie elsewhere, since its fingerprint tells whether it is the same.
+
+    Raises:
+        ConfigError: naming every key that differs.
+    """
+    found = differences(own.identity, config.identity)
+    found = [line for line in found if not (moved and line.startswith("task.root:"))]
+    if found:
+        raise ConfigError(
+            f"{what} is of another configuration ({'; '.join(found)}); resume with the values it was made with, or "
+            "start a new run"
         )
 
 

@@ -47,6 +47,7 @@ def train(
     """
     del debug
     from cluster import training
+    from cluster.checkpoint import require_config
     from cluster.config import load, parse, with_overrides
     from cluster.interrupts import stop_on_signals
     from cluster.runs import find, new_name
@@ -61,7 +62,7 @@ def train(
             if config
             else parse(with_overrides(own.model_dump(mode="json"), overrides or []))
         )
-        training.require_resumable(folder, loaded)
+        require_config(str(folder.path), own, loaded, moved=True)
     elif config is None:
         raise ConfigError(
             "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
@@ -113,14 +114,14 @@ def evaluate(
 
 @app.command()
 @reports_errors
-def report(run: Run, as_json: AsJson = False, debug: Debug = False) -> None:
+def report(run: Run, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Draw a run's figures and write its page, report.html."""
     del debug
     from cluster.runs import find
     from cluster.training import draw
 
     folder = find(run)
-    figures = draw(folder)
+    figures = draw(folder, overrides or [])
     page = folder.path / "report.html"
     if as_json:
         print_json({"page": str(page), "figures": [str(path) for path in figures]})

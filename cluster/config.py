@@ -172,13 +172,11 @@ class Config(Section):
     def identity(self) -> dict[str, Any]:
         """The values that decide the bits of θ after a number of steps, defaults spelled out.
 
-        Where the data lies is left out, and so is the engine's name: a checkpoint holds the data's fingerprint and the
-        strategy that the name came to.
+        The engine's name is left out: a checkpoint holds the strategy that it came to.
         """
         plain = self.model_dump(mode="json")
         kept = ("task", "model", "inner", "outer", "meta_batch", "algorithm", "dtype", "seed")
         identity = {key: plain[key] for key in kept}
-        identity["task"].pop("root", None)
         identity["shard"] = self.shard_size
         identity["cluster"] = {"threads": self.cluster.threads, "gpu": self.cluster.gpus_per_worker > 0}
         if self.outer.schedule == "constant":

@@ -47,5 +47,9 @@ def _evaluate_one(folder: RunFolder, overrides: Sequence[str], split: Any) -> di
         zip(setup.layout.names, setup.layout.shapes, strict=True)
     ):
         raise ConfigError(f"{folder.checkpoints.where(name)} does not fit the tasks asked for; change task.* back")
+    if not any(override.startswith("task.root=") for override in overrides):
+        # Other data where the run's was: its training classes may be among the test classes there.
+        checkpoints.require_data(state, setup.family.spec.data)
     with open_pool(config) as pool:
-        return evaluate_params(pool, config, setup, state, split)
+        result = evaluate_params(pool, config, setup, state, split)
+    return result | ({"trained_on": state.data} if state.data != setup.family.spec.data else {})

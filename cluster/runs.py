@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ class RunFolder:
         """Change entries of ``run.json``."""
         write_json(self.path / "run.json", self.info | values)
 
-    @cached_property
+    @property
     def config(self) -> Config:
         """The run's configuration."""
         return parse(read_yaml(self.path / "config.yaml"))

@@ -1,6 +1,6 @@
 """A training from start or checkpoint to its evaluation: sets everything up, runs the loop, leaves nothing behind."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import Any
 from cluster import checkpoint as checkpoints
 from cluster.books import Books
 from cluster.builder import Setup, build
-from cluster.config import Config, differences
-from cluster.errors import ConfigError, Interrupted
+from cluster.config import Config, parse, with_overrides
+from cluster.errors import Interrupted
 from cluster.evaluation import evaluate
 from cluster.interrupts import SignalFlag, StopFlag
 from cluster.learner import Learner
@@ -94,7 +94,6 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
     """
     # One thread: the learner's small steps gain nothing by more, and idle ones would spin in the workers' way.
     fix_arithmetic(threads=1)
-    write_file(folder.path / "config.yaml", config.to_yaml().encode())  # a resumed run may have changed what it may
     try:
         return _run(config, folder, stop)
     except Interrupted as stopped:
@@ -160,13 +159,15 @@ def shared_session(config: Config) -> Iterator[None]:
         yield
 
 
-def draw(folder: RunFolder) -> list[Path]:
-    """Draw a run's figures and its page."""
+def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
+    """Draw a run's figures and its page, with what the configuration is to say otherwise, such as ``task.root=…``."""
     learned = {}
     for label, one in {folder.config.algorithm: folder, **folder.baselines}.items():
         if one.config.algorithm != "oracle" and one.checkpoints.names():
             _, state = checkpoints.chosen(one.checkpoints)
-            learned[label] = (build(one.config), state.params)
+            setup = build(parse(with_overrides(one.config.model_dump(mode="json"), overrides)))
+            checkpoints.require_data(state, setup.family.spec.data)
+            learned[label] = (setup, state.params)
     figures = draw_figures(folder.path, learned)
     write_report(folder.path, figures)
     return figures
@@ -174,6 +175,7 @@ def draw(folder: RunFolder) -> list[Path]:
 
 def _train(config: Config, folder: RunFolder, stop: StopFlag) -> Outcome:
     setup = build(config)
+    write_file(folder.path / "config.yaml", config.to_yaml().encode())  # a resumed run may have changed what it may
     with open_pool(config) as pool:
         return _train_on(pool, config, setup, folder, stop)
 
@@ -228,21 +230,6 @@ def artifacts_of(folder: RunFolder) -> list[Path]:
     """What of a run's folder belongs in MLflow beside the metrics."""
     names = ("config.yaml", "run.json", "evaluation.json", "report.html", "figures")
     return [folder.path / name for name in names]
-
-
-def require_resumable(folder: RunFolder, config: Config) -> None:
-    """Refuse to go on with a run under another configuration, before anything is started.
-
-    Raises:
-        ConfigError: naming every key that differs.
-    """
-    own = folder.config
-    if own.hash != config.hash:
-        found = "; ".join(differences(own.identity, config.identity))
-        raise ConfigError(
-            f"{folder.path} is of another configuration ({found}); resume with the values it was made with, or start "
-            "a new run"
-        )
 
 
 def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:

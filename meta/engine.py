@@ -159,18 +159,18 @@ STRATEGIES: dict[str, Callable[[Algorithm], Engine]] = {"vmap": vmapped, "trace"
 CONVOLUTION_BATCH = 16
 
 
-def choose(name: str, params: Params, episode: Episode) -> str:
-    """The strategy that ``name`` stands for: itself, or for ``auto`` the one that measured best.
+def choose(params: Params, episode: Episode, device: torch.device) -> str:
+    """The strategy that measured best for such a model and such tasks.
 
     The rule looks at nothing that is measured in the run, so equal configurations run equal programs.
 
     Args:
-        name: a strategy or ``auto``.
         params: θ, for the shapes of its weights.
         episode: one training task, for its sizes.
+        device: where it will run. Only processors have been measured; one task alone would leave a GPU idle.
     """
-    if name != "auto":
-        return name
+    if device.type != "cpu":
+        return "trace"
     convolves = any(value.dim() == 4 for value in params.values())
     images = len(episode.support.inputs) + len(episode.query.inputs)
     return "loop" if convolves and images > CONVOLUTION_BATCH else "trace"

@@ -1,6 +1,7 @@
 """Few-shot image classification: N-way K-shot episodes out of an Arrow store (Finn et al. 2017, 5.2)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -39,28 +40,32 @@ class Images:
     eval_shot: int | None = None
     eval_query: int | None = None
     rotations: bool = False
-    _store: ImageStore = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Open the store and check that every split has enough classes and images.
-
-        Raises:
-            DataError: if it has not, or there is no store.
-        """
+        """Check the numbers; the store is opened when it is first needed."""
         for name in ("way", "shot", "query", "eval_shot", "eval_query"):
             value = getattr(self, name)
             least = 2 if name == "way" else 1
             if value is not None and value < least:
                 raise DataError(f"expected {name} of at least {least}, received {value}")
-        object.__setattr__(self, "_store", open_store(self.root))
-        height, width, _ = self._store.manifest.image_shape
+
+    @cached_property
+    def store(self) -> ImageStore:
+        """The store, opened at first use.
+
+        Raises:
+            DataError: if there is none, or a split of it has too few classes or images.
+        """
+        store = open_store(self.root)
+        height, width, _ = store.manifest.image_shape
         if self.rotations and height != width:
             raise DataError(f"rotations expects square images, received {height}×{width} in '{self.root}'")
         for split in SPLITS:
-            self._check(split)
+            self._check(store, split)
+        return store
 
-    def _check(self, split: Split) -> None:
-        sizes = self._store.sizes(split)
+    def _check(self, store: ImageStore, split: Split) -> None:
+        sizes = store.sizes(split)
         shot, query = self._shots(split)
         where = f"the {split} split of '{self.root}'"
         if len(sizes) < self.way:
@@ -69,32 +74,32 @@ class Images:
         if sizes[small] < shot + query:
             raise DataError(
                 f"{shot} support and {query} query images expect {shot + query} images of every class, "
-                f"'{self._store.names(split)[small]}' in {where} has {sizes[small]}; lower task.shot or task.query"
+                f"'{store.names(split)[small]}' in {where} has {sizes[small]}; lower task.shot or task.query"
                 f"{'' if split == 'train' else ' (task.eval_shot, task.eval_query)'}, or leave the class out"
             )
 
     @property
     def spec(self) -> FamilySpec:
         """Images [channels, height, width], one logit per class."""
-        height, width, channels = self._store.manifest.image_shape
+        height, width, channels = self.store.manifest.image_shape
         return FamilySpec(
             input_shape=(channels, height, width),
             outputs=self.way,
             objective="cross_entropy",
-            data=self._store.manifest.fingerprint,
+            data=self.store.manifest.fingerprint,
         )
 
     def draw(self, key: TaskKey) -> Episode:
         """One task: support [N·K, C, H, W] and query, class after class, labels 0 to N - 1."""
         shot, query = self._shots(key.split)
-        sizes = self._store.sizes(key.split)
+        sizes = self.store.sizes(key.split)
         classes = key.rng("classes").permutation(len(sizes))[: self.way]
         turns = key.rng("turns").integers(4, size=self.way) if self.rotations else np.zeros(self.way, dtype=np.int64)
         rng = key.rng("images")
         support, queries = [], []
         for number, turn in zip(classes.tolist(), turns.tolist(), strict=True):
             order = rng.permutation(sizes[number])
-            images = self._store.images(key.split, number)
+            images = self.store.images(key.split, number)
             support.append(np.rot90(images[order[:shot]], turn, axes=(1, 2)))
             queries.append(np.rot90(images[order[-query:]], turn, axes=(1, 2)))
         return Episode(_examples(support), _examples(queries), torch.zeros(0))

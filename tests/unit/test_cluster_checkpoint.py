@@ -117,6 +117,8 @@ def test_going_on_under_another_configuration_names_the_keys():
     other = parse(RAW | {"inner": {"lr": 0.5}})
     with pytest.raises(ConfigError, match=r"inner\.lr: 0\.01 there, 0\.5 here"):
         checkpoints.require_same(example(), other, "trace", "")
+    with pytest.raises(ConfigError, match=r"task\.shot: 10 there, 5 here"):
+        checkpoints.require_same(example(), parse(RAW | {"task": {"family": "sinusoid", "shot": 5}}), "trace", "")
     with pytest.raises(ConfigError, match="engine"):
         checkpoints.require_same(example(), parse(RAW), "vmap", "")
     with pytest.raises(ConfigError, match=r"data of fingerprint none, received 0f3a; set task\.root"):

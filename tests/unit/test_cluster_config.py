@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.builder import build
+from cluster.checkpoint import require_config
 from cluster.components import BUILT_IN
 from cluster.config import Config, differences, load, parse, with_overrides
 from cluster.errors import ConfigError
@@ -248,10 +249,12 @@ def test_what_changes_theta_changes_the_hash(override: str) -> None:
     assert changed(override).hash != changed().hash
 
 
-def test_a_store_may_move(make_store: Callable[..., Path]) -> None:
-    one, other = (changed("task.family=images", f"task.root={make_store()}") for _ in range(2))
-    assert one.task != other.task
-    assert one.hash == other.hash
+def test_a_store_may_move(tmp_path: Path) -> None:
+    # No store is opened: a run's configuration can be read where its data is gone.
+    one, other = (changed("task.family=images", f"task.root={tmp_path / name}") for name in ("here", "there"))
+    require_config("x", one, other, moved=True)
+    with pytest.raises(ConfigError, match=r"x is of another configuration \(task\.root: .*here there, .*there here\)"):
+        require_config("x", one, other, moved=False)
 
 
 @pytest.mark.parametrize(

@@ -140,14 +140,14 @@ def test_the_fingerprint_tells_data_from_other_data(root: str, make_store: Calla
 )
 def test_too_few_classes_or_images_are_said_with_their_number(root: str, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Images(**{"root": root, "shot": 1, "query": 1, **wrong})
+        _ = Images(**{"root": root, "shot": 1, "query": 1, **wrong}).spec
 
 
 def test_rotations_expect_square_images(make_store: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match="expects square images, received 4×6"):
-        Images(root=str(make_store((4, 6, 1))), rotations=True)
+        _ = Images(root=str(make_store((4, 6, 1))), rotations=True).spec
 
 
 def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found none; make one with: metaray data prepare"):
-        Images(root=str(tmp_path / "nothing"))
+        _ = Images(root=str(tmp_path / "nothing")).spec
