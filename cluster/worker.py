@@ -9,6 +9,7 @@ from torch import Tensor
 from cluster.builder import build
 from cluster.config import Config
 from cluster.errors import MetarayError
+from cluster.memory import keep_freed_memory
 from cluster.messages import Flat, Order, Result, TaskRange
 from meta.episode import Episode, stack, unstack
 from tasks.family import RangeFamily, draw_batch
@@ -29,6 +30,7 @@ class Worker:
     def __init__(self, config: Config) -> None:
         """Build family, model, algorithm and engine from ``config``."""
         fix_arithmetic(config.cluster.threads)
+        keep_freed_memory()
         self._setup = build(config)
         # θ is copied into memory of torch's own, whose alignment never varies; see meta.episode.place.
         self._host = torch.empty(self._setup.layout.size, dtype=self._setup.dtype)
