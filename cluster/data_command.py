@@ -66,6 +66,7 @@ def prepare(
 @reports_errors
 def show(
     root: Annotated[str, typer.Argument(help="Folder or URI of a store, or glyphs.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -74,11 +75,13 @@ def show(
     with interrupt_on_signals(), _bad_input():
         from tasks.data.cache import manifest_of
 
-        manifest = manifest_of(root)
+        manifest = manifest_of(root, verify=verify)
     if as_json:
-        print_json({**_summary(manifest, root), "origin": dict(manifest.origin)})
+        verified = {"verified": True} if verify else {}
+        print_json({**_summary(manifest, root), "origin": dict(manifest.origin), **verified})
     else:
-        _print_summary(manifest, root, {f"origin, {key}": value for key, value in manifest.origin.items()})
+        further = {f"origin, {key}": value for key, value in manifest.origin.items()}
+        _print_summary(manifest, root, further | ({"checksums": "verified"} if verify else {}))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Unpacking archives that somebody else has made."""
 
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from tasks.data.checksums import verify
 from tasks.data.errors import DataError
 
+BLOCK = 1 << 20  # bytes read at a time
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -37,15 +39,33 @@ def extract(archive: Path, folder: Path) -> None:
         else:
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter=lambda member, target: _checked(archive, member, target))
+                # tarfile stops at the end mark; the checksum that gzip and the others keep comes after it.
+                while tar.fileobj is not None and tar.fileobj.read(BLOCK):
+                    pass
     except tarfile.FilterError as error:
         raise DataError(f"{archive}: expected plain files inside the target, received {error}; {_ADVICE}") from error
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
+    except DataError:
+        raise
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of this machine's disk; the decompressors give no number
+        reason = " ".join(str(error).split())  # tarfile tells its attempts one a line
         raise DataError(
-            f"{archive}: expected a whole .zip or .tar archive without a password, cannot unpack it: {error}; "
+            f"{archive}: expected a whole .zip or .tar archive without a password, cannot unpack it: {reason}; "
             "fetch it again"
         ) from error
 
 
+_DAMAGED = (  # among them gzip.BadGzipFile, an OSError, and what bytes that are no text give, a ValueError
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 _ADVICE = "nothing of it was kept, do not trust this archive"
 
 

@@ -42,13 +42,26 @@ def open_store(root: str) -> ImageStore:
     return _cached(manifest.fingerprint, lambda folder: remote.download(folder, manifest))
 
 
-def manifest_of(root: str) -> Manifest:
+def manifest_of(root: str, *, verify: bool = False) -> Manifest:
     """What a store says of itself; a remote store is not copied for that.
 
+    Args:
+        root: as for :func:`open_store`.
+        verify: read every file of the store, where it lies, and compare its checksum with the manifest's.
+
     Raises:
-        DataError: as :func:`open_store`.
+        DataError: as :func:`open_store`, or if a file has another checksum.
     """
-    return RemoteStore(root).manifest() if is_remote(root) else open_store(root).manifest
+    if not is_remote(root):
+        store = open_store(root)
+        if verify:
+            store.verify()
+        return store.manifest
+    remote = RemoteStore(root)
+    manifest = remote.manifest()
+    if verify:
+        remote.verify(manifest)
+    return manifest
 
 
 def _cached(name: str, make: Callable[[Path], None]) -> ImageStore:

@@ -59,7 +59,7 @@ def prepare_source(
             path = source.expanduser()
             if is_archive(path):
                 beside = cache_folder() / "upload" if is_remote(root) else Path(root).resolve()
-                unpacked = stack.enter_context(scratch(beside)) / stem(path)
+                unpacked = stack.enter_context(scratch(beside)) / "unpacked" / stem(path)
                 extract(path, unpacked)
                 path = unpacked
             arguments = [path]

@@ -1,23 +1,28 @@
 """Checksums that lie beside downloaded files."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from tasks.data.errors import DataError
 
 LISTS = ("SHA256SUMS", "CHECKSUMS", "sha256sums.txt")  # lines of «checksum  file name»
+_LINE = re.compile(r"\\?([0-9a-fA-F]{64})(?:\s+\*?(.+))?")
+_TAGGED = re.compile(r"SHA(?:2-)?256 ?\((.+)\) ?= ?([0-9a-fA-F]{64})")  # as BSD's tools and openssl write it
 
 
 def verify(path: Path) -> None:
     """Compare a file with the SHA-256 that ``FILE.sha256`` or a list in its folder gives for it, if one does.
 
     Raises:
-        DataError: if it has another one.
+        DataError: if it has another one, or ``FILE.sha256`` is there and gives none.
     """
     expected = _stated(path)
-    if expected is not None:
+    if expected:
         with path.open("rb") as stream:
-            compare(path, "SHA-256", expected, hashlib.file_digest(stream, "sha256").hexdigest())
+            received = hashlib.file_digest(stream, "sha256").hexdigest()
+        if received not in expected:
+            compare(path, "SHA-256", " or ".join(sorted(expected)), received)
 
 
 def verify_md5(path: Path, expected: str) -> None:
@@ -37,12 +42,34 @@ def compare(path: Path, kind: str, expected: str, received: str) -> None:
         raise DataError(f"{path}: expected {kind} {expected}, received {received}; download the file again")
 
 
-def _stated(path: Path) -> str | None:
-    for listing in (path.with_name(path.name + ".sha256"), *(path.with_name(name) for name in LISTS)):
-        if not listing.is_file():
-            continue
-        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-            checksum, _, name = line.strip().partition(" ")
-            if len(checksum) == 64 and name.strip().lstrip("*") in (path.name, f"./{path.name}", ""):
-                return checksum.lower()
-    return None
+def _stated(path: Path) -> set[str]:
+    """The checksums that the file may have, none if nobody states one; several if a list has files of the same name."""
+    own = path.with_name(path.name + ".sha256")
+    if own.is_file():
+        lines = _lines(own)
+        stated = _named(path, lines) or {checksum for checksum, _ in lines}
+        if len(stated) != 1:
+            raise DataError(
+                f"{own}: expected the SHA-256 of '{path.name}', 64 hexadecimal digits, received "
+                f"{len(stated) or 'none'}; write it anew (sha256sum {path.name} > {own.name}), or remove it"
+            )
+        return stated
+    lists = (path.with_name(name) for name in LISTS)
+    return next((found for one in lists if one.is_file() and (found := _named(path, _lines(one)))), set())
+
+
+def _named(path: Path, lines: list[tuple[str, str]]) -> set[str]:
+    """The checksums of lines that name the file: as it lies beside the list, or else in whatever folder."""
+    exact = {checksum for checksum, name in lines if name.removeprefix("./") == path.name}
+    return exact or {checksum for checksum, name in lines if re.split(r"[/\\]", name)[-1] == path.name}
+
+
+def _lines(listing: Path) -> list[tuple[str, str]]:
+    """Checksum and name of every line that has one; the name may be empty."""
+    found = []
+    for line in listing.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        if plain := _LINE.fullmatch(line.strip()):
+            found.append((plain[1].lower(), plain[2] or ""))
+        elif tagged := _TAGGED.fullmatch(line.strip()):
+            found.append((tagged[2].lower(), tagged[1]))
+    return found

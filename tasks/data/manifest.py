@@ -24,6 +24,15 @@ class SplitInfo:
     images: int
     smallest: int
 
+    def check(self, sha256: str, where: str) -> None:
+        """Compare the file's checksum with what stands here; ``where`` names the file in the message.
+
+        Raises:
+            DataError: if it is another one.
+        """
+        if sha256 != self.sha256:
+            raise DataError(f"{where}: expected SHA-256 {self.sha256}, received {sha256}; prepare the data again")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:

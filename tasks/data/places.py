@@ -1,5 +1,6 @@
 """Places on this machine's disk: the cache, and folders for work in progress that never stay behind."""
 
+import glob
 import os
 import shutil
 import uuid
@@ -10,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _LOCK = "lock"
+OLD = "old"  # name, in a scratch folder, of what was taken from the target's place to make room
 
 
 def cache_folder() -> Path:
@@ -22,7 +24,8 @@ def scratch(target: Path) -> Iterator[Path]:
     """A new folder ``.NAME.partial-…`` beside ``target``, on the same disk; it is gone when the block is left.
 
     Every process holds a lock in its own folder, which the system gives up when the process dies. So folders that
-    killed processes left behind are told from those of running ones, and are removed first.
+    killed processes left behind are told from those of running ones, and are removed first. What a process has moved
+    to :data:`OLD` in its folder goes back to the target's place, if that is empty when the folder is removed.
     """
     parent = target.parent
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
@@ -36,7 +39,7 @@ def scratch(target: Path) -> Iterator[Path]:
         yield folder
     finally:
         if folder is not target:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder, target)
         if lock is not None:
             lock.release()
         with suppress(OSError):  # not empty: the work has succeeded, or somebody else lives there
@@ -65,8 +68,15 @@ def _try_lock(folder: Path) -> FileLock | None:
 
 
 def _remove_stale(target: Path) -> None:
-    for folder in target.parent.glob(f".{target.name}.partial-*"):
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
         lock = _try_lock(folder)
         if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder, target)
             lock.release()
+
+
+def _remove(folder: Path, target: Path) -> None:
+    if not target.exists():
+        with suppress(FileNotFoundError):
+            (folder / OLD).rename(target)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -60,7 +60,7 @@ def prepare(
             return _prepare(raw, Path(root), replace, skip_broken, progress, workers)
         with scratch(cache_folder() / "upload") as folder:
             manifest = _prepare(raw, folder / "store", False, skip_broken, progress, workers)
-            RemoteStore(root).upload(folder / "store", manifest)
+            RemoteStore(root).upload(folder / "store", manifest, replace=replace)
             return manifest
     except OSError as error:
         if error.errno in _NO_ROOM:
@@ -79,8 +79,8 @@ def check_root(root: str, *, replace: bool) -> None:
     """
     if not is_remote(root):
         check_place(Path(root), replace=replace)
-    elif RemoteStore(root).exists() and not replace:
-        raise DataError(f"there is a store at '{root}' already; add --replace to write it anew, or name another")
+    else:
+        RemoteStore(root).check_place(replace=replace)
 
 
 def check_raw(raw: RawData) -> None:
@@ -171,10 +171,15 @@ class _Decoder:
         return pixels, len(numbers) - len(pixels)
 
 
+def _cores() -> int:
+    """The cores that this process may use; macOS only tells how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _prepare(
     raw: RawData, root: Path, replace: bool, skip_broken: bool, progress: Progress | None, workers: int | None
 ) -> Manifest:
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or _cores()
     with (
         warnings.catch_warnings(),
         StoreWriter(root, name=raw.name, image_shape=raw.image_shape, replace=replace) as writer,

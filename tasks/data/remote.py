@@ -1,22 +1,45 @@
 """Stores on other machines: wherever ``pyarrow.fs`` reaches by URI (file://, s3://, gs://, hdfs://)."""
 
 import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
 from tasks.data.errors import DataError
-from tasks.data.manifest import MANIFEST, Manifest
+from tasks.data.manifest import MANIFEST, Manifest, SplitInfo
 
 BLOCK = 1 << 22  # bytes copied at a time
+
+# Names of parameters whose value nobody should see; `credential_kind` of Azure says no secret.
+_SECRET = re.compile(
+    r"secret|key|token|passw|pwd|signature|credential(?!_kind)|(?<![a-z])(sig|sas|pass|auth)(?![a-z])", re.I
+)
+_SAFE = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/?#:@]*@)?([a-z0-9._-]*)(?=[/?#:]|$)", re.I)
 
 
 def is_remote(root: str) -> bool:
     """Whether ``root`` is a URI and not a path."""
     return "://" in root
+
+
+def has_secret(root: str) -> bool:
+    """Whether a URI holds a password, or a parameter that is named like a secret.
+
+    A password may hold any character here, also a "/", with which a parser of URIs would take it for a path.
+
+    >>> has_secret("s3://AKIA:ab/cd@bucket/p"), has_secret("s3://bucket/p?region=eu-west-1")
+    (True, False)
+    """
+    rest = unquote(root.partition("://")[2])
+    user = "" if rest.startswith("/") else rest.rpartition("@")[0]
+    parameters = re.split(r"[?&;#]", rest)[1:]
+    return ":" in user or any(_SECRET.search(parameter.partition("=")[0]) for parameter in parameters)
 
 
 class RemoteStore:
@@ -26,19 +49,26 @@ class RemoteStore:
         """Reach the file system; the store need not exist.
 
         Raises:
-            DataError: if the URI holds a password, or its file system cannot be reached.
+            DataError: if the URI holds a password or another secret, or its file system cannot be reached. The
+                message names no more of it than its scheme and host.
         """
-        if urlsplit(root).password is not None:
+        safe = _SAFE.match(root)
+        if has_secret(root):
             raise DataError(
-                "expected an address of a store without a password, received one with it; give credentials in the "
-                "environment (AWS_ACCESS_KEY_ID, …)"
+                "expected an address of a store without a password, key or token (and no ':' before an '@'), received "
+                f"one with it at '{safe[1] if safe else ''}…'; give credentials in the environment "
+                "(AWS_ACCESS_KEY_ID, …)"
             )
         self.root = root
         self._fs: Any
         try:
             self._fs, self._path = fs.FileSystem.from_uri(root)
-        except (ValueError, OSError, pa.ArrowException) as error:
-            raise DataError(f"expected a folder or a URI that pyarrow.fs reads, received '{root}': {error}") from error
+        except (ValueError, OSError, pa.ArrowException):  # whose message may repeat what was meant to stay secret
+            raise DataError(
+                "expected a folder or a URI that pyarrow.fs reads (file://, s3://, gs://, hdfs://, …), received one "
+                f"at '{''.join(safe.groups()) if safe else '…'}' that it cannot; check the address, its parameters "
+                "and the connection"
+            ) from None
 
     def exists(self) -> bool:
         """Whether there is a store."""
@@ -66,37 +96,93 @@ class RemoteStore:
         """Copy the store into a new folder and check every file.
 
         Raises:
-            DataError: if a file has another checksum than the manifest says.
+            DataError: if a file has another checksum than the manifest says, or is not there.
             OSError: if a file cannot be read or written.
         """
         folder.mkdir()
         for info in manifest.splits.values():
-            digest = hashlib.sha256()
-            with self._fs.open_input_stream(self._at(info.file)) as source, (folder / info.file).open("wb") as copy:
-                while block := source.read(BLOCK):
-                    digest.update(block)
-                    copy.write(block)
-            if digest.hexdigest() != info.sha256:
-                raise DataError(
-                    f"{self.root}/{info.file}: expected SHA-256 {info.sha256}, received {digest.hexdigest()}; "
-                    "prepare the data again"
-                )
+            with (folder / info.file).open("wb") as copy:
+                self._check(info, copy.write)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
-    def upload(self, folder: Path, manifest: Manifest) -> None:
-        """Copy a local store here, the manifest last: without it there is no store. On failure nothing stays."""
-        self._fs.create_dir(self._path, recursive=True)
+    def verify(self, manifest: Manifest) -> None:
+        """Read every file and compare its checksum with the manifest's.
+
+        Raises:
+            DataError: if a file has another one, or is not there.
+        """
+        for info in manifest.splits.values():
+            self._check(info, len)
+
+    def check_place(self, *, replace: bool) -> None:
+        """See to it that a store may be written here.
+
+        Raises:
+            DataError: if there is a store already and ``replace`` is not asked for, or something else.
+        """
+        if self.exists():
+            if not replace:
+                raise DataError(
+                    f"there is a store at '{self.root}' already; add --replace to write it anew, or name another"
+                )
+        elif found := self._entries(self._path):
+            names = ", ".join(sorted(info.base_name for info in found)[:3]) + (" …" if len(found) > 3 else "")
+            raise DataError(
+                f"expected a new folder for the store, '{self.root}' holds something else ({names}); name another "
+                "one, or remove what an upload that was killed has left there"
+            )
+
+    def upload(self, folder: Path, manifest: Manifest, *, replace: bool = False) -> None:
+        """Copy a local store here, the manifest last: without it there is no store. On failure nothing stays.
+
+        Raises:
+            DataError: as :meth:`check_place`.
+        """
+        self.check_place(replace=replace)
         names = [info.file for info in manifest.splits.values()]
-        self._delete(MANIFEST)
-        try:
+        with self._nothing_left((MANIFEST, *names)):
+            self._fs.create_dir(self._path, recursive=True)
+            self._delete(MANIFEST)
             for name in (*names, MANIFEST):
                 with (folder / name).open("rb") as source, self._fs.open_output_stream(self._at(name)) as copy:
                     while block := source.read(BLOCK):
                         copy.write(block)
+
+    @contextmanager
+    def _nothing_left(self, names: tuple[str, ...]) -> Iterator[None]:
+        """Remove files, and folders that were not there before, if the block fails."""
+        path, missing = self._path.rstrip("/"), []
+        while path and self._fs.get_file_info(path).type == fs.FileType.NotFound:
+            missing.append(path)
+            path = path.rpartition("/")[0]
+        try:
+            yield
         except BaseException:
-            for name in (MANIFEST, *names):
-                self._delete(name)
+            with suppress(OSError):  # what went wrong first is the better message
+                for name in names:
+                    self._delete(name)
+                for made in missing:
+                    if self._fs.get_file_info(made).type == fs.FileType.Directory and not self._entries(made):
+                        self._fs.delete_dir(made)
             raise
+
+    def _entries(self, path: str) -> list[Any]:
+        """What lies in a folder, or the file that is in its place."""
+        info = self._fs.get_file_info(path)
+        return [info] if info.is_file else self._fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
+
+    def _check(self, info: SplitInfo, take: Callable[[bytes], object]) -> None:
+        """Read a split's file, give each block away, and compare the checksum."""
+        digest = hashlib.sha256()
+        try:
+            source = self._fs.open_input_stream(self._at(info.file))
+        except FileNotFoundError as error:
+            raise DataError(f"{self.root}/{info.file}: expected a split's file; prepare the data again") from error
+        with source:
+            while block := source.read(BLOCK):
+                digest.update(block)
+                take(block)
+        info.check(digest.hexdigest(), f"{self.root}/{info.file}")
 
     def _delete(self, name: str) -> None:
         if self._fs.get_file_info(self._at(name)).is_file:

@@ -12,6 +12,7 @@ A class is read as a view of the mapped file: nothing is copied before pixels ar
 node share one copy through the page cache.
 """
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -39,11 +40,16 @@ class ImageStore:
         """
         self.root = root
         try:
-            text = (root / MANIFEST).read_text(encoding="utf-8")
+            text = (root / MANIFEST).read_bytes().decode()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(
                 f"expected an image store at '{root}', found none; make one with: metaray data prepare NAME "
                 f"--source SOURCE --root {root}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{root / MANIFEST}: expected a store's manifest, received a file that is not UTF-8 text ({error}); "
+                "prepare the data again"
             ) from error
         self.manifest = Manifest.from_json(text, str(root / MANIFEST))
         self._splits: dict[Split, tuple[tuple[str, ...], list[Pixels]]] = {}
@@ -64,12 +70,24 @@ class ImageStore:
         """Images of each class of a split."""
         return [len(images) for images in self._opened(split)[1]]
 
+    def verify(self) -> None:
+        """Read every file and compare its checksum with the manifest's.
+
+        Raises:
+            DataError: if a file has another one, or is not there.
+        """
+        for split, info in self.manifest.splits.items():
+            path = self._file(split)
+            with path.open("rb") as stream:
+                info.check(hashlib.file_digest(stream, "sha256").hexdigest(), str(path))
+
     def _opened(self, split: Split) -> tuple[tuple[str, ...], list[Pixels]]:
         if split not in self._splits:
             self._splits[split] = self._open(split)
         return self._splits[split]
 
-    def _open(self, split: Split) -> tuple[tuple[str, ...], list[Pixels]]:
+    def _file(self, split: Split) -> Path:
+        """A split's file, of which at least the size is right."""
         info = self.manifest.splits.get(split)
         if info is None:
             raise DataError(f"expected a {split} split in the store '{self.root}', it has {list(self.manifest.splits)}")
@@ -77,6 +95,10 @@ class ImageStore:
         size = path.stat().st_size if path.is_file() else 0
         if size != info.bytes:
             raise DataError(f"{path}: expected {info.bytes} bytes, found {size}; prepare the data again")
+        return path
+
+    def _open(self, split: Split) -> tuple[tuple[str, ...], list[Pixels]]:
+        path = self._file(split)
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             names = tuple(json.loads(reader.schema.metadata[b"classes"]))

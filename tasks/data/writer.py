@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tasks.data.errors import DataError
 from tasks.data.manifest import MANIFEST, SCHEMA, Manifest, SplitInfo
-from tasks.data.places import scratch
+from tasks.data.places import OLD, scratch
 from tasks.data.store import Pixels
 from tasks.family import Split
 
@@ -70,14 +70,21 @@ class StoreWriter:
         self._taken: dict[str, Split] = {}
         self._file: _File | None = None
         self._schema: Any = pa.schema([("image", pa.binary(math.prod(image_shape))), ("class", pa.int32())])
-        self._stack = ExitStack()
         self.origin: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        """Make a folder beside ``root``; remove what earlier writers that were killed have left."""
-        self._scratch = self._stack.enter_context(scratch(self.root.resolve()))
-        self._partial = self._scratch / "store"
-        self._partial.mkdir()
+        """Make a folder beside ``root``; remove what earlier writers that were killed have left.
+
+        Raises:
+            DataError: if one of them was replacing a store, which is back in its place now, and ``replace`` is not
+                asked for.
+        """
+        with ExitStack() as stack:
+            self._scratch = stack.enter_context(scratch(self.root.resolve()))
+            check_place(self.root, replace=self._replace)
+            self._partial = self._scratch / "store"
+            self._partial.mkdir()
+            self._stack = stack.pop_all()
         return self
 
     def begin(self, split: Split, classes: Iterable[str]) -> None:
@@ -148,12 +155,10 @@ class StoreWriter:
             os.fsync(stream.fileno())
         root = self.root.resolve()
         if self._replace and (root / MANIFEST).is_file():
-            root.rename(self._scratch / "old")
+            root.rename(self._scratch / OLD)  # from where it comes back if the next line is not reached
         try:
             self._partial.rename(root)  # refused by the system if the folder is there and not empty
         except OSError as error:
-            if (self._scratch / "old").exists():
-                (self._scratch / "old").rename(root)
             if root.exists():
                 raise DataError(f"another process has written '{self.root}' meanwhile; name another root") from error
             raise

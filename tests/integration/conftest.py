@@ -102,3 +102,17 @@ def metaray(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def finished() -> Callable[..., tuple[int, str, str]]:
+    """Wait for a command's end: its exit status, standard output and standard error."""
+
+    def wait(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str, str]:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        finally:
+            process.kill()
+        return process.returncode, output, errors
+
+    return wait

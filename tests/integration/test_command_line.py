@@ -6,9 +6,7 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,14 +21,6 @@ from cluster.interrupts import stop_on_signals
 from cluster.runs import RunFolder
 
 INLINE = ("cluster.workers=0",)
-
-
-def finished(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str, str]:
-    try:
-        output, errors = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    return process.returncode, output, errors
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +41,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "runs" / "run"))
 
 
-def test_train_evaluate_and_report(metaray, config_file, tmp_path):
+def test_train_evaluate_and_report(metaray, finished, config_file, tmp_path):
     status, output, errors = finished(metaray("train", str(config_file), "eval.baselines=[pretrain, oracle]", "--json"))
     assert status == 0, errors
     result = json.loads(output)
@@ -106,13 +96,13 @@ def test_wrong_usage(config_file, tmp_path, monkeypatch, overrides, message):
     assert sorted(path.name for path in tmp_path.iterdir()) == [config_file.name]
 
 
-def test_a_missing_file_names_the_nearest(metaray, config_file):
+def test_a_missing_file_names_the_nearest(metaray, finished, config_file):
     status, _, errors = finished(metaray("train", str(config_file.with_name("smal.yaml"))))
     assert status == 2
     assert f"did you mean '{config_file}'" in errors
 
 
-def test_an_address_that_does_not_answer(metaray, config_file, unused_tcp_port):
+def test_an_address_that_does_not_answer(metaray, finished, config_file, unused_tcp_port):
     address = f"127.0.0.1:{unused_tcp_port}"
     status, output, errors = finished(metaray("train", str(config_file), f"cluster.address={address}"))
     assert (status, output) == (1, "")
@@ -120,7 +110,7 @@ def test_an_address_that_does_not_answer(metaray, config_file, unused_tcp_port):
     assert "Traceback" not in errors
 
 
-def test_a_diverging_run_stops_and_names_the_tasks(metaray, config_file, tmp_path):
+def test_a_diverging_run_stops_and_names_the_tasks(metaray, finished, config_file, tmp_path):
     status, output, errors = finished(
         metaray("train", str(config_file), "inner.lr=1e6", "inner.steps=5", "outer.lr=10", *INLINE)
     )
@@ -152,7 +142,7 @@ class Mine:
 '''
 
 
-def test_a_family_of_ones_own_in_the_working_directory(metaray, config_file, tmp_path):
+def test_a_family_of_ones_own_in_the_working_directory(metaray, finished, config_file, tmp_path):
     (tmp_path / "my_tasks.py").write_text(FAMILY)
     config_file.write_text(config_file.read_text().replace("query: 5", "").replace("shot: 5", ""))
     mine = ("task.family=my_tasks:Mine", "cluster.workers=1")
@@ -163,14 +153,14 @@ def test_a_family_of_ones_own_in_the_working_directory(metaray, config_file, tmp
     assert "Traceback" not in errors
 
 
-def test_debug_shows_the_trace(metaray, config_file):
+def test_debug_shows_the_trace(metaray, finished, config_file):
     status, _, errors = finished(metaray("train", str(config_file), "inner.lr=-1", "--debug"))
     assert status != 0
     assert "Traceback" in errors
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_a_damaged_checkpoint(metaray, run, damage):
+def test_a_damaged_checkpoint(metaray, finished, run, damage):
     folder = RunFolder(run)
     path = Path(folder.checkpoints.root) / checkpoints.step_name(20)
     data = bytearray(path.read_bytes())
@@ -184,26 +174,26 @@ def test_a_damaged_checkpoint(metaray, run, damage):
     assert sorted(run.rglob("*")) == before
 
 
-def test_resuming_another_configuration(metaray, run, config_file):
+def test_resuming_another_configuration(metaray, finished, run, config_file):
     status, _, errors = finished(metaray("train", str(config_file), "inner.lr=0.5", "--resume", str(run), *INLINE))
     assert status == 2
     assert "inner.lr: 0.01 there, 0.5 here" in errors
 
 
-def test_evaluating_with_another_model(metaray, run):
+def test_evaluating_with_another_model(metaray, finished, run):
     status, _, errors = finished(metaray("evaluate", str(run), "model.hidden=[3]", *INLINE))
     assert status == 2
     assert "a run is evaluated with the model it was trained with" in errors
 
 
-def test_a_run_that_does_not_exist(metaray):
+def test_a_run_that_does_not_exist(metaray, finished):
     status, _, errors = finished(metaray("evaluate", "nothing-here"))
     assert status == 2
     assert "expected a run's folder or an MLflow run id, received 'nothing-here'" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_leaves(metaray, config_file, tmp_path, number):
+def test_a_signal_saves_and_leaves(metaray, finished, config_file, tmp_path, number):
     overrides = ["outer.steps=1000000", "checkpoint.every=1000000", "eval.every=0", "cluster.workers=2"]
     process = metaray("train", str(config_file), *overrides, start_new_session=True)
     metrics = wait_for_metrics(tmp_path)
@@ -241,7 +231,7 @@ def unused_tcp_port() -> int:
         return port
 
 
-def test_help_is_there_without_ray(metaray: Callable[..., subprocess.Popen[str]]):
+def test_help_is_there_without_ray(metaray, finished):
     status, output, _ = finished(metaray("--help"))
     assert status == 0
     assert all(command in output for command in ("train", "evaluate", "report"))

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -52,14 +53,6 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def finished(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str, str]:
-    try:
-        output, errors = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    return process.returncode, output, errors
-
-
 def refused(*arguments: str) -> str:
     """The message of a command that has to fail as wrong input and leave the folder as it was."""
     before = sorted(str(path) for path in Path().rglob("*"))
@@ -70,7 +63,7 @@ def refused(*arguments: str) -> str:
     return str(result.stderr)
 
 
-def test_prepare_and_show(metaray, photos):
+def test_prepare_and_show(metaray, finished, photos):
     status, output, errors = finished(metaray("data", "prepare", "folder", "--source", "photos", *SMALL, "--json"))
     assert status == 0, errors
     assert "folder: image 42 of 42" in errors
@@ -105,6 +98,26 @@ def test_prepare_and_show(metaray, photos):
     assert again.exit_code == 0, again.output
     assert "photos, 8 × 8, grey" in again.stdout
     assert ImageStore(Path("store")).manifest.image_shape == (8, 8, 1)
+
+
+def test_verifying_a_store(photos):
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["data", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    run("prepare", "folder", "--source", "photos", *SMALL)
+    plain = json.loads(run("show", "store", "--json"))
+    for root in ("store", Path("store").absolute().as_uri()):
+        assert json.loads(run("show", root, "--verify", "--json")) == plain | {"root": root, "verified": True}
+        assert re.search("^checksums +verified$", run("show", root, "--verify"), re.MULTILINE)
+        assert "verified" not in run("show", root)
+    path = Path("store/val.arrow")
+    data = path.read_bytes()
+    path.write_bytes(data[:-400] + bytes([data[-400] ^ 1]) + data[-399:])
+    for root in ("store", Path("store").absolute().as_uri()):
+        run("show", root)
+        assert "store/val.arrow: expected SHA-256 " in refused("show", root, "--verify")
 
 
 def test_a_truncated_image(photos):
@@ -179,13 +192,24 @@ def test_lists_that_do_not_fit(photos):
         (("prepare", "folder", "--source", "photos", "--root", "s3://a:b@c/d"), "without a password"),
         (("prepare", "omniglot", "--source", "photos", "--root", "s"), "found neither; add --download"),
         (("show", "nowhere"), "expected an image store at 'nowhere', found none"),
+        (("show", "s3://[x"), "received one at '…' that it cannot"),
+        (("prepare", "parquet", "--source", "nowhere/x", *SMALL), "expected Parquet files at 'nowhere/x', found none"),
     ],
 )
 def test_wrong_usage(photos, arguments, message):
     assert message in refused(*arguments)
 
 
-def test_a_full_disk(metaray, photos):
+@pytest.mark.parametrize("root", ["s3://AKIA:hid/den@bucket/p", "s3://bucket/p?secret=hid/den", "s3://AKIA:hid/den"])
+def test_secrets_in_a_root_are_not_repeated(photos, root):
+    for arguments in (("show", root), ("show", root, "--verify"), (*("prepare", "folder"), "--root", root)):
+        source = () if arguments[0] == "show" else ("--source", "photos")
+        message = refused(*arguments, *source)
+        assert "hid" not in message
+        assert "den" not in message.replace("credentials", "")
+
+
+def test_a_full_disk(metaray, finished, photos):
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 
@@ -211,7 +235,7 @@ def under_way(metaray, photos) -> Callable[[], tuple[subprocess.Popen[str], int]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_preparation_leaves_nothing(under_way, number):
+def test_an_interrupted_preparation_leaves_nothing(finished, under_way, number):
     process, pipe = under_way()
     assert list(Path().glob(".store.partial-*"))
     process.send_signal(number)
@@ -222,7 +246,7 @@ def test_an_interrupted_preparation_leaves_nothing(under_way, number):
     assert [path.name for path in Path().iterdir()] == ["photos"]
 
 
-def test_a_killed_preparation_is_started_again(under_way, photos):
+def test_a_killed_preparation_is_started_again(finished, under_way, photos):
     process, pipe = under_way()
     process.kill()
     finished(process)
@@ -261,7 +285,7 @@ meta_batch: 1
 @pytest.mark.parametrize(
     ("override", "schema", "message"),
     [
-        ("task.root=nowhere", None, "task: expected an image store at 'nowhere', found none; make one with: metaray"),
+        ("task.root=nowhere", None, "expected an image store at 'nowhere', found none; make one with: metaray"),
         ("seed=1", 7, "expected a store of schema version 1, received version 7; prepare the data again"),
         ("task.shot=5", None, r"5 support and 2 query images expect 7 images of every class, 'class"),
         ("task.way=3", None, "way 3 expects as many classes, the val split of 'store' has 2; lower task.way"),

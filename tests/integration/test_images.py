@@ -12,15 +12,8 @@ import pytest
 from PIL import Image
 
 Start = Callable[..., subprocess.Popen[str]]
+Finish = Callable[..., tuple[int, str, str]]
 INLINE = "cluster.workers=0"
-
-
-def finished(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str, str]:
-    try:
-        output, errors = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    return process.returncode, output, errors
 
 
 @pytest.fixture
@@ -48,7 +41,7 @@ def image_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_from_a_folder_of_pictures_to_accuracies(
-    metaray: Start, pictures: Path, image_settings: dict[str, Any], tmp_path: Path
+    metaray: Start, finished: Finish, pictures: Path, image_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "pictures.yaml").write_text(json.dumps(image_settings))
     prepare = ("data", "prepare", "folder", "--source", str(pictures), "--root", "data/pictures", "--size", "12")
@@ -83,13 +76,32 @@ def test_from_a_folder_of_pictures_to_accuracies(
     # Other pictures under the same name: the run does not go on with them.
     status, _, errors = finished(metaray(*prepare, "--ratio", "0.4,0.3,0.3", "--seed", "1", "--replace"))
     assert status == 0, errors
-    status, _, errors = finished(metaray("train", "--resume", str(run), "outer.steps=30", INLINE))
+    for command in (("train", "--resume", str(run), "outer.steps=30"), ("evaluate", str(run)), ("report", str(run))):
+        status, _, errors = finished(metaray(*command, *([] if command[0] == "report" else [INLINE])))
+        assert status == 2, command
+        assert f"the checkpoint was made with data of fingerprint {fingerprint}" in errors
+
+    # Asked for by name, other data is no mistake, and the result says so.
+    status, output, errors = finished(metaray("evaluate", str(run), "task.root=data/pictures", "--json", INLINE))
+    assert status == 0, errors
+    other = json.loads(output)
+    assert other["data"] != other["trained_on"] == fingerprint
+
+    # The same data in another place: the run goes on.
+    status, _, errors = finished(metaray(*prepare, "--ratio", "0.4,0.3,0.3", "--replace"))
+    assert status == 0, errors
+    (tmp_path / "data").rename(tmp_path / "moved")
+    status, _, errors = finished(metaray("evaluate", str(run), INLINE))
     assert status == 2
-    assert f"the checkpoint was made with data of fingerprint {fingerprint}" in errors
+    assert "expected an image store at 'data/pictures', found none" in errors
+    moved = "task.root=moved/pictures"
+    for command in (("train", "--resume", str(run), "outer.steps=22", moved), ("report", str(run), moved)):
+        status, _, errors = finished(metaray(*command, *([] if command[0] == "report" else [INLINE])))
+        assert status == 0, errors
 
 
 def test_inductive_batch_norm_is_stated(
-    metaray: Start, make_store: Callable[..., Path], image_settings: dict[str, Any], tmp_path: Path
+    metaray: Start, finished: Finish, make_store: Callable[..., Path], image_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     image_settings["task"]["root"] = str(make_store((12, 12, 3), classes=5, images=6))
     image_settings["model"]["batch_norm"] = "inductive"

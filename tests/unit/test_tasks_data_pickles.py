@@ -1,6 +1,7 @@
 """The unpickler that runs nothing, and archives that stay in their folder."""
 
 import copyreg
+import errno
 import io
 import os
 import pickle
@@ -22,7 +23,7 @@ from tasks.data.pickles import load_pickle
 PLAIN = {
     "image_data": np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3),
     "class_dict": {"n01": [0, 1], "n02": (np.int64(3), True, None)},
-    "others": [1.5, "text", b"\xff\x00", {1, 2}, frozenset({3}), bytearray(b"x"), 2j, 10**30],
+    "others": [1.5, "text", b"\xff\x00", b"", {1, 2}, frozenset({3}), bytearray(b"x"), bytearray(), 2j, 10**30],
     "float": np.float32([0.5]),
     "text": np.array(["a", "bc"]),
     "fortran": np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)),
@@ -107,6 +108,7 @@ class Sets:
         Path("ran"),
         np.zeros(1, dtype=[("a", "u1")]),
         Runs(type("".encode), "x"),
+        Runs(np.ndarray, (1,), "O", b"\x10" * 8),  # an array of forged pointers
     ],
     ids=lambda evil: type(evil).__name__ + str(getattr(evil, "call", ""))[:30],
 )
@@ -123,6 +125,49 @@ def test_anything_else_is_refused(tmp_path, monkeypatch, evil, protocol):
     assert not (tmp_path / "ran").exists()
 
 
+NDARRAY, RECONSTRUCT = b"cnumpy\nndarray\n", b"cnumpy.core.multiarray\n_reconstruct\n"
+FROM_BUFFER = b"cnumpy.core.numeric\n_frombuffer\n"
+U1 = b"cnumpy\ndtype\n(X\x02\0\0\0u1tR"
+POINTER = b"C\x08" + b"\x10" * 8  # eight bytes, an address if anybody reads them as a pointer
+OBJECT = b"X\x01\0\0\0O"
+EMPTY = RECONSTRUCT + b"(" + NDARRAY + b"K\0\x85C\x01btR"
+STATE = b"(K\x01K\x08\x85" + U1 + b"\x89" + POINTER + b"tb"
+
+
+@pytest.mark.parametrize(
+    ("program", "asked"),
+    [
+        (NDARRAY + b"(K\x01\x85" + OBJECT + POINTER + b"tR", "a call of 'numpy.ndarray'"),  # REDUCE
+        (b"(" + NDARRAY + b"K\x01\x85" + OBJECT + POINTER + b"o", "a call of 'numpy.ndarray'"),  # OBJ
+        (b"(K\x01\x85" + OBJECT + POINTER + b"inumpy\nndarray\n", "a call of 'numpy.ndarray'"),  # INST
+        (NDARRAY + b"(K\x01\x85" + OBJECT + POINTER + b"t\x81", "must be a type"),  # NEWOBJ
+        (b"cnumpy\ndtype\n(" + OBJECT + b"t\x81", "must be a type"),
+        (b"cbuiltins\nset\n)\x81", "must be a type"),
+        (b"cnumpy\ndtype\n(" + OBJECT + b"tR", "arrays of type 'O'"),
+        (EMPTY + b"(K\x01K\x01\x85" + OBJECT + b"\x89" + POINTER + b"tb", "arrays of type 'O'"),
+        (b"cnumpy.core.multiarray\nscalar\n(" + OBJECT + POINTER + b"tR", "arrays of type 'O'"),
+        (EMPTY + b"(K\x01J\xff\xff\xff\x7f\x85cnumpy\ndtype\n(X\x02\0\0\0S0tR\x89C\0tb", "arrays of type 'S0'"),
+        (FROM_BUFFER + b"(" + POINTER + OBJECT + b"K\x01\x85X\x01\0\0\0CtR", "arrays of type 'O'"),
+        (RECONSTRUCT + b"(cbuiltins\nset\nK\0\x85C\x01btR", "an array of class _Call"),
+        # The second state would free the data of the first, of which there is a view by then.
+        (EMPTY + STATE + STATE, "data are set twice"),
+        (FROM_BUFFER + b"(" + EMPTY + STATE + U1 + b"K\x08\x85X\x01\0\0\0CtR", "an array over a _Array"),
+        (b"cbuiltins\nbytes\n(J\xff\xff\xff\x7ftR", "bytes made of a int"),
+        (b"cbuiltins\nbytearray\n(X\x01\0\0\0xX\x05\0\0\0utf-7tR", "encoding 'utf-7'"),
+        (FROM_BUFFER + b"N}X\x0c\0\0\0__defaults__)s\x86b", "another state of a function"),  # BUILD
+        (b"cnumpy\ndtype\nN}X\x05\0\0\0dtypeNs\x86b", "another state of a function"),
+        (b"cbuiltins\nset\n}X\x01\0\0\0xNsb", "another state of a function"),
+        (U1 + b"}X\x05\0\0\0dtypeNsb", "structured arrays"),
+    ],
+)
+def test_nothing_admitted_can_be_misused(tmp_path, program, asked):
+    """Programs for the unpickler that no pickling makes: forged pointers, freed data, changed functions."""
+    (tmp_path / "evil.pkl").write_bytes(b"\x80\x03" + program + b".")
+    with pytest.raises(DataError, match=r"evil\.pkl: expected a pickle of arrays") as caught:
+        load_pickle(tmp_path / "evil.pkl")
+    assert asked in str(caught.value)
+
+
 def test_the_message_names_what_is_asked_for(tmp_path):
     (tmp_path / "evil.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(DataError, match=r"asks for 'os\.system'; nothing of it was run"):
@@ -137,7 +182,7 @@ def test_damaged_pickles(tmp_path, data):
 
 
 def tar(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, f"w:{path.suffix[1:]}") as archive:
         for member, data in members:
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
@@ -205,6 +250,32 @@ def test_damaged_archives(tmp_path):
             extract(path, tmp_path / "target")
 
 
+@pytest.mark.parametrize("ending", ["gz", "xz", "bz2"])
+@pytest.mark.parametrize("place", [0.5, -6])
+def test_archives_with_a_wrong_byte(tmp_path, ending, place):
+    """In the middle, and near the end, where only a checksum tells: after the mark at which tarfile stops reading."""
+    path = tmp_path / f"x.tar.{ending}"
+    tar(path, (entry("a"), np.random.Generator(np.random.Philox(key=0)).bytes(400_000)))
+    extract(path, tmp_path / "whole")
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place) if place > 0 else place] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=rf"x\.tar\.{ending}: expected a whole .* cannot unpack it: .*; fetch it again"):
+        extract(path, tmp_path / "target")
+
+
+def test_a_full_disk_is_not_a_damaged_archive(tmp_path, monkeypatch):
+    tar(tmp_path / "x.tar.gz", (entry("a"), b"x"))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tarfile, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        extract(tmp_path / "x.tar.gz", tmp_path / "target")
+    assert caught.value.errno == errno.ENOSPC
+
+
 @pytest.mark.parametrize("listing", ["data.bin.sha256", "SHA256SUMS", "CHECKSUMS"])
 def test_checksums_beside_a_file(tmp_path, listing):
     good = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of "x"
@@ -217,3 +288,56 @@ def test_checksums_beside_a_file(tmp_path, listing):
         verify(path)
     (tmp_path / listing).unlink()
     verify(path)
+
+
+GOOD = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # of "x"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{GOOD}  data/x.zip\n",  # sha256sum data/x.zip > data/x.zip.sha256
+        f"{GOOD} *C:\\data\\other.zip\r\n",
+        f"{GOOD.upper()}\n",
+        f"SHA256 (x.zip) = {GOOD}\n",
+        f"SHA2-256(data/x.zip)= {GOOD}\n",
+        f"\ufeff# mine\n{GOOD}  x.zip\n",
+    ],
+)
+def test_a_files_own_checksum_counts_under_any_name(tmp_path, text):
+    path = tmp_path / "x.zip"
+    path.write_text("x")
+    (tmp_path / "x.zip.sha256").write_text(text, encoding="utf-8", newline="")
+    verify(path)
+    path.write_text("y")
+    with pytest.raises(DataError, match=rf"x\.zip: expected SHA-256 {GOOD}, received a1fce4363854ff888c"):
+        verify(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("", "none"), (GOOD[:-1], "none"), ("<html>", "none"), (f"{GOOD}  a\n{'0' * 64}  b\n", "2")],
+)
+def test_a_files_own_checksum_that_says_nothing(tmp_path, text, found):
+    (tmp_path / "x.zip").write_text("x")
+    (tmp_path / "x.zip.sha256").write_text(text)
+    with pytest.raises(DataError, match=rf"x\.zip\.sha256: expected the SHA-256 .* received {found}; write it anew"):
+        verify(tmp_path / "x.zip")
+
+
+def test_lists_of_checksums_name_their_files(tmp_path):
+    path, listing = tmp_path / "x.zip", tmp_path / "SHA256SUMS"
+    path.write_text("x")
+    listing.write_text(f"{'0' * 64}\n{'1' * 64}  xx.zip\n{GOOD}  ./data/x.zip\n")
+    verify(path)
+    path.write_text("y")
+    with pytest.raises(DataError, match=rf"expected SHA-256 {GOOD}, received"):
+        verify(path)
+    listing.write_text(f"{'0' * 64}\n")  # of no file
+    verify(path)
+    path.write_text("x")
+    listing.write_text(f"{'0' * 64}  val/x.zip\n{GOOD}  train/x.zip\n")  # either may be meant
+    verify(path)
+    listing.write_text(f"{GOOD}  train/x.zip\n{'0' * 64}  x.zip\n")
+    with pytest.raises(DataError, match="expected SHA-256 0000"):
+        verify(path)

@@ -5,18 +5,19 @@ import os
 import subprocess
 import sys
 import textwrap
+import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.data.cache import open_store
+from tasks.data.cache import manifest_of, open_store
 from tasks.data.catalogue import prepare_source
 from tasks.data.decode import decode
 from tasks.data.errors import BrokenImage, DataError
 from tasks.data.prepare import AHEAD, CHUNK, prepare
-from tasks.data.remote import RemoteStore
+from tasks.data.remote import RemoteStore, has_secret
 from tasks.data.sources import glyphs
 from tasks.data.sources.base import LazyImages, RawClass, RawData, RawImage
 from tasks.data.spill import Spill, put_aside
@@ -142,6 +143,12 @@ class TestPrepare:
         prints = {prepare(data_set(), str(tmp_path / str(n)), workers=n).fingerprint for n in (1, 2, 5)}
         assert len(prints) == 1
 
+    def test_systems_that_do_not_tell_which_cores_may_be_used(self, tmp_path, monkeypatch):
+        monkeypatch.delattr(os, "sched_getaffinity")
+        for cores in (3, None):
+            monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+            assert prepare(data_set(2), str(tmp_path / str(cores))).splits["train"].images == 4
+
     def test_only_a_few_images_are_under_way(self, tmp_path):
         """However large a class, no more than the jobs ahead are read before the first is done."""
         read, ahead = [], []
@@ -242,25 +249,91 @@ class TestOpen:
         assert [path.suffix for path in (cache / "stores").iterdir()] == [".lock"]
 
     def test_an_upload_that_fails_leaves_nothing(self, tmp_path, cache, monkeypatch):
-        (tmp_path / "far" / "s" / "test.arrow").mkdir(parents=True)  # where a file has to go
-        with pytest.raises(OSError, match=r"test\.arrow"):
-            prepare(data_set(2), (tmp_path / "far" / "s").as_uri())
-        assert [path.name for path in (tmp_path / "far" / "s").iterdir()] == ["test.arrow"]
+        at = RemoteStore._at
+        monkeypatch.setattr(RemoteStore, "_at", lambda self, name: at(self, name.replace("test", "nowhere/test")))
+        uri = (tmp_path / "far" / "s").as_uri()
+        with pytest.raises(OSError, match=r"nowhere/test\.arrow"):
+            prepare(data_set(2), uri)
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "far" / "s").mkdir(parents=True)
+        with pytest.raises(OSError, match=r"nowhere/test\.arrow"):
+            prepare(data_set(2), uri)
+        assert list((tmp_path / "far").rglob("*")) == [tmp_path / "far" / "s"]
         assert not cache.exists()
+
+    def test_other_peoples_remote_files_are_left_alone(self, tmp_path, cache):
+        (tmp_path / "far").mkdir()
+        (tmp_path / "far" / "test.arrow").write_text("mine")
+        for root in (tmp_path / "far", tmp_path / "far" / "test.arrow"):
+            for replace in (False, True):
+                with pytest.raises(DataError, match=r"'file:.*' holds something else \(test\.arrow\); name"):
+                    prepare(data_set(2), root.as_uri(), replace=replace)
+        assert (tmp_path / "far" / "test.arrow").read_text() == "mine"
+        # Files that came after the first look are left alone too.
+        prepare(data_set(2), str(tmp_path / "s"))
+        store = RemoteStore((tmp_path / "far").as_uri())
+        with pytest.raises(DataError, match="holds something else"):
+            store.upload(tmp_path / "s", ImageStore(tmp_path / "s").manifest)
+        assert (tmp_path / "far" / "test.arrow").read_text() == "mine"
+
+    def test_a_remote_store_is_verified_where_it_lies(self, tmp_path, cache):
+        uri = (tmp_path / "far").as_uri()
+        manifest = prepare(data_set(2), uri)
+        assert manifest_of(uri, verify=True) == manifest_of(uri) == manifest
+        assert not (cache / "stores").exists()
+        path = tmp_path / "far" / "val.arrow"
+        data = path.read_bytes()
+        path.write_bytes(data[:-300] + bytes([data[-300] ^ 1]) + data[-299:])
+        with pytest.raises(DataError, match=r"far/val\.arrow: expected SHA-256 \w+, received"):
+            manifest_of(uri, verify=True)
+        path.unlink()
+        with pytest.raises(DataError, match=r"far/val\.arrow: expected a split's file; prepare the data again"):
+            manifest_of(uri, verify=True)
 
     @pytest.mark.parametrize(
         ("root", "message"),
         [
             ("file:///nowhere/at/all", "found none; make one with"),
             ("nosuch://x/y", "expected a folder or a URI that pyarrow.fs reads"),
-            ("s3://key:secret@bucket/x", "without a password"),
+            ("s3://[x", "received one at '…' that it cannot"),
+            ("s3://some-bucket/x?regoin=hidden", "received one at 's3://some-bucket' that it cannot"),
+            ("s3://AKIA:hidden", "received one at 's3://AKIA' that it cannot"),
+            ("s3://AKIA:hidden%2", "received one at 's3://AKIA' that it cannot"),
+            ("s3://key:hidden@bucket/x", "without a password.* at 's3://…'; give credentials in the environment"),
+            ("s3://AKIA:hid/den@bucket/p", "without a password"),  # how Amazon's secrets look
+            ("s3://AKIA:hid/den@bucket/p@q", "without a password"),
+            ("s3://AKIA%3Ahidden%40bucket/p", "without a password"),
+            ("s3://AKIA:hid?den@bucket/p", "without a password"),
+            ("hidden s3://AKIA:hid/den@bucket/p", "without a password.* at '…'"),
+            ("hdfs://user:hidden@host:8020/p", "without a password"),
+            ("s3://bucket/p?secret=hidden", "without a password, key or token"),
+            ("s3://bucket/p?region=x&access_key=hidden", "without a password, key or token"),
+            ("abfs://c@a.dfs.core.windows.net/p?client_secret=hidden", "without a password, key or token"),
+            ("gs://bucket/p?scheme=http;TOKEN=hidden", "without a password, key or token"),
+            ("gs://bucket/p#sig=hidden", "without a password, key or token"),
+            ("s3://bucket/p?X-Amz-Signature=hidden", "without a password, key or token"),
+            ("s3://bucket/p?k%65y=hidden", "without a password, key or token"),
         ],
     )
     def test_roots_that_lead_nowhere(self, cache, root, message):
         with pytest.raises(DataError, match=message) as caught:
             open_store(root)
-        assert "secret" not in str(caught.value)
+        trace = "".join(traceback.format_exception(caught.value))
+        assert not any(secret in trace for secret in ("hidden", "hid/", "den@", "hid?"))
         assert not cache.exists()
+
+    @pytest.mark.parametrize(
+        "root",
+        [
+            "hdfs://user@host:8020/p",
+            "s3://bucket/p@q?region=eu-west-1&endpoint_override=localhost:9000",
+            "abfs://c@a.dfs.core.windows.net/p?credential_kind=cli&blob_storage_authority=x",
+            "file:///data/a:b@c",
+            "s3://bucket/designs/keys/passport",
+        ],
+    )
+    def test_addresses_without_secrets(self, root):
+        assert not has_secret(root)
 
     def test_glyphs_are_drawn_once(self, cache, monkeypatch):
         drawn = []

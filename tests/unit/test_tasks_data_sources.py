@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import shutil
+import sys
 import tarfile
 import threading
 import zipfile
@@ -194,6 +195,17 @@ class TestFolder:
         assert [manifest.name for manifest in manifests] == ["photos", "photos", "flat"]
         assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["flat.zip", "photos", "photos.tar.gz"]
 
+    @pytest.mark.parametrize("name", ["old", "lock", "store"])
+    def test_archives_named_like_what_a_preparation_makes(self, photos, tmp_path, name):
+        shutil.make_archive(str(tmp_path / name), "zip", photos)
+        root = tmp_path / "s" / "here"
+        with pytest.raises(DataError, match="ratio of three"):
+            prepare_source("folder", tmp_path / f"{name}.zip", str(root), {"ratio": "1"})
+        assert not (tmp_path / "s").exists()
+        options = {"size": 5, "ratio": "4,2,2"}
+        assert prepare_source("folder", tmp_path / f"{name}.zip", str(root), options).name == name
+        assert [path.name for path in (tmp_path / "s").iterdir()] == ["here"]
+
 
 class TestOmniglot:
     @pytest.fixture(autouse=True)
@@ -257,6 +269,16 @@ class TestOmniglot:
         np.savez(place / "images_evaluation.npz", images=np.array([None]))
         with pytest.raises(DataError, match="cannot read it: Object arrays cannot be loaded"):
             omniglot.raw_data(place)
+        np.savez_compressed(place / "images_evaluation.npz", images=noise(0, (3, 3, 40, 40)) > 60)
+        data = bytearray((place / "images_evaluation.npz").read_bytes())
+        data[100:200] = bytes([255]) * 100
+        (place / "images_evaluation.npz").write_bytes(bytes(data))
+        with pytest.raises(DataError, match=r"images_evaluation\.npz: .* array 'images' .*cannot read it: Error"):
+            omniglot.raw_data(place)
+        with (place / "images_evaluation.npz").open("wb") as stream:
+            np.save(stream, np.zeros((3, 3, 2, 2), bool))  # not a .npz
+        with pytest.raises(DataError, match=r"images_evaluation\.npz: expected an array 'images'"):
+            omniglot.raw_data(place)
         np.savez(place / "images_evaluation.npz", images=np.zeros((2, 3, 10, 9), bool))
         with pytest.raises(DataError, match="expected 10 characters, received 9"):
             omniglot.raw_data(place)
@@ -317,6 +339,36 @@ class TestParquet:
         assert sorted(together(data)) == list("012345")
         assert data.name == "x"
 
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            pa.large_string(),
+            pa.string_view(),
+            pa.dictionary(pa.int32(), pa.string()),
+            pa.dictionary(pa.int8(), pa.large_string()),
+        ],
+        ids=str,
+    )
+    def test_other_forms_of_text_as_labels(self, tmp_path, kind):
+        names_of = ["a", "b", "c", "d", "e", "f"] * 2
+        labels = pa.array(names_of).cast(kind) if pa.types.is_dictionary(kind) else pa.array(names_of, kind)
+        data = parquet.raw_data(table(tmp_path / "x.parquet", labels), ratio="1,1,1")
+        assert sorted(together(data)) == list("abcdef")
+        assert all(len(one.images) == 2 for split in SPLITS for one in data.classes[split])
+
+    @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+    @pytest.mark.parametrize("struct", [False, True])
+    def test_other_forms_of_bytes_as_images(self, tmp_path, kind, struct):
+        rows = pa.array([encoded(noise(number)) for number in range(5)] + [None], kind)
+        images = pa.StructArray.from_arrays([rows], ["bytes"]) if struct else rows
+        pq.write_table(pa.table({"img": images, "label": list("abcdef")}), tmp_path / "x.parquet")
+        data = parquet.raw_data(tmp_path / "x.parquet", ratio="1,1,1", size=5)
+        for split in SPLITS:
+            for one in data.classes[split]:
+                if one.name != "f":
+                    found = decode(one.images[0], data.image_shape, False)
+                    np.testing.assert_array_equal(found, noise("abcdef".index(one.name)))
+
     def test_columns_are_chosen_or_asked_for(self, tmp_path):
         labels = list(range(6))
         path = table(tmp_path / "x.parquet", labels, other=pa.array([b"x"] * 6), kind=list("abcdef"))
@@ -342,6 +394,9 @@ class TestParquet:
     def test_no_tables(self, tmp_path):
         with pytest.raises(DataError, match=r"expected Parquet files at .*, found none"):
             parquet.raw_data(tmp_path)
+        if sys.version_info < (3, 13):  # later ones read it as x*y/*
+            with pytest.raises(DataError, match=r"expected a pattern of Parquet files, received '.*x\*\*y/\*': "):
+                parquet.raw_data(tmp_path / "x**y" / "*")
         (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing PAR1")
         with pytest.raises(DataError, match=r"x\.parquet: expected a Parquet file, cannot read it"):
             parquet.raw_data(tmp_path)
@@ -490,6 +545,7 @@ class TestMiniImagenet:
         for content, message in (
             ({"image_data": images}, "expected 'image_data' and 'class_dict'"),
             ([1], "expected 'image_data' and 'class_dict'"),
+            ({"image_data": images, "class_dict": {"a": [10**30]}}, "expected 'image_data' and 'class_dict'"),
             ({"image_data": images, "class_dict": {"a": [0, 2]}}, "indices of images from 0 to 1, class 'a'"),
             ({"image_data": images[0], "class_dict": {}}, "expected uint8 images of shape"),
         ):

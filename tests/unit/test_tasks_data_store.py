@@ -165,6 +165,62 @@ def test_folders_of_dead_processes_are_removed_and_those_of_others_kept(tmp_path
             FileLock(folder / "lock").acquire(timeout=0)
 
 
+def test_stale_folders_of_stores_with_special_characters(tmp_path):
+    (tmp_path / ".st[ab].partial-dead" / "store").mkdir(parents=True)
+    (tmp_path / ".sta.partial-other" / "store").mkdir(parents=True)
+    write(tmp_path / "st[ab]")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".sta.partial-other", "st[ab]"]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_while_a_store_takes_the_place_of_another(tmp_path, store, monkeypatch, after):
+    before = ImageStore(store).manifest
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> None:
+        if target != store or path.name != "store":
+            rename(path, target)
+        else:
+            monkeypatch.undo()
+            if after:
+                rename(path, target)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(store, seed=5, replace=True)
+    assert (ImageStore(store).manifest == before) is not after
+    assert ImageStore(store).sizes("val") == [5, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_process_killed_while_its_store_takes_the_place_of_another(tmp_path, store):
+    before = ImageStore(store).manifest
+    killed = tmp_path / ".store.partial-dead"
+    (killed / "store").mkdir(parents=True)
+    store.rename(killed / "old")
+    with pytest.raises(DataError, match=r"there is a store .* already; add --replace"):
+        write(store, seed=5)
+    assert ImageStore(store).manifest == before
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    (killed / "store").mkdir(parents=True)
+    store.rename(killed / "old")
+    write(store, seed=5, replace=True)
+    assert ImageStore(store).manifest != before
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_store_that_came_meanwhile_is_kept(tmp_path, store):
+    """What a killed process had taken away does not come back over what has been made since."""
+    killed = tmp_path / ".store.partial-dead"
+    write(killed / "old", seed=5)
+    before = ImageStore(store).manifest
+    with scratch(store):
+        pass
+    assert ImageStore(store).manifest == before
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 def test_a_class_in_two_splits(tmp_path):
     def write_twice() -> None:
         with StoreWriter(tmp_path / "store", name="x", image_shape=SHAPE) as writer:
@@ -208,6 +264,12 @@ def test_something_else_than_a_manifest(store, text):
         ImageStore(store)
 
 
+def test_a_manifest_that_is_not_text(store):
+    (store / MANIFEST).write_bytes(b"\xff\xfe{")
+    with pytest.raises(DataError, match=r"manifest\.json: expected a store's manifest, received a file that is not"):
+        ImageStore(store)
+
+
 @pytest.mark.parametrize(
     "changes", [{"image_shape": [1, 2]}, {"splits": {"train": {}}}, {"origin": 3}, {"splits": 3}, {"image_shape": "x"}]
 )
@@ -240,6 +302,22 @@ def test_a_file_of_the_right_size_that_is_no_arrow_file(store):
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(DataError, match="expected an Arrow file of images"):
         ImageStore(store).names("val")
+
+
+def test_verifying_reads_every_file(store):
+    opened = ImageStore(store)
+    opened.verify()
+    for split in SPLITS:
+        path = store / f"{split}.arrow"
+        data = path.read_bytes()
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        with pytest.raises(DataError, match=rf"{split}\.arrow: expected SHA-256 \w+, received \w+; prepare the data"):
+            opened.verify()
+        path.write_bytes(data)
+    (store / "test.arrow").unlink()
+    with pytest.raises(DataError, match=r"test\.arrow: expected \d+ bytes, found 0"):
+        opened.verify()
 
 
 def test_a_split_that_is_not_there(store):

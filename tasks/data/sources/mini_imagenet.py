@@ -116,7 +116,7 @@ def _from_pickle(path: Path) -> list[RawClass]:
     try:
         images = np.asarray(loaded["image_data"])
         groups = {str(name): np.asarray(rows, dtype=np.int64) for name, rows in loaded["class_dict"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{path}: expected 'image_data' and 'class_dict', received other contents: {error!r}"
         ) from error

@@ -1,6 +1,7 @@
 """Omniglot: 1,623 characters of 50 alphabets, each drawn by 20 people (Lake et al. 2015)."""
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _load(path: Path) -> NDArray[np.bool_]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images: NDArray[Any] = arrays["images"]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: expected an array 'images' in a .npz file, cannot read it: {error}") from error
     if images.dtype != np.bool_ or images.ndim != 4:
         raise DataError(

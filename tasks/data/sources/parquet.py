@@ -62,7 +62,7 @@ def files_of(source: Path) -> list[Path]:
     """The Parquet files that a path or pattern stands for.
 
     Raises:
-        DataError: if there are none.
+        DataError: if there are none, or the pattern cannot be read.
     """
     if source.is_file():
         return [source]
@@ -70,7 +70,10 @@ def files_of(source: Path) -> list[Path]:
         found = sorted(source.rglob("*.parquet"))
     else:
         root = Path(source.anchor or ".")
-        found = sorted(path for path in root.glob(str(source.relative_to(source.anchor))) if path.is_file())
+        try:
+            found = sorted(path for path in root.glob(str(source.relative_to(source.anchor))) if path.is_file())
+        except ValueError as error:
+            raise DataError(f"expected a pattern of Parquet files, received '{source}': {error}") from error
     if not found:
         raise DataError(f"expected Parquet files at '{source}', found none")
     return found
@@ -137,11 +140,18 @@ def _holds_bytes(kind: Any) -> bool:
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return index >= 0 and _holds_bytes(kind.field(index).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _holds_labels(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _holds_labels(kind.value_type)
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return bool(pa.types.is_integer(kind) or any(is_text(kind) for is_text in texts))
 
 
 def _label_column(schema: Any, asked: str | None, path: Path) -> str:
-    fits = [field.name for field in schema if pa.types.is_integer(field.type) or pa.types.is_string(field.type)]
+    fits = [field.name for field in schema if _holds_labels(field.type)]
     if asked is None:
         usual = [name for name in LABELS if name in fits][:1] or fits
         if len(usual) != 1:
