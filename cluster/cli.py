@@ -48,7 +48,7 @@ def train(
     del debug
     from cluster import training
     from cluster.checkpoint import require_config
-    from cluster.config import load, parse, with_overrides
+    from cluster.config import load, overridden
     from cluster.interrupts import stop_on_signals
     from cluster.runs import find, new_name
 
@@ -57,11 +57,7 @@ def train(
     if resume is not None:
         folder = find(resume)
         own = folder.config
-        loaded = (
-            load(config, overrides or [])
-            if config
-            else parse(with_overrides(own.model_dump(mode="json"), overrides or []))
-        )
+        loaded = load(config, overrides or []) if config else overridden(own, overrides or [])
         require_config(str(folder.path), own, loaded, moved=True)
     elif config is None:
         raise ConfigError(

@@ -318,6 +318,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+def overridden(config: Config, overrides: Iterable[str]) -> Config:
+    """A checked configuration with overrides applied, checked anew."""
+    return parse(with_overrides(config.model_dump(mode="json"), overrides))
+
+
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read, override and check a configuration file."""
     return parse(with_overrides(read_yaml(path), overrides))

@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster import checkpoint as checkpoints
 from cluster.builder import build
-from cluster.config import Config, parse, with_overrides
+from cluster.config import Config, overridden
 from cluster.errors import ConfigError
 from cluster.runs import RunFolder
 from cluster.training import evaluate_params, open_pool, shared_session
@@ -32,7 +32,7 @@ def evaluate_run(folder: RunFolder, overrides: Sequence[str], split: str) -> dic
 
 def _protocol(folder: RunFolder, overrides: Sequence[str]) -> Config:
     own = folder.config
-    config = parse(with_overrides(own.model_dump(mode="json"), overrides))
+    config = overridden(own, overrides)
     changed = [key for key in FIXED if getattr(config, key) != getattr(own, key)]
     if changed:
         raise ConfigError(f"{changed[0]}: a run is evaluated with the {changed[0]} it was trained with; leave it out")

@@ -10,7 +10,7 @@ from typing import Any
 from cluster import checkpoint as checkpoints
 from cluster.books import Books
 from cluster.builder import Setup, build
-from cluster.config import Config, parse, with_overrides
+from cluster.config import Config, overridden
 from cluster.errors import Interrupted
 from cluster.evaluation import evaluate
 from cluster.interrupts import SignalFlag, StopFlag
@@ -163,9 +163,10 @@ def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
     """Draw a run's figures and its page, with what the configuration is to say otherwise, such as ``task.root=…``."""
     learned = {}
     for label, one in {folder.config.algorithm: folder, **folder.baselines}.items():
-        if one.config.algorithm != "oracle" and one.checkpoints.names():
+        config = overridden(one.config, overrides)
+        if config.algorithm != "oracle" and one.checkpoints.names():
             _, state = checkpoints.chosen(one.checkpoints)
-            setup = build(parse(with_overrides(one.config.model_dump(mode="json"), overrides)))
+            setup = build(config)
             checkpoints.require_data(state, setup.family.spec.data)
             learned[label] = (setup, state.params)
     figures = draw_figures(folder.path, learned)

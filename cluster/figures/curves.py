@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from cluster.builder import Setup
 from cluster.errors import MetarayError
-from cluster.figures.style import STYLE, Learned, dress, floats, legend, new_figure, shades
-from meta.episode import place, stack, unstack
+from cluster.figures.style import STYLE, Learned, dress, floats, held_out, legend, new_figure, shades
 from meta.params import Params
 from tasks.family import TaskKey
 
@@ -59,15 +58,14 @@ def can_draw_regression(setup: Setup) -> bool:
 def _task_panel(axes: Axes, setup: Setup, params: Params, index: int, steps: Sequence[int]) -> tuple[float, float]:
     """Draw one task; returns the range of y worth showing."""
     key = TaskKey(setup.seed, "test", index)
-    device = next(iter(params.values())).device
-    episode = unstack(place(stack([setup.family.draw(key)]), setup.dtype, device))
+    episode = held_out(setup, params, index)
     points = torch.cat([episode.support.inputs, episode.query.inputs])
     interval = getattr(setup.family, "inputs", None)
     low, high = interval if isinstance(interval, tuple | list) else (float(points.min()), float(points.max()))
     x = np.linspace(low, high, GRID)
     truth = floats(np.asarray(setup.family.function(key)(x)).tolist())  # type: ignore[attr-defined]
     axes.plot(x, truth, color=STYLE["ink"], linewidth=3.2, alpha=0.3, label="truth")
-    inputs = torch.from_numpy(x).to(device=device, dtype=setup.dtype)[:, None]
+    inputs = torch.from_numpy(x).to(points)[:, None]
     shown = [truth]
     for position, (number, colour) in enumerate(zip(steps, shades(len(steps)), strict=True)):
         outputs = setup.algorithm.predict(params, episode, inputs, number)[:, 0]

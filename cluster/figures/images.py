@@ -10,10 +10,8 @@ from matplotlib.patches import Rectangle
 
 from cluster.builder import Setup
 from cluster.errors import MetarayError
-from cluster.figures.style import STYLE, Array, new_figure
-from meta.episode import Episode, place, stack, unstack
+from cluster.figures.style import STYLE, Array, held_out, new_figure
 from meta.params import Params
-from tasks.family import TaskKey
 
 MOST_CLASSES, MOST_SUPPORT, MOST_QUERY = 10, 5, 7  # rows, and images of each kind in a row
 CELL, IMAGE, ROW = 0.86, 0.70, 1.02  # inches: width of a cell, side of the image in it, height of a row
@@ -93,19 +91,17 @@ def can_draw_episode(setup: Setup) -> bool:
 
 
 def _task(setup: Setup, params: Params, index: int, steps: int) -> _Task:
-    device = next(iter(params.values())).device
-    drawn = setup.family.draw(TaskKey(setup.seed, "test", index))
-    placed: Episode = unstack(place(stack([drawn]), setup.dtype, device))
+    drawn = held_out(setup, params, index)
     before, after = (
-        setup.algorithm.predict(params, placed, placed.query.inputs, number).argmax(dim=-1) for number in (0, steps)
+        setup.algorithm.predict(params, drawn, drawn.query.inputs, number).argmax(dim=-1) for number in (0, steps)
     )
-    images = _shown(np.concatenate([drawn.support.inputs.double().numpy(), drawn.query.inputs.double().numpy()]))
+    images = _shown(np.concatenate([part.inputs.double().cpu().numpy() for part in (drawn.support, drawn.query)]))
     count = len(drawn.support.inputs)
     return _Task(
         support=images[:count],
-        support_classes=drawn.support.targets.numpy(),
+        support_classes=drawn.support.targets.cpu().numpy(),
         query=images[count:],
-        query_classes=drawn.query.targets.numpy(),
+        query_classes=drawn.query.targets.cpu().numpy(),
         before=before.cpu().numpy(),
         after=after.cpu().numpy(),
     )

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from cluster.builder import Setup
 from cluster.storage import write_file
+from meta.episode import Episode, unstack
 from meta.params import Params
+from tasks.family import draw_batch
 
 Array = NDArray[np.float64]
 Record = Mapping[str, Any]
@@ -37,6 +39,12 @@ STYLE: dict[str, Any] = {
     "points": "#d55e00",
 }
 WIDE = 20.0  # ratio of largest to smallest error above which the axis is logarithmic
+
+
+def held_out(setup: Setup, params: Params, index: int) -> Episode:
+    """Test task number ``index`` as the algorithm takes it, where the parameters are."""
+    device = next(iter(params.values())).device
+    return unstack(draw_batch(setup.family, setup.seed, "test", range(index, index + 1), setup.dtype, device))
 
 
 def save(figure: Figure, path: Path) -> None:
