@@ -1,6 +1,7 @@
 """From a configuration to the objects that compute. The only place besides the commands that reads it whole."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from cluster.components import parameters, resolve
 from cluster.config import GIVEN_TO_MODELS, Config
 from cluster.errors import ConfigError
 from meta.algorithms import Algorithm
-from meta.engine import Engine, choose
+from meta.choice import Choice, choose, measure
+from meta.engine import Engine
 from meta.engine import build as build_engine
+from meta.episode import unstack
 from meta.models import Model, TorchModel
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
-from tasks.family import Family, FamilySpec, TaskKey
+from tasks.family import Family, FamilySpec, draw_batch
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -26,11 +29,37 @@ class Setup:
 
     family: Family
     algorithm: Algorithm
-    engine: Engine
+    config: Config
     layout: Layout
     dtype: torch.dtype
     device: torch.device
     seed: int
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The strategy that the configuration names, or that its ``auto`` or ``measure`` comes to.
+
+        Raises:
+            ConfigError: if the model or the tasks do not let the algorithm run at all.
+        """
+        if self.config.engine not in ("auto", "measure"):
+            return Choice(self.config.engine, "named by the configuration", {})
+        params = self.initial_params()
+        try:
+            if self.config.engine == "measure":
+                tasks = range(self.config.shard_size)
+                episodes = draw_batch(self.family, self.seed, "train", tasks, self.dtype, self.device)
+                params = {name: value.to(self.device) for name, value in params.items()}
+                return measure(self.algorithm, params, episodes, threads=self.config.cluster.threads)
+            episode = unstack(draw_batch(self.family, self.seed, "train", range(1), self.dtype))
+            return choose(self.algorithm, params, episode, self.device, self.config.training_tasks)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The algorithm under that strategy."""
+        return build_engine(self.choice.name, self.algorithm, threads=self.config.cluster.threads)
 
     def initial_params(self) -> Params:
         """θ before the first step, a function of the seed alone."""
@@ -38,7 +67,7 @@ class Setup:
 
 
 def build(config: Config) -> Setup:
-    """Construct family, model, algorithm and engine.
+    """Construct family, model and algorithm; the engine is chosen when it is first asked for.
 
     Raises:
         ConfigError: if the parts do not fit together.
@@ -49,15 +78,12 @@ def build(config: Config) -> Setup:
         family = _build_family(config)
         algorithm = _build_algorithm(config, family.spec)
         params = _initial_params(algorithm, config.seed, dtype)
-        engine = config.engine
-        if engine == "auto":
-            engine = choose(params, family.draw(TaskKey(config.seed, "train", 0)), device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Setup(
         family=family,
         algorithm=algorithm,
-        engine=build_engine(engine, algorithm),
+        config=config,
         layout=Layout.of(params),
         dtype=dtype,
         device=device,

@@ -38,6 +38,7 @@ def train(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say which engine runs, and why no other.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -66,6 +67,8 @@ def train(
     else:
         loaded = load(config, overrides or [])
         folder = training.new_folder(loaded, new_name(config.stem))
+    if verbose:
+        _print_engine(folder.info)
     with stop_on_signals() as stop:
         outcome = training.run(loaded, folder, stop)
     for warning in outcome.warnings:
@@ -123,6 +126,13 @@ def report(run: Run, overrides: Overrides = None, as_json: AsJson = False, debug
         print_json({"page": str(page), "figures": [str(path) for path in figures]})
     else:
         print_lines({"page": page} | {f"figure {path.stem}": path for path in figures})
+
+
+def _print_engine(info: Mapping[str, Any]) -> None:
+    """Which engine a run came to, why, and why others were passed over."""
+    print(f"engine {info['engine']}: {info.get('engine_reason', 'of an earlier version')}", file=sys.stderr)
+    for name, reason in info.get("engines_passed_over", {}).items():
+        print(f"engine {name} passed over: {reason}", file=sys.stderr)
 
 
 def _print_evaluation(evaluation: Mapping[str, Any]) -> None:

@@ -151,10 +151,10 @@ class Config(Section):
     def _consistent(self) -> Self:
         if self.shard is not None and self.shard > self.meta_batch:
             raise ValueError(f"shard: expected at most meta_batch ({self.meta_batch}) tasks, received {self.shard}")
-        if self.engine != "auto" and self.engine not in STRATEGIES:
+        engines = ["auto", "measure", *STRATEGIES]
+        if self.engine not in engines:
             raise ValueError(
-                f"engine: expected auto or one of {', '.join(STRATEGIES)}, received "
-                f"'{self.engine}'{nearest(self.engine, ['auto', *STRATEGIES])}"
+                f"engine: expected one of {', '.join(engines)}, received '{self.engine}'{nearest(self.engine, engines)}"
             )
         return self
 
@@ -162,6 +162,11 @@ class Config(Section):
     def shard_size(self) -> int:
         """Tasks per shard; by default the meta-batch is cut into two shards."""
         return self.shard if self.shard is not None else (self.meta_batch + 1) // 2
+
+    @property
+    def training_tasks(self) -> int:
+        """Tasks of the whole training."""
+        return self.outer.steps * self.meta_batch
 
     @property
     def select_steps(self) -> int:

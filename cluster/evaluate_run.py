@@ -8,7 +8,7 @@ from cluster.builder import build
 from cluster.config import Config, overridden
 from cluster.errors import ConfigError
 from cluster.runs import RunFolder
-from cluster.training import evaluate_params, open_pool, shared_session
+from cluster.training import evaluate_params, open_pool, shared_session, with_engine_of
 from cluster.worker import fix_arithmetic
 from tasks.family import SPLITS
 
@@ -40,7 +40,7 @@ def _protocol(folder: RunFolder, overrides: Sequence[str]) -> Config:
 
 
 def _evaluate_one(folder: RunFolder, overrides: Sequence[str], split: Any) -> dict[str, Any]:
-    config = _protocol(folder, overrides)
+    config = with_engine_of(folder, _protocol(folder, overrides))
     setup = build(config)
     name, state = checkpoints.chosen(folder.checkpoints)
     if {n: tuple(t.shape) for n, t in state.params.items()} != dict(

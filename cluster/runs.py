@@ -15,6 +15,7 @@ from typing import Any
 from cluster.config import Config, parse, read_yaml
 from cluster.errors import ConfigError
 from cluster.storage import Store, write_file
+from meta.choice import Choice
 
 PACKAGES = ("metaray", "torch", "ray", "mlflow", "numpy")
 
@@ -67,7 +68,7 @@ class RunFolder:
         return self.path / "figures"
 
 
-def create(config: Config, name: str, engine: str, path: Path | None = None) -> RunFolder:
+def create(config: Config, name: str, engine: Choice, path: Path | None = None) -> RunFolder:
     """Make a run's folder, under ``checkpoint.root`` or at ``path``; its ``run.json`` is written last."""
     root = config.checkpoint.root
     remote = "://" in root
@@ -78,7 +79,9 @@ def create(config: Config, name: str, engine: str, path: Path | None = None) -> 
         "algorithm": config.algorithm,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoints": checkpoints,
-        "engine": engine,
+        "engine": engine.name,
+        "engine_reason": engine.reason,
+        "engines_passed_over": dict(engine.passed_over),
         "mlflow_run_id": None,
         "mlflow_uri": None,
         "versions": {package: version(package) for package in PACKAGES},

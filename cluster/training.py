@@ -175,8 +175,9 @@ def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
 
 
 def _train(config: Config, folder: RunFolder, stop: StopFlag) -> Outcome:
-    setup = build(config)
     write_file(folder.path / "config.yaml", config.to_yaml().encode())  # a resumed run may have changed what it may
+    config = with_engine_of(folder, config)
+    setup = build(config)
     with open_pool(config) as pool:
         return _train_on(pool, config, setup, folder, stop)
 
@@ -190,7 +191,7 @@ def _train_on(pool: Pool, config: Config, setup: Setup, folder: RunFolder, stop:
         books = Books(config, setup, folder, pool, shown)
         try:
             if saved is not None:
-                checkpoints.require_same(saved, config, setup.engine.name, setup.family.spec.data)
+                checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)
                 learner.load(dict(saved.tensors), saved.step, saved.skipped)
                 books.best = saved.best
             meta_train(config, learner, pool, books, stop)
@@ -234,5 +235,12 @@ def artifacts_of(folder: RunFolder) -> list[Path]:
 
 
 def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
-    """A new run's folder for ``config``."""
-    return create(config, name, build(config).engine.name, path)
+    """A new run's folder for ``config``; the engine of the whole run is settled here."""
+    return create(config, name, build(config).choice, path)
+
+
+def with_engine_of(folder: RunFolder, config: Config) -> Config:
+    """The configuration with the engine that the run came to, so that every worker, now and later, has the same."""
+    if config.engine not in ("auto", "measure"):
+        return config
+    return config.model_copy(update={"engine": folder.info["engine"]})

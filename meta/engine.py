@@ -11,6 +11,9 @@ metrics.
 ``loop``
     One task after another, each by replaying the recorded program of one task. Convolutions stay ordinary ones, where
     vectorising over tasks with weights of their own makes grouped ones; only one task's intermediates are kept.
+``native``
+    One task after another by a program in C++ made for the model and the shapes at hand, compiled once by the machine's
+    compiler and kept on disk; see :mod:`meta.native`. Threads take tasks of their own. Processors only.
 """
 
 from collections.abc import Callable
@@ -24,8 +27,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from meta.algorithms import Algorithm, Metrics
 from meta.episode import Episode, from_leaves, leaves, unstack
+from meta.native.strategy import Native
 from meta.params import Params
-from meta.simplify import simplify
+from meta.simplify import direct, simplify
 
 
 class MetaGradient(NamedTuple):
@@ -49,13 +53,17 @@ class Engine(NamedTuple):
     scores: Callable[[Params, Episode, tuple[int, ...]], Tensor]
 
 
-def vmapped(algorithm: Algorithm) -> Engine:
+Strategy = Callable[[Algorithm, int], Engine]
+
+
+def vmapped(algorithm: Algorithm, threads: int = 1) -> Engine:
     """Vectorise over tasks with ``torch.func.vmap`` at every call.
 
     Each task's derivative is taken first and vectorised then. The other way round, a derivative through a
     vectorised program, is wrong with layer and batch norms: ``vmap`` computes their backward pass from a mean
     and a deviation that torch does not differentiate again (github.com/pytorch/functorch/issues/534).
     """
+    del threads  # torch's own
     one_gradient = grad(algorithm.meta_loss, has_aux=True)
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
@@ -72,8 +80,9 @@ def vmapped(algorithm: Algorithm) -> Engine:
     return Engine("vmap", meta_gradient, scores)
 
 
-def traced(algorithm: Algorithm) -> Engine:
+def traced(algorithm: Algorithm, threads: int = 1) -> Engine:
     """Record the vectorised program once per input shape and replay it."""
+    del threads
     reference = vmapped(algorithm)
     recorded = _Recorded()
 
@@ -90,8 +99,9 @@ def traced(algorithm: Algorithm) -> Engine:
     return Engine("trace", meta_gradient, scores)
 
 
-def looped(algorithm: Algorithm) -> Engine:
+def looped(algorithm: Algorithm, threads: int = 1) -> Engine:
     """Record one task's program once per input shape and replay it task after task, adding up from the first on."""
+    del threads
     one_gradient = grad(algorithm.meta_loss, has_aux=True)
     recorded = _Recorded()
 
@@ -112,6 +122,16 @@ def looped(algorithm: Algorithm) -> Engine:
         return torch.stack([recorded.run(steps, one, params, unstack(episodes, task)) for task in tasks])
 
     return Engine("loop", meta_gradient, scores)
+
+
+def native(algorithm: Algorithm, threads: int = 1) -> Engine:
+    """Compile one task's program once per shape of a task and run it task after task, on ``threads`` threads."""
+    programs = Native(algorithm, threads)
+
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        return MetaGradient(*programs.gradient(params, episodes))
+
+    return Engine("native", meta_gradient, programs.scores)
 
 
 class _Recorded:
@@ -142,7 +162,7 @@ class _Program:
             outputs, self._outputs = tree_flatten(function(given, from_leaves(tensors[count:])))
             return outputs
 
-        self._run = simplify(make_fx(flat)(*self._flat(params, episodes))).forward
+        self._run = direct(simplify(make_fx(flat)(*self._flat(params, episodes)))).forward
 
     def _flat(self, params: Params, episodes: Episode) -> list[Tensor]:
         return [*(params[name] for name in self._names), *leaves(episodes)]
@@ -153,29 +173,15 @@ class _Program:
             return tree_unflatten(self._run(*self._flat(params, episodes)), self._outputs)
 
 
-STRATEGIES: dict[str, Callable[[Algorithm], Engine]] = {"vmap": vmapped, "trace": traced, "loop": looped}
-# Above so many support and query images a task, grouped convolutions cost more than one call per task: 10 images
-# (5-way 1-shot, 1 query) ran 1.3 times faster under trace, 50 (5-shot, 5 queries) 1.2 times faster under loop.
-CONVOLUTION_BATCH = 16
+STRATEGIES: dict[str, Strategy] = {"vmap": vmapped, "trace": traced, "loop": looped, "native": native}
 
 
-def choose(params: Params, episode: Episode, device: torch.device) -> str:
-    """The strategy that measured best for such a model and such tasks.
-
-    The rule looks at nothing that is measured in the run, so equal configurations run equal programs.
+def build(name: str, algorithm: Algorithm, *, threads: int = 1) -> Engine:
+    """The engine of a strategy in :data:`STRATEGIES`.
 
     Args:
-        params: θ, for the shapes of its weights.
-        episode: one training task, for its sizes.
-        device: where it will run. Only processors have been measured; one task alone would leave a GPU idle.
+        name: the strategy.
+        algorithm: what is computed.
+        threads: how many tasks may be computed at a time, where the strategy does not leave that to torch.
     """
-    if device.type != "cpu":
-        return "trace"
-    convolves = any(value.dim() == 4 for value in params.values())
-    images = len(episode.support.inputs) + len(episode.query.inputs)
-    return "loop" if convolves and images > CONVOLUTION_BATCH else "trace"
-
-
-def build(name: str, algorithm: Algorithm) -> Engine:
-    """The engine of a strategy in :data:`STRATEGIES`."""
-    return STRATEGIES[name](algorithm)
+    return STRATEGIES[name](algorithm, threads)

@@ -112,7 +112,13 @@ def simplify(program: GraphModule) -> GraphModule:
             else:
                 seen[key] = node
         graph.eliminate_dead_code()
-    for node in graph.nodes:
+    program.recompile()
+    return program
+
+
+def direct(program: GraphModule) -> GraphModule:
+    """Call operations by the names that are reached soonest."""
+    for node in program.graph.nodes:
         if node.target in DIRECT and not node.kwargs:
             node.target = DIRECT[node.target]
     program.recompile()

@@ -74,7 +74,7 @@ configs = st.fixed_dictionaries(
         "inner": st.fixed_dictionaries({}, optional={"lr": rates, "steps": st.integers(0, 50)}),
         "shard": st.just(1),
         "algorithm": st.sampled_from(sorted(BUILT_IN["algorithm"])),
-        "engine": st.sampled_from(["auto", *STRATEGIES]),
+        "engine": st.sampled_from(["auto", "measure", *STRATEGIES]),
         "seed": st.integers(0, 2**63 - 1),
         "eval": st.fixed_dictionaries({}, optional={"steps": st.sets(st.integers(0, 99), min_size=1).map(sorted)}),
         "tracking": st.fixed_dictionaries({}, optional={"experiment": st.text()}),
@@ -139,7 +139,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "unknown model": (["model.name=mpl"], "received 'mpl'; did you mean 'mlp'?"),
     "unknown algorithm": (["algorithm=mamll"], "received 'mamll'; did you mean 'maml'?"),
     "unknown baseline": (["eval.baselines=[orakle]"], "received 'orakle'; did you mean 'oracle'?"),
-    "unknown engine": (["engine=trase"], "expected auto or one of vmap, trace, loop, received 'trase'; did you mean"),
+    "unknown engine": (["engine=trase"], "vmap, trace, loop, native, received 'trase'; did you mean 'trace'?"),
     "no such module": (["task.family=no.where:Family"], "cannot import 'no.where' of 'no.where:Family': No module"),
     "no such class": (["task.family=tasks.sinusoid:Cosine"], "task.family: module 'tasks.sinusoid' has no 'Cosine'"),
     "path without a module": (["task.family=':Name'"], "an import path 'module:Name', received ':Name'"),
@@ -264,9 +264,13 @@ def test_a_store_may_move(tmp_path: Path) -> None:
         (["task.query=5", "model.name=conv4"], "loop"),
         (["task.query=5", "model.name=mlp"], "trace"),
         (["task.query=5", "model.name=conv4", "engine=vmap"], "vmap"),
+        (["task.query=5", "model.name=conv4", "outer.steps=100000"], "native"),
+        (["task.query=5", "model.name=mlp", "outer.steps=100000"], "native"),
     ],
 )
-def test_auto_chooses_by_model_and_sizes(overrides: list[str], strategy: str, make_store: Callable[..., Path]) -> None:
+def test_auto_chooses_by_model_sizes_and_length(
+    overrides: list[str], strategy: str, make_store: Callable[..., Path]
+) -> None:
     assert build(changed("task.family=images", f"task.root={make_store()}", *overrides)).engine.name == strategy
 
 

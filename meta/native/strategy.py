@@ -1,0 +1,68 @@
+"""The strategy ``native``: each task by a program in C++, made for the model and the shapes at hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.func import grad
+
+from meta.algorithms import Algorithm
+from meta.episode import Episode, leaves
+from meta.native.ir import Unsupported
+from meta.native.program import Program, translated
+from meta.native.toolchain import compiler
+from meta.params import Params
+
+
+class Native:
+    """The batch functions of an algorithm by compiled programs, one for each shape of a task."""
+
+    def __init__(self, algorithm: Algorithm, threads: int) -> None:
+        """Compile nothing yet."""
+        self._algorithm = algorithm
+        self._threads = threads
+        self._programs: dict[Any, Program] = {}
+
+    def gradient(self, params: Params, episodes: Episode) -> tuple[Params, dict[str, Tensor]]:
+        """The summed meta-gradient and the metrics of each task."""
+        function = grad(self._algorithm.meta_loss, has_aux=True)
+        result: tuple[Params, dict[str, Tensor]] = self._program("gradient", function, True, params, episodes)
+        return result
+
+    def scores(self, params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        """The query scores of each task, [T, K]."""
+
+        def one(params: Params, episode: Episode) -> Tensor:
+            return self._algorithm.scores(params, episode, steps)
+
+        result: Tensor = self._program(steps, one, False, params, episodes)
+        return result
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the programs so far compute in, all threads together."""
+        return sum(program.memory for program in self._programs.values())
+
+    def _program(self, what: Any, function: Callable[..., Any], adds: bool, params: Params, episodes: Episode) -> Any:
+        key = (what, *((leaf.shape[1:], leaf.dtype) for leaf in leaves(episodes)))
+        if key not in self._programs:
+            try:
+                self._programs[key] = Program(function, params, episodes, adds=adds, threads=self._threads)
+            except Unsupported as error:
+                raise Unsupported(
+                    f"engine native cannot run this: {error}; choose engine=trace or engine=loop"
+                ) from error
+        return self._programs[key](params, episodes)
+
+
+def require_native(algorithm: Algorithm, params: Params, episodes: Episode) -> None:
+    """Translate the meta-gradient, without compiling it.
+
+    Raises:
+        Unsupported: saying why there can be no program.
+    """
+    device = next(iter(params.values())).device
+    if device.type != "cpu":
+        raise Unsupported(f"tensors on {device.type}")
+    compiler()
+    translated(grad(algorithm.meta_loss, has_aux=True), params, episodes, adds=True)
