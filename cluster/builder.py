@@ -12,7 +12,7 @@ from cluster.config import GIVEN_TO_MODELS, Config
 from cluster.errors import ConfigError
 from meta.algorithms import Algorithm
 from meta.choice import Choice, choose, measure
-from meta.engine import Engine
+from meta.engine import Engine, Limits
 from meta.engine import build as build_engine
 from meta.episode import unstack
 from meta.models import Model, TorchModel
@@ -52,14 +52,19 @@ class Setup:
                 params = {name: value.to(self.device) for name, value in params.items()}
                 return measure(self.algorithm, params, episodes, threads=self.config.cluster.threads)
             episode = unstack(draw_batch(self.family, self.seed, "train", range(1), self.dtype))
-            return choose(self.algorithm, params, episode, self.device, self.config.training_tasks)
+            return choose(self.algorithm, params, episode, self.device, self.config.training_tasks, self._limits)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
     @cached_property
     def engine(self) -> Engine:
         """The algorithm under that strategy."""
-        return build_engine(self.choice.name, self.algorithm, threads=self.config.cluster.threads)
+        limits = self._limits
+        return build_engine(self.choice.name, self.algorithm, threads=limits.threads, memory=limits.memory)
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(threads=self.config.cluster.threads, memory=int(self.config.cluster.memory * 1e6))
 
     def initial_params(self) -> Params:
         """θ before the first step, a function of the seed alone."""
@@ -122,6 +127,7 @@ def _build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
         inner_lr=config.inner.lr,
         inner_steps=config.inner.steps,
         adapt=config.inner.adapt,
+        **({"recompute": True} if config.inner.recompute else {}),  # an algorithm that cannot need not know the word
     )
     return algorithm
 

@@ -58,6 +58,7 @@ class InnerConfig(Section):
     lr: NonNegative = 0.01
     steps: CountOrNone = 1
     adapt: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    recompute: bool | None = None
 
 
 class OuterConfig(Section):
@@ -89,10 +90,11 @@ class EvalConfig(Section):
 
 
 class ClusterConfig(Section):
-    """``cluster``: where the work is done. Nothing here but ``threads`` and GPU or not changes a bit of θ."""
+    """``cluster``: where the work is done. Only ``threads``, ``memory`` and GPU or not change bits of θ."""
 
     workers: CountOrNone = 2
     threads: Count = 1
+    memory: Positive = 2000.0
     gpus_per_worker: NonNegative = 0.0
     address: str = "local"
     start_timeout: Positive = 120.0
@@ -183,7 +185,13 @@ class Config(Section):
         kept = ("task", "model", "inner", "outer", "meta_batch", "algorithm", "dtype", "seed")
         identity = {key: plain[key] for key in kept}
         identity["shard"] = self.shard_size
-        identity["cluster"] = {"threads": self.cluster.threads, "gpu": self.cluster.gpus_per_worker > 0}
+        cluster = self.cluster
+        identity["cluster"] = {
+            "threads": cluster.threads,
+            "memory": cluster.memory,
+            "gpu": cluster.gpus_per_worker > 0,
+        }
+        identity["inner"].pop("recompute")  # an order of additions like the engine, settled with it
         if self.outer.schedule == "constant":
             identity["outer"].pop("steps")  # a constant run may go on for longer
         return identity

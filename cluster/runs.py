@@ -82,6 +82,7 @@ def create(config: Config, name: str, engine: Choice, path: Path | None = None) 
         "engine": engine.name,
         "engine_reason": engine.reason,
         "engines_passed_over": dict(engine.passed_over),
+        "recompute": engine.recompute,
         "mlflow_run_id": None,
         "mlflow_uri": None,
         "versions": {package: version(package) for package in PACKAGES},

@@ -241,6 +241,9 @@ def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder
 
 def with_engine_of(folder: RunFolder, config: Config) -> Config:
     """The configuration with the engine that the run came to, so that every worker, now and later, has the same."""
-    if config.engine not in ("auto", "measure"):
-        return config
-    return config.model_copy(update={"engine": folder.info["engine"]})
+    info, inner = folder.info, config.inner
+    if config.engine in ("auto", "measure"):
+        config = config.model_copy(update={"engine": info["engine"]})
+    if inner.recompute is None:
+        inner = inner.model_copy(update={"recompute": info.get("recompute", False)})
+    return config.model_copy(update={"inner": inner})

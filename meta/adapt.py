@@ -1,10 +1,14 @@
 """The inner loop: gradient descent on the support loss, unrolled so that it can be differentiated."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
+from typing import Any
 
+import torch
 from torch import Tensor
-from torch.func import grad_and_value
+from torch.func import grad_and_value, vjp
+from torch.overrides import _get_current_function_mode_stack
 
 from meta.episode import Examples
 from meta.params import Params
@@ -22,6 +26,7 @@ def path(
     lr: float,
     first_order: bool = False,
     names: Sequence[str] = EVERY,
+    recompute: bool = False,
 ) -> Iterator[tuple[Params, Tensor | None]]:
     """Parameters after 0, 1, …, ``steps`` inner steps, each with the support loss that was descended.
 
@@ -38,23 +43,85 @@ def path(
         lr: α.
         first_order: treat each inner gradient as a constant (first-order MAML, Finn et al. 2017, 5.2).
         names: patterns of the names of the parameters that move (``head.*``); the others stay as they are.
+        recompute: keep of each step its parameters alone, and compute the rest again when it is differentiated. Memory
+            then grows by the parameters with each step, not by a pass through the model, for a third more work.
 
     Yields:
         ``steps + 1`` pairs (parameters, support loss before the step that made them); the first has no loss.
     """
     yield params, None
-    fixed = {name: value for name, value in params.items() if not matches(name, names)}
 
-    def moving_loss(moving: Params, examples: Examples) -> Tensor:
-        return loss({**fixed, **moving}, examples)
+    def step(params: Params, support: Examples) -> tuple[Params, Tensor]:
+        """The parameters that move, moved, and the loss that was descended."""
+        moving = {name: value for name, value in params.items() if matches(name, names)}
 
-    for _ in range(steps):
-        moving = {name: value for name, value in params.items() if name not in fixed}
+        def moving_loss(moving: Params, examples: Examples) -> Tensor:
+            return loss({**params, **moving}, examples)
+
         gradient, value = grad_and_value(moving_loss)(moving, support)
         if first_order:
             gradient = {name: g.detach() for name, g in gradient.items()}
-        params = {name: params[name] - lr * gradient[name] if name in moving else fixed[name] for name in params}
+        return {name: value - lr * gradient[name] for name, value in moving.items()}, value
+
+    for _ in range(steps):
+        moved, value = (_recomputed if recompute else _at_once)(step, params, support)
+        params = {name: moved.get(name, before) for name, before in params.items()}
         yield params, value
+
+
+Step = Callable[[Params, Examples], tuple[Params, Tensor]]
+
+
+def _at_once(step: Step, params: Params, support: Examples) -> tuple[Params, Tensor]:
+    return step(params, support)
+
+
+def _recomputed(step: Step, params: Params, support: Examples) -> tuple[Params, Tensor]:
+    """``step(params, support)``, of which nothing is kept for the derivative but its arguments."""
+    names = tuple(params)
+    moving: list[str] = []
+    modes = _get_current_function_mode_stack()
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        with ExitStack() as stack:
+            for mode in modes:  # what stands in for torch's functions here; autograd leaves it behind
+                stack.enter_context(mode)
+            given = dict(zip(names, tensors[:-2], strict=True))
+            moved, value = step(given, Examples(tensors[-2], tensors[-1]))
+        moving[:] = moved
+        return (*moved.values(), value)
+
+    function: Any = _Recomputed
+    *moved, value = function.apply(flat, *params.values(), support.inputs, support.targets)
+    return dict(zip(moving, moved, strict=True)), value
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function whose derivative computes it anew."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        return function(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        del output
+        ctx.function = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        params, (inputs, targets) = ctx.saved_tensors[:-2], ctx.saved_tensors[-2:]
+
+        def of_params(*again: Tensor) -> tuple[Tensor, ...]:
+            result: tuple[Tensor, ...] = ctx.function(*again, inputs, targets)
+            return result
+
+        # Clones, so that whoever records the program does not take the second pass for a repetition of the first.
+        _, pull = vjp(of_params, *(param.clone() for param in params))
+        return (None, *pull(gradients), None, None)
 
 
 def adapt(

@@ -67,6 +67,7 @@ class MAML:
         inner_steps: inner steps in training; evaluation may ask for any number.
         adapt: patterns of the names of the parameters that the inner loop moves; the others are meta-learned only.
             ``("head.*",)`` is ANIL (Raghu et al. 2020).
+        recompute: compute inner steps again when they are differentiated, see :func:`meta.adapt.path`.
     """
 
     model: Model
@@ -74,6 +75,7 @@ class MAML:
     inner_lr: float
     inner_steps: int
     adapt: tuple[str, ...] = EVERY
+    recompute: bool = False
     first_order: ClassVar[bool] = False
 
     @staticmethod
@@ -115,6 +117,7 @@ class MAML:
             lr=self.inner_lr,
             first_order=self.first_order,
             names=self.adapt,
+            recompute=self.recompute,
         )
 
     def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:

@@ -15,19 +15,23 @@ from typing import Any, NamedTuple
 import torch
 
 from meta.algorithms import Algorithm
-from meta.engine import STRATEGIES, build
+from meta.engine import NONE, STRATEGIES, Limits, build
 from meta.episode import Episode, stack
 from meta.native.ir import Unsupported
-from meta.native.strategy import require_native
+from meta.native.strategy import native_memory
 from meta.params import Params
 
 
 class Choice(NamedTuple):
-    """A strategy, why it was chosen, and why others that would have come first were passed over."""
+    """A strategy, why it was chosen, and why others that would have come first were passed over.
+
+    ``recompute`` tells whether inner steps are to be computed again in the backward pass, to save memory.
+    """
 
     name: str
     reason: str
     passed_over: Mapping[str, str]
+    recompute: bool = False
 
 
 @cache
@@ -46,7 +50,14 @@ def rules() -> dict[str, dict[str, int]]:
     return found
 
 
-def choose(algorithm: Algorithm, params: Params, episode: Episode, device: torch.device, tasks: int) -> Choice:
+def choose(
+    algorithm: Algorithm,
+    params: Params,
+    episode: Episode,
+    device: torch.device,
+    tasks: int,
+    limits: Limits = NONE,
+) -> Choice:
     """The strategy for a run.
 
     Args:
@@ -55,6 +66,7 @@ def choose(algorithm: Algorithm, params: Params, episode: Episode, device: torch
         episode: one training task, for its sizes.
         device: where it will run.
         tasks: training tasks of the whole run.
+        limits: threads, and the memory above which inner steps are computed again.
     """
     if device.type != "cpu":
         return Choice("trace", f"vectorised over tasks on {device.type}", {})
@@ -67,11 +79,13 @@ def choose(algorithm: Algorithm, params: Params, episode: Episode, device: torch
         passed_over["native"] = f"compiling pays from {least} training tasks on, this run has {tasks}"
     else:
         try:
-            require_native(algorithm, params, stack([episode]))
+            need = limits.threads * native_memory(algorithm, params, stack([episode]))
         except Unsupported as error:
             passed_over["native"] = str(error)
         else:
-            return Choice("native", f"{tasks} training tasks pay for compiling", {})
+            recompute = limits.memory is not None and need > limits.memory
+            reason = f"{tasks} training tasks pay for compiling; {need / 1e6:.0f} MB"
+            return Choice("native", f"{reason}, over the limit" if recompute else reason, {}, recompute)
     if convolves and images > rule["vectorised_images"]:
         return Choice("loop", f"convolutions over {images} images a task", passed_over)
     return Choice("trace", "vectorised over tasks", passed_over)

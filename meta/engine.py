@@ -16,7 +16,9 @@ metrics.
     compiler and kept on disk; see :mod:`meta.native`. Threads take tasks of their own. Processors only.
 """
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +28,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from meta.algorithms import Algorithm, Metrics
-from meta.episode import Episode, from_leaves, leaves, unstack
+from meta.episode import Episode, from_leaves, leaves, split, unstack
+from meta.memory import peak_bytes
 from meta.native.strategy import Native
 from meta.params import Params
 from meta.simplify import direct, simplify
@@ -53,17 +56,34 @@ class Engine(NamedTuple):
     scores: Callable[[Params, Episode, tuple[int, ...]], Tensor]
 
 
-Strategy = Callable[[Algorithm, int], Engine]
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What an engine may take of the machine.
+
+    Attributes:
+        threads: tasks computed at a time, where the strategy does not leave threads to torch.
+        memory: bytes for the tensors between inputs and results, where the strategy can do with less by computing fewer
+            tasks at a time; None: as much as it likes.
+    """
+
+    threads: int = 1
+    memory: int | None = None
 
 
-def vmapped(algorithm: Algorithm, threads: int = 1) -> Engine:
+Strategy = Callable[[Algorithm, Limits], Engine]
+
+
+NONE = Limits()
+
+
+def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Vectorise over tasks with ``torch.func.vmap`` at every call.
 
     Each task's derivative is taken first and vectorised then. The other way round, a derivative through a
     vectorised program, is wrong with layer and batch norms: ``vmap`` computes their backward pass from a mean
     and a deviation that torch does not differentiate again (github.com/pytorch/functorch/issues/534).
     """
-    del threads  # torch's own
+    del limits
     one_gradient = grad(algorithm.meta_loss, has_aux=True)
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
@@ -80,14 +100,32 @@ def vmapped(algorithm: Algorithm, threads: int = 1) -> Engine:
     return Engine("vmap", meta_gradient, scores)
 
 
-def traced(algorithm: Algorithm, threads: int = 1) -> Engine:
-    """Record the vectorised program once per input shape and replay it."""
-    del threads
+def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Record the vectorised program once per input shape and replay it.
+
+    A program that would need more memory than allowed is recorded for fewer tasks and replayed for one part of the
+    batch after another, the parts' sums added in order.
+    """
     reference = vmapped(algorithm)
     recorded = _Recorded()
+    most: dict[Any, int] = {}
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
-        return MetaGradient(*recorded.run("gradient", reference.meta_gradient, params, episodes))
+        shape = tuple(leaf.shape for leaf in leaves(episodes))
+        if limits.memory is None:
+            most[shape] = len(episodes.description)
+        elif shape not in most:
+            most[shape] = recorded.tasks("gradient", reference.meta_gradient, params, episodes, limits.memory)
+        parts = [
+            MetaGradient(*recorded.run("gradient", reference.meta_gradient, params, part))
+            for part in split(episodes, most[shape])
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return MetaGradient(
+            {name: functools.reduce(torch.add, [part.gradient[name] for part in parts]) for name in params},
+            {name: torch.cat([part.metrics[name] for part in parts]) for name in parts[0].metrics},
+        )
 
     def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
         def fixed(params: Params, episodes: Episode) -> Tensor:
@@ -99,9 +137,9 @@ def traced(algorithm: Algorithm, threads: int = 1) -> Engine:
     return Engine("trace", meta_gradient, scores)
 
 
-def looped(algorithm: Algorithm, threads: int = 1) -> Engine:
+def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Record one task's program once per input shape and replay it task after task, adding up from the first on."""
-    del threads
+    del limits
     one_gradient = grad(algorithm.meta_loss, has_aux=True)
     recorded = _Recorded()
 
@@ -124,9 +162,9 @@ def looped(algorithm: Algorithm, threads: int = 1) -> Engine:
     return Engine("loop", meta_gradient, scores)
 
 
-def native(algorithm: Algorithm, threads: int = 1) -> Engine:
-    """Compile one task's program once per shape of a task and run it task after task, on ``threads`` threads."""
-    programs = Native(algorithm, threads)
+def native(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Compile one task's program once per shape of a task and run it task after task, on as many threads as allowed."""
+    programs = Native(algorithm, limits.threads)
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
         return MetaGradient(*programs.gradient(params, episodes))
@@ -140,12 +178,21 @@ class _Recorded:
     def __init__(self) -> None:
         self._programs: dict[Any, _Program] = {}
 
+    def tasks(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode, memory: int) -> int:
+        """How many tasks at a time ``function`` can compute within so many bytes; one at the least."""
+        count = len(episodes.description)
+        need = self._program(what, function, params, episodes).peak_bytes
+        return max(1, min(count, count * memory // max(need, 1)))
+
     def run(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
         """``function(params, episodes)``, recorded at its first call for these shapes."""
+        return self._program(what, function, params, episodes)(params, episodes)
+
+    def _program(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> "_Program":
         key = (what, *((leaf.shape, leaf.dtype) for leaf in leaves(episodes)))
         if key not in self._programs:
             self._programs[key] = _Program(function, params, episodes)
-        return self._programs[key](params, episodes)
+        return self._programs[key]
 
 
 class _Program:
@@ -162,7 +209,9 @@ class _Program:
             outputs, self._outputs = tree_flatten(function(given, from_leaves(tensors[count:])))
             return outputs
 
-        self._run = direct(simplify(make_fx(flat)(*self._flat(params, episodes)))).forward
+        program = simplify(make_fx(flat)(*self._flat(params, episodes)))
+        self.peak_bytes = peak_bytes(program)
+        self._run = direct(program).forward
 
     def _flat(self, params: Params, episodes: Episode) -> list[Tensor]:
         return [*(params[name] for name in self._names), *leaves(episodes)]
@@ -176,12 +225,6 @@ class _Program:
 STRATEGIES: dict[str, Strategy] = {"vmap": vmapped, "trace": traced, "loop": looped, "native": native}
 
 
-def build(name: str, algorithm: Algorithm, *, threads: int = 1) -> Engine:
-    """The engine of a strategy in :data:`STRATEGIES`.
-
-    Args:
-        name: the strategy.
-        algorithm: what is computed.
-        threads: how many tasks may be computed at a time, where the strategy does not leave that to torch.
-    """
-    return STRATEGIES[name](algorithm, threads)
+def build(name: str, algorithm: Algorithm, *, threads: int = 1, memory: int | None = None) -> Engine:
+    """The engine of a strategy in :data:`STRATEGIES`; see :class:`Limits` for the rest."""
+    return STRATEGIES[name](algorithm, Limits(threads=threads, memory=memory))

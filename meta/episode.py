@@ -65,6 +65,12 @@ def unstack(episodes: Episode, task: int = 0) -> Episode:
     return from_leaves([leaf[task] for leaf in leaves(episodes)])
 
 
+def split(episodes: Episode, size: int) -> list[Episode]:
+    """A batch in consecutive parts of ``size`` tasks; the last may be smaller."""
+    parts = zip(*(leaf.split(size) for leaf in leaves(episodes)), strict=True)
+    return [from_leaves(part) for part in parts]
+
+
 def place(episodes: Episode, dtype: torch.dtype, device: torch.device | str) -> Episode:
     """A batch on ``device`` with floating-point numbers as ``dtype``; class labels keep int64.
 

@@ -263,5 +263,4 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     metaray.unpool.default: lambda _, *a: v.unpool(*a),
     metaray.pick.default: lambda _, *a: v.pick(*a),
     operator.getitem: lambda _, pair, place: pair[place],
-    metaray.again.default: lambda _, x: v.view(x, x.shape, lambda indices: indices),
 }

@@ -31,8 +31,6 @@ LIBRARY.define("conv_weight(Tensor x, Tensor g, int[] stride, int[] padding, int
 LIBRARY.define("pool(Tensor x, int[] kernel, int[] stride, int[] padding) -> (Tensor, Tensor)")
 LIBRARY.define("unpool(Tensor g, Tensor at, int[] size) -> Tensor")
 LIBRARY.define("pick(Tensor x, Tensor at) -> Tensor")
-# Told apart from every other call, so that what is computed from it is computed anew.
-LIBRARY.define("again(Tensor x) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 
 
 def _conv(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -73,7 +71,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "pool": _pool,
     "unpool": _unpool,
     "pick": _pick,
-    "again": torch.clone,
 }
 for _name, _function in _FUNCTIONS.items():
     LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")

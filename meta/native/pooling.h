@@ -15,26 +15,26 @@ void pool(const T* __restrict x, T* __restrict y, int32_t* __restrict at) {
   for (long b = 0; b < B; ++b)
     for (int oh = 0; oh < OH; ++oh)
       for (int ow = 0; ow < OW; ++ow, y += C, at += C) {
-        bool empty = true;
-        for (int kh = 0; kh < KH; ++kh)
-          for (int kw = 0; kw < KW; ++kw) {
-            const int h = oh * SH + kh - PH, w = ow * SW + kw - PW;
-            if (h < 0 || h >= H || w < 0 || w >= W) continue;
-            const T* row = x + ((b * H + h) * W + w) * C;
-            const int32_t place = h * W + w;
-            if (empty) {
+        const int h = oh * SH - PH, w = ow * SW - PW;
+        // The part of the window that lies in the image; all of it, and known to the compiler, away from the border.
+        const int h0 = PH && h < 0 ? -h : 0, h1 = PH && h + KH > H ? H - h : KH;
+        const int w0 = PW && w < 0 ? -w : 0, w1 = PW && w + KW > W ? W - w : KW;
+        const T* __restrict corner = x + ((b * H + h) * W + w) * C;
+        const int32_t place = h * W + w;
 #pragma omp simd
-              for (int c = 0; c < C; ++c) y[c] = row[c], at[c] = place;
-            } else {
-#pragma omp simd
-              for (int c = 0; c < C; ++c) {
-                const bool more = row[c] > y[c] || (row[c] != row[c] && y[c] == y[c]);
-                y[c] = more ? row[c] : y[c];
-                at[c] = more ? place : at[c];
-              }
+        for (int c = 0; c < C; ++c) {
+          T best = corner[(h0 * W + w0) * C + c];
+          int32_t where = place + h0 * W + w0;
+          for (int kh = h0; kh < h1; ++kh)
+            for (int kw = w0; kw < w1; ++kw) {
+              const T value = corner[(kh * W + kw) * C + c];
+              const bool more = !(value <= best) && best == best;
+              best = more ? value : best;
+              where = more ? place + kh * W + kw : where;
             }
-            empty = false;
-          }
+          y[c] = best;
+          at[c] = where;
+        }
       }
 }
 

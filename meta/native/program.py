@@ -30,9 +30,13 @@ aten = torch.ops.aten
 
 
 class _Translated(NamedTuple):
-    """A function of one task, planned: its source, the shapes of its outputs, and how they hang together."""
+    """A function of one task, planned: its source, the shapes of its outputs, and how they hang together.
+
+    ``memory`` is what it computes in, in bytes, the kernels' own scratch not counted.
+    """
 
     source: str
+    memory: int
     shapes: list[tuple[tuple[int, ...], bool, tuple[int, ...]]]
     outputs: Any
 
@@ -68,7 +72,8 @@ def translated(function: Callable[..., Any], params: Params, episodes: Episode, 
     plan = Plan(outputs, dtype.itemsize)
     headers = (resources.files("meta.native").joinpath(name).read_text(encoding="utf-8") for name in HEADERS)
     text = "\n".join([*headers, source(plan, inputs, REALS[dtype])])
-    return _Translated(text, [(one.shape, one.total, plan.output_strides(one)) for one in outputs], structure)
+    memory = plan.shared_bytes + plan.arena_bytes
+    return _Translated(text, memory, [(one.shape, one.total, plan.output_strides(one)) for one in outputs], structure)
 
 
 class Program:
@@ -89,7 +94,7 @@ class Program:
         """
         self._names = tuple(params)
         self._threads = threads
-        text, self._shapes, self._outputs = translated(function, params, episodes, adds=adds)
+        text, _, self._shapes, self._outputs = translated(function, params, episodes, adds=adds)
         self._library: Library = load(text)
         self._shared = _memory(self._library.shared_bytes)
         self._arenas = [_memory(self._library.arena_bytes) for _ in range(threads)]

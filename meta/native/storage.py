@@ -84,13 +84,14 @@ class Storage:
 
     def _worth_storing(self, value: Value, readers: set[Value], broadcast: bool) -> bool:
         operations, heavy, loads = self._expression(value)
-        if any(isinstance(reader, Kernel) for reader in readers):
-            return True
+        dear = heavy or len(loads) > 1 or operations > CHEAP
+        kernels = [reader for reader in readers if isinstance(reader, Kernel)]
+        if kernels:
+            # A kernel reads a copy of what the others write out for themselves: it need not last as long as they.
+            return dear or len(kernels) == len(readers)
         if operations == 0:
             return False
-        if broadcast or operations > LONG:
-            return True
-        return len(readers) > 1 and (heavy or len(loads) > 1 or operations > CHEAP)
+        return broadcast or operations > LONG or (len(readers) > 1 and dear)
 
     def _expression(self, value: Value) -> tuple[int, bool, set[Value]]:
         """Operations, whether one is heavy, and the large tensors read, of an expression written out in full."""

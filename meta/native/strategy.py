@@ -55,8 +55,8 @@ class Native:
         return self._programs[key](params, episodes)
 
 
-def require_native(algorithm: Algorithm, params: Params, episodes: Episode) -> None:
-    """Translate the meta-gradient, without compiling it.
+def native_memory(algorithm: Algorithm, params: Params, episodes: Episode) -> int:
+    """Bytes that one thread's meta-gradient computes in, found by translating it, without compiling.
 
     Raises:
         Unsupported: saying why there can be no program.
@@ -65,4 +65,4 @@ def require_native(algorithm: Algorithm, params: Params, episodes: Episode) -> N
     if device.type != "cpu":
         raise Unsupported(f"tensors on {device.type}")
     compiler()
-    translated(grad(algorithm.meta_loss, has_aux=True), params, episodes, adds=True)
+    return translated(grad(algorithm.meta_loss, has_aux=True), params, episodes, adds=True).memory

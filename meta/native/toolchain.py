@@ -22,7 +22,6 @@ from meta.native.ir import Unsupported
 FLAGS = (
     "-std=c++17",
     "-O3",
-    "-fno-tree-loop-vectorize",  # loops that are marked still are; see meta.native.emit
     "-march=native",
     "-fopenmp-simd",
     "-ffp-contract=fast",

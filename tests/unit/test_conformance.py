@@ -41,6 +41,26 @@ class Normed(nn.Module):
         return self.layers(inputs)
 
 
+class Convolutions(nn.Module):
+    """A user's own convolutional network, smooth, and wide enough for vectorised loops that do not come out even."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(inputs[0], 18, 3, stride=2, padding=1),
+            nn.BatchNorm2d(18, track_running_stats=False),
+            nn.SiLU(),
+            nn.Conv2d(18, 21, 3, padding=1, bias=False),
+            nn.BatchNorm2d(21, track_running_stats=False),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(21 * 16, outputs),
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layers(inputs)
+
+
 def mlp(activation: str) -> Callable[[int, int], Model]:
     return lambda inputs, outputs: MLP(
         inputs=(inputs,), outputs=outputs, hidden=(7, 5), activation=activation, init_std=None
@@ -54,12 +74,18 @@ MODELS: dict[str, Callable[[int, int], Model]] = {
     "relu": mlp("relu"),
     "module": lambda inputs, outputs: TorchModel(lambda: Normed(inputs, outputs)),
 }
+# Wide enough for the vectorised loops of compiled programs, in widths that do not fill the last vector.
+WIDE: dict[str, Callable[[int, int], Model]] = {
+    "wide": lambda inputs, outputs: MLP(inputs=(inputs,), outputs=outputs, hidden=(21, 37), init_std=None),
+}
 IMAGE_MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
     "stride": lambda inputs, outputs: Conv4(inputs=inputs, outputs=outputs, channels=3, blocks=2),
     "pool": lambda inputs, outputs: Conv4(inputs=inputs, outputs=outputs, channels=3, blocks=2, down="pool"),
     "inductive": lambda inputs, outputs: Conv4(
         inputs=inputs, outputs=outputs, channels=3, blocks=2, batch_norm="inductive"
     ),
+    "convolutions": lambda inputs, outputs: TorchModel(lambda: Convolutions(inputs, outputs)),
+    "wide-pool": lambda inputs, outputs: Conv4(inputs=inputs, outputs=outputs, channels=37, blocks=2, down="pool"),
     "resnet": lambda inputs, outputs: ResNet12(inputs=inputs, outputs=outputs, widths=(2, 3)),
     "mlp-norm": lambda inputs, outputs: MLP(
         inputs=inputs, outputs=outputs, hidden=(6, 5), init_std=None, batch_norm="transductive"
@@ -73,9 +99,10 @@ class Row(NamedTuple):
     objective: str
     steps: int
     adapt: tuple[str, ...] = EVERY
+    recompute: bool = False
 
     def __str__(self) -> str:
-        names = "" if self.adapt == EVERY else "-" + "+".join(self.adapt)
+        names = ("" if self.adapt == EVERY else "-" + "+".join(self.adapt)) + ("-recomputed" if self.recompute else "")
         return f"{self.algorithm.__name__}-{self.model}-{self.objective}-{self.steps}{names}"
 
 
@@ -84,12 +111,17 @@ ROWS = [
     for algorithm, model, objective in product(ALGORITHMS, MODELS, OBJECTIVES)
     for steps in ALGORITHMS[algorithm]
 ]
+ROWS += [Row(MAML, model, objective, 2) for model in WIDE for objective in OBJECTIVES]
 ROWS += [Row(MAML, model, "cross_entropy", 1) for model in IMAGE_MODELS]
 ROWS += [
     Row(MAML, "stride", "cross_entropy", 2),
     Row(FirstOrderMAML, "stride", "cross_entropy", 1),
     Row(MAML, "stride", "cross_entropy", 2, ("*.weight", "*.bias")),
     Row(MAML, "pool", "cross_entropy", 2, ("head.*",)),
+    Row(MAML, "tanh", "mse", 3, recompute=True),
+    Row(FirstOrderMAML, "relu", "mse", 3, recompute=True),
+    Row(MAML, "convolutions", "cross_entropy", 2, recompute=True),
+    Row(MAML, "pool", "cross_entropy", 2, ("*.weight", "*.bias"), recompute=True),
 ]
 
 
@@ -111,13 +143,14 @@ def made(row: Row) -> Algorithm:
         model = IMAGE_MODELS[row.model](IMAGE, OUTPUTS)
     else:
         (inputs,) = row.algorithm.input_shape((INPUTS,), DESCRIPTION)
-        model = MODELS[row.model](inputs, OUTPUTS)
+        model = (MODELS | WIDE)[row.model](inputs, OUTPUTS)
     return row.algorithm(
         model=model,
         objective=OBJECTIVES[row.objective],
         inner_lr=0.1,
         inner_steps=row.steps,
         adapt=row.adapt,
+        recompute=row.recompute,
     )
 
 
