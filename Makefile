@@ -44,10 +44,10 @@ style: $(STAMP) ## Lint and check the format
 	$(BIN)/ruff format --check .
 
 types: $(STAMP) ## Check the types
-	$(BIN)/mypy meta tasks cluster
+	$(BIN)/mypy meta tasks benchmarks cluster
 
 doctest: $(STAMP) ## Run the examples in docstrings
-	$(BIN)/pytest --doctest-modules meta tasks cluster
+	$(BIN)/pytest --doctest-modules meta tasks benchmarks cluster
 
 unit: $(STAMP) ## Run the unit tests
 	$(BIN)/pytest tests/unit
@@ -62,4 +62,4 @@ constraints: $(STAMP) ## Write the versions in .venv to constraints.txt
 
 clean: ## Remove caches and build outputs; keep .venv, runs and data
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find cluster meta tasks tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks cluster meta tasks tests -type d -name __pycache__ -prune -exec rm -rf {} +

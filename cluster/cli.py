@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.bench_command import bench
 from cluster.console import AsJson, Debug, print_json, print_lines, reports_errors
 from cluster.data_command import data
 from cluster.errors import ConfigError
@@ -126,6 +127,9 @@ def report(run: Run, overrides: Overrides = None, as_json: AsJson = False, debug
         print_json({"page": str(page), "figures": [str(path) for path in figures]})
     else:
         print_lines({"page": page} | {f"figure {path.stem}": path for path in figures})
+
+
+app.command()(bench)
 
 
 def _print_engine(info: Mapping[str, Any]) -> None:

@@ -120,7 +120,7 @@ class _Recomputed(torch.autograd.Function):
             return result
 
         # Clones, so that whoever records the program does not take the second pass for a repetition of the first.
-        _, pull = vjp(of_params, *(param.clone() for param in params))
+        pull = vjp(of_params, *(param.clone() for param in params))[1]
         return (None, *pull(gradients), None, None)
 
 

@@ -118,7 +118,7 @@ def test_a_shard_is_half_a_meta_batch_by_default() -> None:
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "unknown section": (["trackin.uri=x"], "trackin: unknown key; did you mean 'tracking'?"),
-    "unknown key": (["inner.step=3"], "inner.step: unknown key; did you mean 'steps'? (valid: lr, steps, adapt, recompute)"),
+    "unknown key": (["inner.step=3"], "inner.step: unknown key; did you mean 'steps'? (valid: lr, steps, adapt, rec"),
     "unknown key of the family": (["task.shots=5"], "task.shots: unknown key; did you mean 'shot'?"),
     "unknown key of the model": (["model.hiden=[8]"], "model.hiden: unknown key; did you mean 'hidden'?"),
     "key the builder gives": (["model.inputs=[3]"], "model.inputs: unknown key"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("meta", "tasks", "cluster")
+PACKAGES = ("meta", "tasks", "benchmarks", "cluster")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAY_IMPORT = {
     "meta": {"meta", "torch"},
@@ -24,15 +24,21 @@ MAY_IMPORT = {
         "filelock",
         "matplotlib",
     },
+    # It runs where only torch and numpy are installed; the peers are imported where they are asked for.
+    "benchmarks": {"benchmarks", "meta", "torch", "numpy", "tasks", "higher", "jax", "learn2learn", "torchopt"},
 }
 # Libraries with a door of their own: nobody else imports them.
 DOORS = {
     "ray": {"cluster.actor", "cluster.ray_pool", "cluster.session"},
     "mlflow": {"cluster.tracking"},
     "torchvision": {"tasks.vision"},
-    "typer": {"cluster.cli", "cluster.console", "cluster.data_command"},
+    "typer": {"cluster.bench_command", "cluster.cli", "cluster.console", "cluster.data_command"},
     "PIL": {"tasks.data.decode", "tasks.data.sources.glyphs"},
     "filelock": {"tasks.data.cache", "tasks.data.places"},
+    "higher": {"benchmarks.peers.higher_peer"},
+    "jax": {"benchmarks.peers.jax_models", "benchmarks.peers.jax_peer"},
+    "learn2learn": {"benchmarks.peers.learn2learn_peer"},
+    "torchopt": {"benchmarks.peers.torchopt_peer"},
     "matplotlib": {
         "tasks.data.sources.glyphs",
         *(f"cluster.figures.{module}" for module in ("curves", "images", "scores", "style")),
@@ -67,6 +73,12 @@ def test_imports_stay_within_the_rooms(path):
         assert roots <= MAY_IMPORT[package]
     for library, doors in DOORS.items():
         assert library not in roots or name_of(path) in doors
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=name_of)
+def test_benchmarks_run_alone(path):
+    # Only the family that workers draw from knows what a family is.
+    assert name_of(path) == "benchmarks.families" or not any(name.split(".")[0] == "tasks" for name in imports(path))
 
 
 def test_no_modules_import_each_other():

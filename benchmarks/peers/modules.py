@@ -1,0 +1,51 @@
+"""Our models as ``torch.nn.Module``, as other libraries want them."""
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from benchmarks.suites import Work
+from meta.episode import Examples
+from meta.objectives import Measure
+from meta.params import Params
+
+
+class _Part(nn.Module):
+    """A holder of parameters; a class of its own since ``higher`` cannot patch ``nn.Module`` itself."""
+
+
+class Network(nn.Module):
+    """A model of ours with parameters of its own, under the same names.
+
+    They are looked up as attributes at every call: libraries replace them by the adapted ones.
+    """
+
+    def __init__(self, work: Work) -> None:
+        """Copy the weights of ``work``."""
+        super().__init__()
+        self._apply_model: Callable[[Params, Tensor], Tensor] = work.model.apply
+        self._names = tuple(work.params)
+        for name, value in work.params.items():
+            *path, last = name.split(".")
+            owner: nn.Module = self
+            for part in path:
+                if not hasattr(owner, part):
+                    owner.add_module(part, _Part())
+                owner = getattr(owner, part)
+            owner.register_parameter(last, nn.Parameter(value.clone()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs of the model under the parameters at hand."""
+        params = {name: self._parameter(name) for name in self._names}
+        return self._apply_model(params, inputs)
+
+    def _parameter(self, name: str) -> Tensor:
+        found: Any = reduce(getattr, name.split("."), self)
+        return cast(Tensor, found)
+
+
+def loss_of(network: Any, measure: Measure, examples: Examples) -> Tensor:
+    """The loss of a network on examples, a scalar."""
+    return measure(network(examples.inputs), examples.targets)

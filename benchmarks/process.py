@@ -1,0 +1,114 @@
+"""What is the same for every competitor: the cores, and how memory comes from the system."""
+
+import ctypes
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self
+
+# Parameters of mallopt(3) in glibc.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+ALLOCATION = "glibc keeps freed memory (mallopt), for all competitors alike"
+QUIET = 0.2  # cores that other processes may use while something is timed
+SYSTEM_ALLOCATION = "as the C library does by itself"
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def cores(count: int) -> Iterator[None]:
+    """Let this process and those it starts use ``count`` cores; some libraries have no setting of their own."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep the memory it frees, as the workers do; whether the C library can.
+
+    Without it up to half of a step goes into fetching pages anew, which would be measured instead of the competitors.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_MMAP_MAX, 0)
+    return True
+
+
+class OtherLoad:
+    """How many cores other processes keep busy while a block runs, on average; zero where the system does not tell.
+
+    On a machine that others use, a program of several threads suffers out of all proportion: its threads wait for the
+    one that has no core.
+
+    >>> with OtherLoad() as others:
+    ...     pass
+    >>> others.cores >= 0
+    True
+    """
+
+    def __init__(self) -> None:
+        self.cores = 0.0
+
+    def __enter__(self) -> Self:
+        self._before = self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        busy, own, at = (now - then for now, then in zip(self._read(), self._before, strict=True))
+        self.cores = max(0.0, (busy - own) / max(at, 0.1))
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        """Seconds that all processes have computed, that this one has, and the time."""
+        stat, own, busy = Path("/proc/stat"), os.times(), 0.0
+        if stat.exists():
+            user, nice, system = map(int, stat.read_text().split(maxsplit=4)[1:4])
+            busy = (user + nice + system) / os.sysconf("SC_CLK_TCK")
+        return busy, own.user + own.system, time.monotonic()
+
+
+def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of ``function(*arguments)`` in a fresh process.
+
+    Raises:
+        RuntimeError: with its message, if it failed there.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        good, value = ours.recv()
+    except EOFError:
+        good, value = False, "the process died"
+    finally:
+        child.join()
+        ours.close()
+    if not good:
+        raise RuntimeError(value)
+    return value
+
+
+def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        answer = True, function(*arguments)
+    except Exception as error:
+        answer = False, f"{type(error).__name__}: {error}"
+    pipe.send(answer)
+    pipe.close()
