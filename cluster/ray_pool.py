@@ -98,7 +98,13 @@ class RayPool:
             if ticket.results:
                 yield ticket.results.popleft()
             else:
-                self._advance(timeout=1.0)
+                self._advance(timeout=1.0, all_of=self._in_flight_alone(ticket))
+
+    def _in_flight_alone(self, ticket: Ticket) -> int:
+        """How many results to wait for at once: a ticket's last ones, if nothing else is in flight or waits its turn."""
+        jobs = [job for member in self._members for job in member.jobs.values()]
+        alone = not self._foreground and not self._background and all(member.ready for member in self._members)
+        return len(jobs) if alone and all(job.ticket is ticket for job in jobs) else 1
 
     def poll(self) -> None:
         """Take in what has arrived."""
@@ -132,15 +138,17 @@ class RayPool:
     def _send(self, member: _Member, job: _Job) -> None:
         member.jobs[member.actor.run.remote(encode_order(job.order), job.theta)] = job
 
-    def _advance(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds for one thing to happen, and act on it."""
+    def _advance(self, timeout: float, *, all_of: int = 1) -> None:
+        """Wait up to ``timeout`` seconds for one thing to happen, or for more at once, and act on all that has."""
         waiting = {member.ready_ref: member for member in self._members if not member.ready}
         waiting |= {ref: member for member in self._members for ref in member.jobs}
         if not waiting:
             return
-        done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout)
+        # Every call of Ray's costs as much as a small shard: one for all that is awaited, where nothing else is due.
+        done, _ = ray.wait(list(waiting), num_returns=min(all_of, len(waiting)), timeout=timeout)
         for ref in done:
-            self._settle(waiting[ref], ref)
+            if ref in waiting[ref].jobs or ref is waiting[ref].ready_ref:  # not lost with its worker meanwhile
+                self._settle(waiting[ref], ref)
         if not done:
             self._check_deadlines()
         self._hand_out()

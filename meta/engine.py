@@ -14,6 +14,8 @@ metrics.
 ``native``
     One task after another by a program in C++ made for the model and the shapes at hand, compiled once by the machine's
     compiler and kept on disk; see :mod:`meta.native`. Threads take tasks of their own. Processors only.
+``graph``
+    The program of ``trace``, captured once as a CUDA graph: a replay is one launch. NVIDIA devices only.
 """
 
 import functools
@@ -24,15 +26,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from meta.algorithms import Algorithm, Metrics
-from meta.episode import Episode, from_leaves, leaves, split, unstack
-from meta.memory import peak_bytes
+from meta.episode import Episode, leaves, split, unstack
+from meta.graph import Captured
 from meta.native.strategy import Native
 from meta.params import Params
-from meta.simplify import direct, simplify
+from meta.replay import Recorded
 
 
 class MetaGradient(NamedTuple):
@@ -107,7 +107,7 @@ def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     batch after another, the parts' sums added in order.
     """
     reference = vmapped(algorithm)
-    recorded = _Recorded()
+    recorded = Recorded()
     most: dict[Any, int] = {}
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
@@ -141,7 +141,7 @@ def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Record one task's program once per input shape and replay it task after task, adding up from the first on."""
     del limits
     one_gradient = grad(algorithm.meta_loss, has_aux=True)
-    recorded = _Recorded()
+    recorded = Recorded()
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
         total: Params = {}
@@ -172,57 +172,32 @@ def native(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     return Engine("native", meta_gradient, programs.scores)
 
 
-class _Recorded:
-    """Recorded programs by what they compute and the shapes they were recorded for."""
+def graphed(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Capture the vectorised program once per input shape as a CUDA graph and replay that."""
+    del limits
+    reference = vmapped(algorithm)
+    captured = Captured()
 
-    def __init__(self) -> None:
-        self._programs: dict[Any, _Program] = {}
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        return MetaGradient(*captured.run("gradient", reference.meta_gradient, params, episodes))
 
-    def tasks(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode, memory: int) -> int:
-        """How many tasks at a time ``function`` can compute within so many bytes; one at the least."""
-        count = len(episodes.description)
-        need = self._program(what, function, params, episodes).peak_bytes
-        return max(1, min(count, count * memory // max(need, 1)))
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        def fixed(params: Params, episodes: Episode) -> Tensor:
+            return reference.scores(params, episodes, steps)
 
-    def run(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
-        """``function(params, episodes)``, recorded at its first call for these shapes."""
-        return self._program(what, function, params, episodes)(params, episodes)
+        result: Tensor = captured.run(steps, fixed, params, episodes)
+        return result
 
-    def _program(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> "_Program":
-        key = (what, *((leaf.shape, leaf.dtype) for leaf in leaves(episodes)))
-        if key not in self._programs:
-            self._programs[key] = _Program(function, params, episodes)
-        return self._programs[key]
+    return Engine("graph", meta_gradient, scores)
 
 
-class _Program:
-    """One recorded program: a function of flat lists of tensors, so that replaying walks no nested containers."""
-
-    def __init__(self, function: Callable[..., Any], params: Params, episodes: Episode) -> None:
-        """Record ``function(params, episodes)`` for tensors of these shapes."""
-        self._names = tuple(params)
-        self._outputs: Any = None
-
-        def flat(*tensors: Tensor) -> list[Tensor]:
-            count = len(self._names)
-            given = dict(zip(self._names, tensors[:count], strict=True))
-            outputs, self._outputs = tree_flatten(function(given, from_leaves(tensors[count:])))
-            return outputs
-
-        program = simplify(make_fx(flat)(*self._flat(params, episodes)))
-        self.peak_bytes = peak_bytes(program)
-        self._run = direct(program).forward
-
-    def _flat(self, params: Params, episodes: Episode) -> list[Tensor]:
-        return [*(params[name] for name in self._names), *leaves(episodes)]
-
-    def __call__(self, params: Params, episodes: Episode) -> Any:
-        """Replay the program."""
-        with torch.inference_mode():  # the derivative is part of the program; nothing else is to be recorded
-            return tree_unflatten(self._run(*self._flat(params, episodes)), self._outputs)
-
-
-STRATEGIES: dict[str, Strategy] = {"vmap": vmapped, "trace": traced, "loop": looped, "native": native}
+STRATEGIES: dict[str, Strategy] = {
+    "vmap": vmapped,
+    "trace": traced,
+    "loop": looped,
+    "native": native,
+    "graph": graphed,
+}
 
 
 def build(name: str, algorithm: Algorithm, *, threads: int = 1, memory: int | None = None) -> Engine:

@@ -1,6 +1,6 @@
 """What unit and integration tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,14 @@ import pytest
 
 from tasks.data.writer import StoreWriter
 from tasks.family import SPLITS
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_anew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs are compiled by these tests, not taken from an earlier run's cache, and gone with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METARAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,11 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def test_train_evaluate_and_report(metaray, finished, config_file, tmp_path):
-    status, output, errors = finished(metaray("train", str(config_file), "eval.baselines=[pretrain, oracle]", "--json"))
+    baselines = "eval.baselines=[pretrain, oracle]"
+    status, output, errors = finished(metaray("train", str(config_file), baselines, "--json", "--verbose"))
     assert status == 0, errors
+    assert "engine trace: vectorised over tasks\n" in errors
+    assert "engine native passed over: compiling pays from 20000 training tasks on, this run has 140\n" in errors
     result = json.loads(output)
     assert {"run_id", "run_dir", "checkpoint", "steps", "seconds", "theta_sha256", "failures"} <= result.keys()
     evaluation = result["evaluation"]

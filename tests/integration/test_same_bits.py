@@ -94,7 +94,7 @@ def test_a_worker_killed_at_step_50(local_ray, long_config, reference, dtype):
     assert "its shards were computed again" in pool.failures[0]
 
 
-@pytest.mark.parametrize("engine", ["trace", "loop"])
+@pytest.mark.parametrize("engine", ["trace", "loop", "native"])
 def test_images_with_a_worker_killed(local_ray, make_config, make_store, engine):
     # Episodes are drawn ahead on a thread of the worker's here, and lost with it.
     images = {"family": "images", "root": str(make_store((8, 8, 1), classes=8, images=10)), "way": 3, "query": 4}

@@ -32,14 +32,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _compiled_anew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Programs are compiled by these tests, not taken from an earlier run's cache, and gone with them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("METARAY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(autouse=True)
 def _arithmetic() -> Iterator[None]:
     """Undo what a worker sets for its whole process."""

@@ -14,6 +14,7 @@ from meta.algorithms import MAML, Algorithm, FirstOrderMAML, Metrics, Oracle, Pr
 from meta.engine import STRATEGIES, Engine
 from meta.episode import Episode, Examples, leaves, place, stack, unstack
 from meta.models import MLP, Conv4, Model, ResNet12, TorchModel
+from meta.native.ir import Unsupported
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
 
@@ -134,7 +135,8 @@ def typical(row: Row) -> bool:
     return row.steps == 1 and row.algorithm in (MAML, Oracle)
 
 
-strategies = pytest.mark.parametrize("strategy", STRATEGIES)
+PROCESSOR = [name for name in STRATEGIES if name != "graph"]
+strategies = pytest.mark.parametrize("strategy", PROCESSOR)
 
 
 @cache
@@ -314,3 +316,22 @@ def test_inputs_are_left_as_they_were(strategy: str) -> None:
     engine(row, strategy).meta_gradient(theta, episodes)
     assert all(torch.equal(theta[name], value) for name, value in start(row).items())
     assert all(torch.equal(a, b) for a, b in zip(leaves(episodes), leaves(drawn(row)), strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA device")
+@pytest.mark.parametrize("strategy", ["trace", "graph"])
+@rows(typical)
+def test_a_gpu_gives_the_processor_s_gradient(row: Row, strategy: str, close: Callable[..., None]) -> None:
+    run = STRATEGIES[strategy](made(row)).meta_gradient
+    theta = {name: value.to("cuda") for name, value in start(row).items()}
+    episodes = place(drawn(row), torch.float64, "cuda")
+    exact = engine(row, "vmap").meta_gradient(start(row), drawn(row))
+    for _ in range(2):  # captured, then replayed
+        result = run(theta, episodes)
+        close(flat(result.gradient).cpu(), flat(exact.gradient))
+
+
+def test_a_graph_needs_a_gpu() -> None:
+    row = Row(MAML, "tanh", "mse", 1)
+    with pytest.raises(Unsupported, match="engine graph expects tensors on a CUDA device, received some on cpu"):
+        STRATEGIES["graph"](made(row)).meta_gradient(start(row), drawn(row))
