@@ -1,5 +1,6 @@
 """What the loop asks of a pool of workers, and the pool that computes in this very process."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,9 @@ class InlinePool:
         """Compute the oldest waiting order."""
         if self._waiting:
             ticket, order, theta = self._waiting.popleft()
-            ticket.deliver(self._worker.run(order, theta))
+            # Nothing is drawn ahead: there is no idle moment to draw in.
+            result = self._worker.run(dataclasses.replace(order, upcoming=None), theta)
+            ticket.deliver(dataclasses.replace(result, order=order))
 
     def close(self) -> None:
         """Forget what waits."""

@@ -101,7 +101,7 @@ class RayPool:
                 self._advance(timeout=1.0, all_of=self._in_flight_alone(ticket))
 
     def _in_flight_alone(self, ticket: Ticket) -> int:
-        """How many results to wait for at once: a ticket's last ones, if nothing else is in flight or waits its turn."""
+        """How many results to wait for at once: a ticket's last ones, if nothing else is under way or waits."""
         jobs = [job for member in self._members for job in member.jobs.values()]
         alone = not self._foreground and not self._background and all(member.ready for member in self._members)
         return len(jobs) if alone and all(job.ticket is ticket for job in jobs) else 1

@@ -11,6 +11,7 @@ from ray._private import ray_constants
 
 from cluster.config import ClusterConfig
 from cluster.errors import ClusterError
+from cluster.wire import LARGE
 
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
@@ -53,6 +54,8 @@ def _start_local(config: ClusterConfig) -> None:
     os.environ[LOOPBACK_ONLY] = "0"
     # Ray starts workers at niceness 15, where anything else on the machine starves them; here they are the work.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # θ and gradients of up to a megabyte go with the call itself, in half the time that the object store takes.
+    os.environ.setdefault("RAY_max_direct_call_object_size", str(LARGE))
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(
         address="local",

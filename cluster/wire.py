@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cluster.messages import Flat, Order, Result, TaskRange
 from tasks.family import Split
 
-LARGE = 100_000
+LARGE = 1_000_000
 ALIGNMENT = 64
 Payload = bytes | NDArray[np.uint8]
 

@@ -12,7 +12,7 @@ from cluster.errors import MetarayError
 from cluster.memory import keep_freed_memory
 from cluster.messages import Flat, Order, Result, TaskRange
 from meta.episode import Episode, stack, unstack
-from tasks.family import RangeFamily, draw_batch
+from tasks.family import draw_batch, draws_ranges
 
 
 def fix_arithmetic(threads: int) -> None:
@@ -58,9 +58,9 @@ class Worker:
 
     def _run(self, order: Order, theta: Flat) -> Result:
         episodes = self._episodes(order.tasks)
-        if order.upcoming is not None and not isinstance(self._setup.family, RangeFamily):
-            # A family that draws a whole range at once is done sooner than a second thread gets its turn.
-            self._ahead = (order.upcoming, self._drawer.submit(self._draw, order.upcoming))
+        at_once = draws_ranges(self._setup.family)
+        if not at_once:
+            self._draw_ahead(order)
         self._host.numpy()[:] = theta
         if self._theta is not self._host:
             self._theta.copy_(self._host)
@@ -71,12 +71,19 @@ class Worker:
         flat = self._setup.layout.flatten(gradient)
         finite = bool(torch.isfinite(flat).all())
         names = tuple(sorted(metrics))
+        if at_once:
+            # Drawn sooner than a second thread gets its turn beside the engine, but well while the answer is under way.
+            self._draw_ahead(order)
         return Result(
             order=order,
             buffer=_to_numpy(torch.cat([flat, *(metrics[name] for name in names)])),
             metrics=names,
             nonfinite=() if finite else self._culprits(order.tasks, episodes),
         )
+
+    def _draw_ahead(self, order: Order) -> None:
+        if order.upcoming is not None:
+            self._ahead = (order.upcoming, self._drawer.submit(self._draw, order.upcoming))
 
     def _episodes(self, tasks: TaskRange) -> Episode:
         ahead, self._ahead = self._ahead, None

@@ -1,7 +1,7 @@
 """The contract of a task family, and the counter-based randomness that keeps draws pure."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -123,6 +123,11 @@ class RangeFamily(Family, Protocol):
         ...
 
 
+def draws_ranges(family: Family) -> TypeGuard[RangeFamily]:
+    """Whether a family can draw consecutive tasks at once; ``isinstance`` takes as long as a small shard to tell."""
+    return hasattr(type(family), "draw_range")
+
+
 def draw_batch(
     family: Family,
     seed: int,
@@ -132,6 +137,6 @@ def draw_batch(
     device: torch.device | str = "cpu",
 ) -> Episode:
     """Episodes of consecutive tasks, [T, ...], as the engine wants them; see :func:`meta.episode.place`."""
-    if isinstance(family, RangeFamily):
+    if draws_ranges(family):
         return place(family.draw_range(seed, split, tasks), dtype, device)
     return place(stack([family.draw(TaskKey(seed, split, index)) for index in tasks]), dtype, device)
