@@ -147,7 +147,7 @@ class RayPool:
         # Every call of Ray's costs as much as a small shard: one for all that is awaited, where nothing else is due.
         done, _ = ray.wait(list(waiting), num_returns=min(all_of, len(waiting)), timeout=timeout)
         for ref in done:
-            if ref in waiting[ref].jobs or ref is waiting[ref].ready_ref:  # not lost with its worker meanwhile
+            if waiting[ref] in self._members:  # else it was replaced, and its jobs are given to others
                 self._settle(waiting[ref], ref)
         if not done:
             self._check_deadlines()
