@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from benchmarks.competitor import LeftOut, Option, Prepared, torch_options
 from benchmarks.suites import Work
 from meta import choice
-from meta.engine import STRATEGIES, Engine, build
+from meta.engine import STRATEGIES, Engine, Limits, build
 from meta.native.ir import Unsupported
 
 AUTO = "auto"
@@ -20,11 +20,11 @@ def engine(strategy: str, work: Work, threads: int) -> Engine:
     """
     algorithm = work.suite.algorithm
     if strategy == AUTO:
-        chosen = choice.choose(algorithm, work.params, work.tasks()[0], work.device, RUN * work.suite.tasks)
-        return build(chosen.name, algorithm, threads=threads)
+        chosen = choice.choose(algorithm, work.params, work.episodes, work.device, RUN * work.suite.tasks)
+        return build(chosen.name, algorithm, Limits(threads=threads))
     if strategy not in STRATEGIES:
         raise LeftOut(f"expected a strategy of {', '.join((AUTO, *STRATEGIES))}, received '{strategy}'")
-    return build(strategy, algorithm, threads=threads)
+    return build(strategy, algorithm, Limits(threads=threads))
 
 
 @dataclass(frozen=True)

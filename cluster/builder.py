@@ -14,7 +14,6 @@ from meta.algorithms import Algorithm
 from meta.choice import Choice, choose, measure
 from meta.engine import Engine, Limits
 from meta.engine import build as build_engine
-from meta.episode import unstack
 from meta.models import Model, TorchModel
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
@@ -44,23 +43,21 @@ class Setup:
         """
         if self.config.engine not in ("auto", "measure"):
             return Choice(self.config.engine, "named by the configuration", {})
-        params = self.initial_params()
+        measured = self.config.engine == "measure"
+        tasks = range(self.config.shard_size if measured else 1)
+        params = {name: value.to(self.device) for name, value in self.initial_params().items()}
         try:
-            if self.config.engine == "measure":
-                tasks = range(self.config.shard_size)
-                episodes = draw_batch(self.family, self.seed, "train", tasks, self.dtype, self.device)
-                params = {name: value.to(self.device) for name, value in params.items()}
-                return measure(self.algorithm, params, episodes, threads=self.config.cluster.threads)
-            episode = unstack(draw_batch(self.family, self.seed, "train", range(1), self.dtype))
-            return choose(self.algorithm, params, episode, self.device, self.config.training_tasks, self._limits)
+            episodes = draw_batch(self.family, self.seed, "train", tasks, self.dtype, self.device)
+            if measured:
+                return measure(self.algorithm, params, episodes, self._limits)
+            return choose(self.algorithm, params, episodes, self.device, self.config.training_tasks, self._limits)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
     @cached_property
     def engine(self) -> Engine:
         """The algorithm under that strategy."""
-        limits = self._limits
-        return build_engine(self.choice.name, self.algorithm, threads=limits.threads, memory=limits.memory)
+        return build_engine(self.choice.name, self.algorithm, self._limits)
 
     @property
     def _limits(self) -> Limits:

@@ -16,7 +16,7 @@ import torch
 
 from meta.algorithms import Algorithm
 from meta.engine import NONE, STRATEGIES, Limits, build
-from meta.episode import Episode, stack
+from meta.episode import Episode
 from meta.native.ir import Unsupported
 from meta.native.strategy import native_memory
 from meta.params import Params
@@ -53,7 +53,7 @@ def rules() -> dict[str, dict[str, int]]:
 def choose(
     algorithm: Algorithm,
     params: Params,
-    episode: Episode,
+    episodes: Episode,
     device: torch.device,
     tasks: int,
     limits: Limits = NONE,
@@ -63,7 +63,7 @@ def choose(
     Args:
         algorithm: what is computed.
         params: θ, for the shapes of its weights.
-        episode: one training task, for its sizes.
+        episodes: a batch of training tasks, for the sizes of one.
         device: where it will run.
         tasks: training tasks of the whole run.
         limits: threads, and the memory above which inner steps are computed again.
@@ -72,14 +72,14 @@ def choose(
         return Choice("trace", f"vectorised over tasks on {device.type}", {})
     rule: Any = rules()["cpu"]
     convolves = any(value.dim() == 4 for value in params.values())
-    images = len(episode.support.inputs) + len(episode.query.inputs)
+    images = episodes.support.inputs.shape[1] + episodes.query.inputs.shape[1]
     passed_over = {}
     least = rule["native_convolution_tasks" if convolves else "native_tasks"]
     if tasks < least:
         passed_over["native"] = f"compiling pays from {least} training tasks on, this run has {tasks}"
     else:
         try:
-            need = limits.threads * native_memory(algorithm, params, stack([episode]))
+            need = limits.threads * native_memory(algorithm, params, episodes)
         except Unsupported as error:
             passed_over["native"] = str(error)
         else:
@@ -94,14 +94,14 @@ def choose(
 ROUNDS = 5
 
 
-def measure(algorithm: Algorithm, params: Params, episodes: Episode, *, threads: int) -> Choice:
+def measure(algorithm: Algorithm, params: Params, episodes: Episode, limits: Limits = NONE) -> Choice:
     """The strategy that is fastest on a shard here and now; two runs may come to different ones, and to other bits.
 
     The strategies take turns, since the speed of a machine drifts; each is judged by its median.
     """
     engines, passed_over = {}, {}
     for name in STRATEGIES:
-        engine = build(name, algorithm, threads=threads)
+        engine = build(name, algorithm, limits)
         try:
             engine.meta_gradient(params, episodes)
         except (Unsupported, RuntimeError) as error:

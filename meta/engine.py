@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from meta.algorithms import Algorithm, Metrics
-from meta.episode import Episode, leaves, split, unstack
+from meta.episode import Episode, signature, split, unstack
 from meta.graph import Captured
 from meta.native.strategy import Native
 from meta.params import Params
@@ -111,7 +111,7 @@ def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     most: dict[Any, int] = {}
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
-        shape = tuple(leaf.shape for leaf in leaves(episodes))
+        shape = signature(episodes)
         if limits.memory is None:
             most[shape] = len(episodes.description)
         elif shape not in most:
@@ -127,14 +127,7 @@ def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
             {name: torch.cat([part.metrics[name] for part in parts]) for name in parts[0].metrics},
         )
 
-    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
-        def fixed(params: Params, episodes: Episode) -> Tensor:
-            return reference.scores(params, episodes, steps)
-
-        result: Tensor = recorded.run(steps, fixed, params, episodes)
-        return result
-
-    return Engine("trace", meta_gradient, scores)
+    return Engine("trace", meta_gradient, _scores(reference, recorded))
 
 
 def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
@@ -181,14 +174,20 @@ def graphed(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
         return MetaGradient(*captured.run("gradient", reference.meta_gradient, params, episodes))
 
+    return Engine("graph", meta_gradient, _scores(reference, captured))
+
+
+def _scores(reference: Engine, programs: Recorded | Captured) -> Callable[[Params, Episode, tuple[int, ...]], Tensor]:
+    """The scores of an engine, as a program for each choice of numbers of inner steps."""
+
     def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
         def fixed(params: Params, episodes: Episode) -> Tensor:
             return reference.scores(params, episodes, steps)
 
-        result: Tensor = captured.run(steps, fixed, params, episodes)
+        result: Tensor = programs.run(steps, fixed, params, episodes)
         return result
 
-    return Engine("graph", meta_gradient, scores)
+    return scores
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -200,6 +199,6 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def build(name: str, algorithm: Algorithm, *, threads: int = 1, memory: int | None = None) -> Engine:
-    """The engine of a strategy in :data:`STRATEGIES`; see :class:`Limits` for the rest."""
-    return STRATEGIES[name](algorithm, Limits(threads=threads, memory=memory))
+def build(name: str, algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """The engine of a strategy in :data:`STRATEGIES`."""
+    return STRATEGIES[name](algorithm, limits)

@@ -65,6 +65,11 @@ def unstack(episodes: Episode, task: int = 0) -> Episode:
     return from_leaves([leaf[task] for leaf in leaves(episodes)])
 
 
+def signature(episodes: Episode) -> tuple[tuple[torch.Size, torch.dtype], ...]:
+    """Shapes and types of the tensors: episodes that agree in it can go through one program."""
+    return tuple((leaf.shape, leaf.dtype) for leaf in leaves(episodes))
+
+
 def split(episodes: Episode, size: int) -> list[Episode]:
     """A batch in consecutive parts of ``size`` tasks; the last may be smaller."""
     parts = zip(*(leaf.split(size) for leaf in leaves(episodes)), strict=True)

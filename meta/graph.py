@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from meta.episode import Episode, from_leaves, leaves
+from meta.episode import Episode, from_leaves, leaves, signature
 from meta.native.ir import Unsupported
 from meta.params import Params
 from meta.replay import Program
@@ -40,7 +40,7 @@ class Captured:
         device = next(iter(params.values())).device
         if device.type != "cuda":
             raise Unsupported(f"engine graph expects tensors on a CUDA device, received some on {device.type}")
-        key = (what, *((leaf.shape, leaf.dtype) for leaf in leaves(episodes)))
+        key = (what, signature(episodes))
         if key not in self._graphs:
             self._graphs[key] = _capture(function, params, episodes)
         graph = self._graphs[key]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from meta.episode import Episode, from_leaves, leaves
+from meta.episode import Episode, from_leaves, leaves, signature
 from meta.memory import peak_bytes
 from meta.params import Params
 from meta.simplify import direct, simplify
@@ -31,7 +31,7 @@ class Recorded:
         return self._program(what, function, params, episodes)(params, episodes)
 
     def _program(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> "Program":
-        key = (what, *((leaf.shape, leaf.dtype) for leaf in leaves(episodes)))
+        key = (what, signature(episodes))
         if key not in self._programs:
             self._programs[key] = Program(function, params, episodes)
         return self._programs[key]

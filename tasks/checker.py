@@ -8,7 +8,7 @@ import torch
 
 from meta.episode import LEAVES, Episode, Examples, leaves, stack, unstack
 from meta.objectives import OBJECTIVES
-from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey
+from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey, draws_ranges
 
 
 class FamilyError(ValueError):
@@ -44,7 +44,7 @@ def check_family(family: Family, *, seed: int = 0, tasks: int = 8) -> None:
         _check_shapes(split, [episode for key, episode in first.items() if key.split == split])
     _check_purity(family, first)
     _check_copy(family, first)
-    if isinstance(family, RangeFamily):
+    if draws_ranges(family):
         _check_range(family, first, seed, tasks)
     _check_variety(family, first, seed)
 

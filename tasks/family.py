@@ -1,7 +1,7 @@
 """The contract of a task family, and the counter-based randomness that keeps draws pure."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeGuard, runtime_checkable
+from typing import Literal, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -114,7 +114,6 @@ class Family(Protocol):
         ...
 
 
-@runtime_checkable
 class RangeFamily(Family, Protocol):
     """A family that can draw consecutive tasks at once, faster than one by one and with the same bits."""
 

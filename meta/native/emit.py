@@ -6,7 +6,7 @@ from meta.native.ir import Input, Value
 from meta.native.loops import TYPES, Loops
 from meta.native.schedule import Group, Output, Plan
 
-CALLS = {"forward": "Conv<real, {}>::forward", "data": "Conv<real, {}>::data", "weight": "Conv<real, {}>::weight"}
+CONVOLUTIONS = ("forward", "data", "weight")
 
 
 def source(plan: Plan, inputs: Sequence[Input], real: str) -> str:
@@ -125,7 +125,7 @@ class _Source:
             kind = f"Gemm<real, {numbers}, {', '.join(map(str, steps))}>"
             self.scratch.append(f"{kind}::scratch_size")
             return f"{kind}::run({places[0]}, {places[1]}, {result}, scratch);"
-        if kernel.name in CALLS:
+        if kernel.name in CONVOLUTIONS:
             kind = f"Conv<real, {numbers}>"
             self.scratch.append(f"{kind}::{kernel.name}_scratch")
             return f"{kind}::{kernel.name}({places[0]}, {places[1]}, {result}, scratch);"

@@ -8,7 +8,6 @@ from meta.native.schedule import Group, Output, Plan
 
 TYPES = {"real": "real", "long": "int64_t", "int": "int32_t", "bool": "uint8_t", "byte": "uint8_t"}
 UNROLLED = 16  # turns of a loop that g++ may unroll whole (its parameter max-completely-peel-times)
-LANES = 16  # numbers in the widest vector
 # Sums of more terms than this are added up in parts, whose rounding errors do not grow with the whole.
 PART = 32
 Expression = Callable[[Value, Indices], str]
@@ -64,7 +63,8 @@ class Loops:
         """Whether the innermost loop may be unrolled whole.
 
         That would leave the loop around it to the vectoriser, and g++ 12 gives wrong sums where such a loop adds to the
-        same element several times in a turn: then nothing is vectorised.
+        same element several times in a turn: then nothing is vectorised. Nor may such a function ask for it by a
+        pragma, whose arrays g++ 12 does not align where the function's options are its own.
         """
         return not self._order or self._shape[self._order[-1]] <= UNROLLED
 
@@ -126,9 +126,7 @@ class Loops:
                 self._scalars.append((name, root.what))
             else:
                 fill = f"for (auto& one : {name}) one = {start};" if root.what != "sum" else ""
-                # Whole vectors: g++ 12 clears what is left over of an aligned array by a store that is not aligned.
-                whole = -(-size // LANES) * LANES
-                declared = f"alignas(64) real {name}[{whole}]{' = {}' if root.what == 'sum' else ''}; {fill}"
+                declared = f"alignas(64) real {name}[{size}]{' = {}' if root.what == 'sum' else ''}; {fill}"
                 place = f"{name}[{at}]"
             self._before.setdefault(level, []).append(declared)
             if number == 0:

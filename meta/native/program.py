@@ -99,11 +99,6 @@ class Program:
         self._shared = _memory(self._library.shared_bytes)
         self._arenas = [_memory(self._library.arena_bytes) for _ in range(threads)]
 
-    @property
-    def memory(self) -> int:
-        """Bytes that it computes in."""
-        return self._library.shared_bytes + self._threads * self._library.arena_bytes
-
     def __call__(self, params: Params, episodes: Episode) -> Any:
         """The outputs for a batch."""
         theta = [params[name].contiguous() for name in self._names]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import grad
 
 from meta.algorithms import Algorithm
-from meta.episode import Episode, leaves
+from meta.episode import Episode, signature, unstack
 from meta.native.ir import Unsupported
 from meta.native.program import Program, translated
 from meta.native.toolchain import compiler
@@ -38,13 +38,8 @@ class Native:
         result: Tensor = self._program(steps, one, False, params, episodes)
         return result
 
-    @property
-    def memory(self) -> int:
-        """Bytes that the programs so far compute in, all threads together."""
-        return sum(program.memory for program in self._programs.values())
-
     def _program(self, what: Any, function: Callable[..., Any], adds: bool, params: Params, episodes: Episode) -> Any:
-        key = (what, *((leaf.shape[1:], leaf.dtype) for leaf in leaves(episodes)))
+        key = (what, signature(unstack(episodes)))
         if key not in self._programs:
             try:
                 self._programs[key] = Program(function, params, episodes, adds=adds, threads=self._threads)

@@ -134,7 +134,7 @@ def test_not_a_number_and_infinity_spread_as_in_torch() -> None:
 
 def test_threads_and_parts_add_up_to_the_whole(close: Callable[..., None]) -> None:
     algorithm, given = small(), episodes(tasks=7)
-    one, two, many = (build("native", algorithm, threads=count) for count in (1, 2, 16))
+    one, two, many = (build("native", algorithm, Limits(threads=count)) for count in (1, 2, 16))
     expected = one.meta_gradient(start(algorithm), given)
     for engine in (two, many):
         found = engine.meta_gradient(start(algorithm), given)
@@ -164,7 +164,7 @@ def test_memory_does_not_grow_with_tasks_and_hardly_with_recomputed_steps() -> N
 def test_a_batch_over_the_limit_is_computed_in_parts(close: Callable[..., None]) -> None:
     algorithm, given = small(), episodes(tasks=7)
     whole = build("trace", algorithm).meta_gradient(start(algorithm), given)
-    parts = build("trace", algorithm, memory=20_000).meta_gradient(start(algorithm), given)
+    parts = build("trace", algorithm, Limits(memory=20_000)).meta_gradient(start(algorithm), given)
     for name, value in whole.gradient.items():
         close(parts.gradient[name], value)
     assert parts.metrics["loss"].shape == (7,)
@@ -184,7 +184,7 @@ class Sorted(nn.Module):
 def test_a_model_without_translation_is_passed_over_with_the_reason() -> None:
     algorithm = maml(TorchModel(lambda: Sorted((3,), 2)))
     given = episodes()
-    choice = choose(algorithm, start(algorithm), unstack(given), CPU, LONG)
+    choice = choose(algorithm, start(algorithm), given, CPU, LONG)
     assert choice.name == "trace"
     assert "operator aten.sort" in choice.passed_over["native"]
     with pytest.raises(Unsupported, match=r"engine native cannot run this: operator aten\.sort.*choose engine=trace"):
@@ -196,14 +196,14 @@ def test_a_machine_without_a_compiler_passes_native_over(monkeypatch: pytest.Mon
     toolchain.compiler.cache_clear()
     try:
         algorithm = small()
-        choice = choose(algorithm, start(algorithm), unstack(episodes()), CPU, LONG)
+        choice = choose(algorithm, start(algorithm), episodes(), CPU, LONG)
     finally:
         toolchain.compiler.cache_clear()
     assert (choice.name, choice.passed_over["native"]) == ("trace", "CXX names 'no-such-compiler', which is not there")
 
 
 def test_short_runs_are_not_compiled_and_long_ones_are() -> None:
-    algorithm, one = small(), unstack(episodes())
+    algorithm, one = small(), episodes()
     short, long = (choose(algorithm, start(algorithm), one, CPU, tasks) for tasks in (10, LONG))
     assert short.name == "trace"
     assert "this run has 10" in short.passed_over["native"]
@@ -211,14 +211,14 @@ def test_short_runs_are_not_compiled_and_long_ones_are() -> None:
 
 
 def test_steps_are_recomputed_where_memory_asks_for_it() -> None:
-    algorithm, one = small(), unstack(episodes())
+    algorithm, one = small(), episodes()
     choice = choose(algorithm, start(algorithm), one, CPU, LONG, Limits(memory=100))
     assert (choice.name, choice.recompute) == ("native", True)
 
 
 def test_measuring_keeps_the_fastest_and_names_the_others() -> None:
     algorithm = small()
-    choice = measure(algorithm, start(algorithm), episodes(), threads=1)
+    choice = measure(algorithm, start(algorithm), episodes())
     assert choice.name in {"vmap", "trace", "loop", "native"}
     assert {choice.name, *choice.passed_over} == {"vmap", "trace", "loop", "native", "graph"}
     assert "CUDA" in choice.passed_over["graph"]
