@@ -1,6 +1,5 @@
 """What is the same for every competitor: the cores, and how memory comes from the system."""
 
-import ctypes
 import multiprocessing
 import os
 import time
@@ -10,8 +9,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-# Parameters of mallopt(3) in glibc.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 ALLOCATION = "glibc keeps freed memory (mallopt), for all competitors alike"
 QUIET = 0.2  # cores that other processes may use while something is timed
 SYSTEM_ALLOCATION = "as the C library does by itself"
@@ -34,19 +31,6 @@ def cores(count: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def keep_freed_memory() -> bool:
-    """Let the process keep the memory it frees, as the workers do; whether the C library can.
-
-    Without it up to half of a step goes into fetching pages anew, which would be measured instead of the competitors.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(M_MMAP_MAX, 0)
-    return True
 
 
 class OtherLoad:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cluster.console import AsJson, Debug, print_json, print_lines, reports_errors
+from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
 from cluster.errors import ConfigError
 from cluster.interrupts import interrupt_on_signals
 
@@ -70,8 +69,9 @@ def _against_peers(
     from benchmarks.contest import competitors
     from benchmarks.names import chosen_suites, require_settings, words
     from benchmarks.peak import peaks
-    from benchmarks.process import available_cores, cores, keep_freed_memory
+    from benchmarks.process import available_cores, cores
     from benchmarks.run import Settings, run_suite
+    from meta.memory import keep_freed_memory
 
     suites = chosen_suites(() if suite is None else (suite,))
     strategies, peers = words(others[0]), None if others[1] is None else words(others[1])
@@ -149,7 +149,7 @@ def _fit(rounds: int, as_json: bool) -> None:
             for name in strategies
         ]
         table.add_row(fitted.suite, str(fitted.images), *cells)
-    _print(table)
+    print_table(table)
     print_lines({**{key: str(value) for key, value in numbers.items()}, "rule": rules, "record": path})
 
 
@@ -161,7 +161,7 @@ def _print_suite(result: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right" if number else "left")
     for row in result["results"]:
         table.add_row(*cells(row))
-    _print(table)
+    print_table(table)
 
 
 def _print_ray(results: Sequence[Mapping[str, Any]]) -> None:
@@ -179,7 +179,7 @@ def _print_ray(results: Sequence[Mapping[str, Any]]) -> None:
             f"{alone['milliseconds']:.3g}",
             f"{ray['milliseconds'] - alone['milliseconds']:.3g}",
         )
-    _print(table)
+    print_table(table)
 
 
 def _finish(results: Sequence[Mapping[str, Any]], path: Path | None, as_json: bool) -> None:
@@ -189,10 +189,6 @@ def _finish(results: Sequence[Mapping[str, Any]], path: Path | None, as_json: bo
         print_json({**(results[0] if len(results) == 1 else {"suites": list(results)}), **kept})
     elif kept:
         print_lines(kept)
-
-
-def _print(table: Table) -> None:
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _say(line: str) -> None:

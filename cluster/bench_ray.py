@@ -20,11 +20,11 @@ from cluster.errors import ConfigError, MetarayError
 from cluster.interrupts import StopFlag
 from cluster.learner import Learner
 from cluster.loop import meta_train
-from cluster.memory import keep_freed_memory
 from cluster.messages import shards
 from cluster.ray_pool import RayPool
 from cluster.session import ray_session
 from cluster.worker import fix_arithmetic
+from meta.memory import keep_freed_memory
 from meta.models import MLP, Conv4
 from tasks.family import draw_batch
 

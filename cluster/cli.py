@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cluster.bench_command import bench
-from cluster.console import AsJson, Debug, print_json, print_lines, reports_errors
+from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
 from cluster.data_command import data
 from cluster.errors import ConfigError
 
@@ -153,7 +152,7 @@ def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
         table.add_column(f"{number} steps" if number != "1" else "1 step", justify="right")
     for name, figures in rows.items():
         table.add_row(name, *(_cell(figure) for figure in figures.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table)
 
 
 def _cell(figure: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from cluster.errors import MetarayError
 
@@ -43,3 +45,8 @@ def print_lines(lines: Mapping[str, Any]) -> None:
     width = max(len(name) for name in lines)
     for name, value in lines.items():
         print(f"{name:<{width}}  {value}")
+
+
+def print_table(table: Table) -> None:
+    """A table as wide as the terminal, or wide enough for a file."""
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

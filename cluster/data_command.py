@@ -1,6 +1,5 @@
 """``metaray data``: turn raw data into the Arrow store, and look at one."""
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -8,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cluster.console import AsJson, Debug, print_json, print_lines, reports_errors
+from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
 from cluster.errors import ConfigError
 from cluster.interrupts import interrupt_on_signals
 from cluster.progress import Progress, progress
@@ -126,7 +124,7 @@ def _print_summary(manifest: "Manifest", root: str, further: Mapping[str, Any]) 
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, info in manifest.splits.items():
         table.add_row(split, str(info.classes), str(info.images), str(info.smallest))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table)
     skipped = manifest.origin.get("skipped", 0)
     lines = {"store": root, "fingerprint": manifest.fingerprint}
     print_lines(lines | ({"broken images left out": skipped} if skipped else {}) | dict(further))

@@ -9,9 +9,9 @@ from torch import Tensor
 from cluster.builder import build
 from cluster.config import Config
 from cluster.errors import MetarayError
-from cluster.memory import keep_freed_memory
 from cluster.messages import Flat, Order, Result, TaskRange
 from meta.episode import Episode, stack, unstack
+from meta.memory import keep_freed_memory
 from tasks.family import draw_batch, draws_ranges
 
 

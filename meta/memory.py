@@ -1,9 +1,31 @@
-"""How much memory a recorded program needs for its tensors at once."""
+"""How a process gets memory from the system, and how much a recorded program needs at once."""
 
+import ctypes
 from typing import Any
 
 from torch.fx import Node
 from torch.fx.graph_module import GraphModule
+
+# Parameters of mallopt(3) in glibc.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep the memory it frees, for its next allocations.
+
+    A worker allocates and frees the same tensors at every step. Left to itself, glibc gives their memory back to the
+    system each time and fetches it anew, page by page, each page filled with zeros first: a quarter of the time of a
+    step on Omniglot, half of it on images of 84 × 84. Peak memory grows by some per cent.
+
+    Returns:
+        Whether it was done: another C library than glibc is left as it is.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # never shrink the heap
+    mallopt(M_MMAP_MAX, 0)  # large blocks too come from the heap
+    return True
 
 
 def peak_bytes(program: GraphModule) -> int:

@@ -1,43 +1,29 @@
 """The library ``learn2learn`` (github.com/learnables/learn2learn)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from benchmarks.competitor import LeftOut, Option, Prepared, torch_options
-from benchmarks.peers.loop import collected
-from benchmarks.peers.modules import Network, loss_of
+from benchmarks.peers.modules import ModuleLibrary, Network, loss_of
 from benchmarks.suites import Work
-from meta.params import Params
+from meta.episode import Episode
 
 
 @dataclass(frozen=True)
-class Learn2Learn:
+class Learn2Learn(ModuleLibrary):
     """``MAML`` with a clone per task, as in its examples."""
 
     name: str = "learn2learn"
 
-    def options(self, work: Work, threads: int) -> list[Option]:
-        """One thread and all of them."""
-        return torch_options(work, threads)
-
-    def prepare(self, work: Work, option: Option) -> Prepared:
-        """Wrap the model."""
-        del option
-        try:
-            import learn2learn
-        except ImportError as error:
-            raise LeftOut(f"not installed ({error})") from error
-        network = Network(work)
-        maml = learn2learn.algorithms.MAML(network, lr=work.suite.lr, first_order=False)
+    def task(self, library: Any, network: Network, work: Work) -> Callable[[Episode], None]:
+        """As its example does it."""
+        maml = library.algorithms.MAML(network, lr=work.suite.lr, first_order=False)
         inner, outer = work.suite.losses
-        tasks = work.tasks()
 
-        def run() -> Params:
-            network.zero_grad(set_to_none=True)
-            for episode in tasks:
-                learner = maml.clone()
-                for _ in range(work.suite.steps):
-                    learner.adapt(loss_of(learner, inner, episode.support))
-                loss_of(learner, outer, episode.query).backward()
-            return collected(dict(network.named_parameters()))
+        def descend(episode: Episode) -> None:
+            learner = maml.clone()
+            for _ in range(work.suite.steps):
+                learner.adapt(loss_of(learner, inner, episode.support))
+            loss_of(learner, outer, episode.query).backward()
 
-        return Prepared(run=run)
+        return descend

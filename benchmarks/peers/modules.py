@@ -1,13 +1,17 @@
 """Our models as ``torch.nn.Module``, as other libraries want them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
+from importlib import import_module
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from benchmarks.competitor import LeftOut, Option, Prepared, torch_options
+from benchmarks.peers.loop import collected
 from benchmarks.suites import Work
-from meta.episode import Examples
+from meta.episode import Episode, Examples
 from meta.objectives import Measure
 from meta.params import Params
 
@@ -44,6 +48,40 @@ class Network(nn.Module):
     def _parameter(self, name: str) -> Tensor:
         found: Any = reduce(getattr, name.split("."), self)
         return cast(Tensor, found)
+
+
+@dataclass(frozen=True)
+class ModuleLibrary:
+    """A library that adapts ``torch.nn.Module``: one task after another, gradients collected in the parameters."""
+
+    name: str
+
+    def options(self, work: Work, threads: int) -> list[Option]:
+        """One thread and all of them."""
+        return torch_options(work, threads)
+
+    def prepare(self, work: Work, option: Option) -> Prepared:
+        """Wrap the model."""
+        del option
+        try:
+            library = import_module(self.name)
+        except ImportError as error:
+            raise LeftOut(f"not installed ({error})") from error
+        network = Network(work)
+        descend = self.task(library, network, work)
+        tasks = work.tasks()
+
+        def run() -> Params:
+            network.zero_grad(set_to_none=True)
+            for episode in tasks:
+                descend(episode)
+            return collected(dict(network.named_parameters()))
+
+        return Prepared(run=run)
+
+    def task(self, library: Any, network: Network, work: Work) -> Callable[[Episode], None]:
+        """A function that adds one task's meta-gradient to those of the network's parameters."""
+        raise NotImplementedError
 
 
 def loss_of(network: Any, measure: Measure, examples: Examples) -> Tensor:

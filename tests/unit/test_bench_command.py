@@ -27,7 +27,7 @@ def bench(monkeypatch):
     """The command on small suites, without the processes and products that it measures machines by."""
     for name, suite in SUITES.items():
         monkeypatch.setitem(SUITES, name, replace(TINY, name=name, says=suite.says))
-    monkeypatch.setattr("benchmarks.process.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("meta.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr("benchmarks.peak.peaks", lambda *_: {"1": 50.0})
     monkeypatch.setattr("benchmarks.run.peak_mb", lambda *_: 1.0)
 
