@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from meta.episode import Episode, from_leaves, leaves, signature
 from meta.memory import peak_bytes
 from meta.params import Params
-from meta.simplify import direct, simplify
+from meta.simplify import direct, record
 
 
 class Recorded:
@@ -51,7 +50,7 @@ class Program:
             outputs, self._outputs = tree_flatten(function(given, from_leaves(tensors[count:])))
             return outputs
 
-        program = simplify(make_fx(flat)(*self._flat(params, episodes)))
+        program = record(flat, self._flat(params, episodes))
         self.peak_bytes = peak_bytes(program)
         self._run = direct(program).forward
 

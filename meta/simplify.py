@@ -1,4 +1,4 @@
-"""Clean-up of a recorded program before it is replayed: nothing is done twice, nothing is done for nothing.
+"""Recording a program, and its clean-up before it is replayed: nothing is done twice, nothing is done for nothing.
 
 Differentiating an unrolled loop twice records views of a tensor in the shape it has, products with one, and
 the same transpose many times over. On a small network, where each call costs more than its arithmetic, that
@@ -6,11 +6,15 @@ is a third of the program. Every rewrite here leaves the remaining operations, t
 they were.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
 RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.expand.default}
@@ -114,6 +118,14 @@ def simplify(program: GraphModule) -> GraphModule:
         graph.eliminate_dead_code()
     program.recompile()
     return program
+
+
+def record(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> GraphModule:
+    """The tensor operations of ``function(*tensors)``, differentiation included, as a simplified program."""
+    # Told of one fake mode, torch describes every result in it; else it makes one a result, with a stack trace, which
+    # takes as long as all the rest.
+    with tracing(TracingContext(FakeTensorMode())):
+        return simplify(make_fx(function)(*tensors))
 
 
 def direct(program: GraphModule) -> GraphModule:

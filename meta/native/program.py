@@ -1,6 +1,7 @@
 """One recorded function of θ and an episode, compiled and run over the tasks of a batch."""
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -167,10 +168,14 @@ def _record(function: Callable[..., Any], params: Params, episode: Episode) -> t
             found, outputs = tree_flatten(function(given, from_leaves(tensors[len(params) :])))
         return found
 
+    recorder = make_fx(flat, decomposition_table=_decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
+    return simplify(recorder(*params.values(), *leaves(episode))), outputs
+
+
+@functools.cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """How operators without a translation are put together from others. To collect them takes torch some time."""
     table = dict(core_aten_decompositions())
     for operator in (aten._log_softmax.default, aten._log_softmax_backward_data.default, aten.addmm.default):
         table[operator] = decomposition_table[operator]
-    program = make_fx(flat, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True)(
-        *params.values(), *leaves(episode)
-    )
-    return simplify(program), outputs
+    return table

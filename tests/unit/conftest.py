@@ -1,5 +1,8 @@
 """What all unit tests share: one thread, one hypothesis profile, and the tolerances."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +26,9 @@ TOLERANCE = {
     torch.float32: 1e-4,  # u = 6.0e-8
 }
 
+TABLE = Path(__file__).with_name("test_conformance.py")
+ALL_BUT_FEW = 100  # of its tests that run compiled programs
+
 Same = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 
 
@@ -30,6 +36,31 @@ Same = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 def _one_thread() -> None:
     """More threads cost more than they give at these sizes."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_ahead(
+    _compiled_anew: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Where there is a second processor, compile the programs of the conformance table on it while other tests run.
+
+    A process of its own does it, which shares the cache on disk as the workers of a machine do: a test whose program
+    is not there yet compiles it itself, or waits for it.
+    """
+    wanted = sum(item.path == TABLE and "native" in item.name for item in request.session.items)
+    if wanted < ALL_BUT_FEW or (os.cpu_count() or 1) < 2:
+        yield
+        return
+    log = tmp_path_factory.mktemp("ahead") / "log"
+    with log.open("w") as file:
+        environment = os.environ | {"PYTHONPATH": str(request.config.rootpath), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([sys.executable, str(TABLE)], env=environment, stdout=file, stderr=file)
+    yield
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
+    else:
+        assert process.returncode == 0, log.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +73,12 @@ def _arithmetic() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = memory
 
 
-@pytest.fixture(scope="session", params=BUILT_IN["task.family"])
+EPISODES = [name for name, path in BUILT_IN["task.family"].items() if not path.startswith("tasks.environments.")]
+
+
+@pytest.fixture(scope="session", params=EPISODES)
 def family(request: pytest.FixtureRequest, make_store: Callable[..., Path]) -> Family:
-    """Every built-in family."""
+    """Every built-in family whose tasks are drawn."""
     arguments = {"images": {"root": str(make_store())}}  # what some cannot be made without
     return resolve("task.family", request.param)(**arguments.get(request.param, {}))
 
