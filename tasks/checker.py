@@ -2,6 +2,8 @@
 
 import pickle
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -113,20 +115,34 @@ def _same(one: Episode, other: Episode) -> bool:
 
 
 def _check_purity(family: Family, first: dict[TaskKey, Episode]) -> None:
-    saved = _generators()
-    try:
-        random.seed(1)
-        np.random.seed(1)  # noqa: NPY002 - the global generators are what is tested here
-        torch.manual_seed(1)
-        before = _generators()
+    with generators_untouched("draw"):
         for key in reversed(first):
             if not _same(family.draw(key), first[key]):
                 raise FamilyError(
                     f"{key}: drawn again in another order it gave another episode; draw every random number "
                     "from key.rng(…) and keep no state between draws"
                 )
+
+
+@contextmanager
+def generators_untouched(where: str) -> Iterator[None]:
+    """Set the global generators to other states for a while, and see to it that nothing is drawn from them.
+
+    Args:
+        where: what the error is to begin with.
+
+    Raises:
+        FamilyError: if something was drawn.
+    """
+    saved = _generators()
+    try:
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002 - the global generators are what is tested here
+        torch.manual_seed(1)
+        before = _generators()
+        yield
         if _generators() != before:
-            raise FamilyError("draw: a global random generator was used; draw from key.rng(…) instead")
+            raise FamilyError(f"{where}: a global random generator was used; draw from key.rng(…) instead")
     finally:
         python, numpy, torchs = pickle.loads(saved)
         random.setstate(python)

@@ -20,6 +20,7 @@ MAY_IMPORT = {
         "pyarrow",
         "torchvision",
         "gymnasium",
+        "mujoco",
         "PIL",
         "filelock",
         "matplotlib",
@@ -35,13 +36,14 @@ DOORS = {
     "typer": {"cluster.bench_command", "cluster.cli", "cluster.console", "cluster.data_command"},
     "PIL": {"tasks.data.decode", "tasks.data.sources.glyphs"},
     "filelock": {"tasks.data.cache", "tasks.data.places"},
+    "mujoco": {"tasks.environments.mujoco"},
     "higher": {"benchmarks.peers.higher_peer"},
     "jax": {"benchmarks.peers.jax_models", "benchmarks.peers.jax_peer"},
     "learn2learn": {"benchmarks.peers.learn2learn_peer"},
     "torchopt": {"benchmarks.peers.torchopt_peer"},
     "matplotlib": {
         "tasks.data.sources.glyphs",
-        *(f"cluster.figures.{module}" for module in ("curves", "images", "scores", "style")),
+        *(f"cluster.figures.{module}" for module in ("curves", "images", "policies", "scores", "style")),
     },
 }
 STANDARD = sys.stdlib_module_names

@@ -1,0 +1,29 @@
+"""Families of environments, for meta reinforcement learning.
+
+Importing the package registers its MuJoCo environments with gymnasium; MuJoCo itself is imported where one is made.
+
+>>> import gymnasium
+>>> "metaray/AntVelocity-v0" in gymnasium.registry
+True
+"""
+
+import gymnasium
+
+
+def _register() -> None:
+    module = "tasks.environments.mujoco"
+    for single, many in (
+        ("HalfCheetahDirection", "HalfCheetahDirections"),
+        ("HalfCheetahVelocity", "HalfCheetahVelocities"),
+        ("AntDirection", "AntDirections"),
+        ("AntVelocity", "AntVelocities"),
+    ):
+        gymnasium.register(
+            id=f"metaray/{single}-v0",
+            entry_point=f"{module}:{single}",
+            vector_entry_point=f"{module}:{many}",
+            max_episode_steps=1000,
+        )
+
+
+_register()

@@ -1,0 +1,104 @@
+"""Half-cheetahs and ants that run forward or backward, or at a velocity: Finn et al. 2017 (5.3)."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.environments.contract import EnvironmentSpec, Lockstep, Numbers
+from tasks.environments.gymnasium_tasks import GymnasiumTasks
+from tasks.family import TaskKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locomotion:
+    """A robot of :mod:`tasks.environments.mujoco`, whose class name the subclass shares.
+
+    Attributes:
+        horizon: most steps H of a trajectory, up to 1,000.
+        trajectories: trajectories N per task and inner step.
+    """
+
+    horizon: int = 200
+    trajectories: int = 20
+    tasks: GymnasiumTasks = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check that MuJoCo is there, and the arguments."""
+        name = type(self).__name__
+        if importlib.util.find_spec("mujoco") is None:
+            raise ValueError(f"expected MuJoCo for {name}, which is not installed; run: pip install 'metaray[mujoco]'")
+        tasks = GymnasiumTasks(
+            id=f"metaray/{name}-v0",
+            vary=self._vary(),
+            via="options",
+            vectorized=True,
+            horizon=self.horizon,
+            trajectories=self.trajectories,
+        )
+        object.__setattr__(self, "tasks", tasks)
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """Gymnasium's v5 observations and actions; a task is described by one number."""
+        return self.tasks.spec
+
+    def describe(self, keys: Sequence[TaskKey]) -> Numbers:
+        """The directions or velocities, [T, 1]."""
+        return self.tasks.describe(keys)
+
+    def start(self, keys: Sequence[TaskKey], inner_step: int) -> Lockstep:
+        """Robots near rest, each with noise of its own."""
+        return self.tasks.start(keys, inner_step)
+
+    def _vary(self) -> dict[str, Any]:
+        return {"direction": {"choice": [-1.0, 1.0]}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetahDirection(Locomotion):
+    """Half-cheetahs that run forward (1) or backward (-1), either with probability one half: ±v - 0.05 ‖a‖².
+
+    There are only these two tasks: training, validation and test share them, and their trajectories differ in the
+    noise of the first states.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetahVelocity(Locomotion):
+    """Half-cheetahs that run at a velocity v*, in metres per second: -|v - v*| - 0.05 ‖a‖².
+
+    Attributes:
+        velocity: range from which v* is drawn uniformly.
+        horizon: most steps H of a trajectory, up to 1,000.
+        trajectories: trajectories N per task and inner step.
+    """
+
+    velocity: tuple[float, float] = (0.0, 2.0)
+
+    def _vary(self) -> dict[str, Any]:
+        return {"velocity": list(self.velocity)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntDirection(Locomotion):
+    """Ants that run forward (1) or backward (-1), either with probability one half: ±v + 0.05 - costs.
+
+    The costs are 0.005 ‖a‖² and 0.0005 times the squared external forces, clipped to [-1, 1]. A trajectory terminates
+    where the torso is below 0.2 m or above 1 m. As with :class:`HalfCheetahDirection`, all splits share the two tasks.
+    """
+
+    trajectories: int = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntVelocity(HalfCheetahVelocity):
+    """Ants that run at a velocity v*, in metres per second: 1 - |v - v*| + 0.05 - costs, as :class:`AntDirection`.
+
+    Attributes:
+        velocity: range from which v* is drawn uniformly.
+        horizon: most steps H of a trajectory, up to 1,000.
+        trajectories: trajectories N per task and inner step.
+    """
+
+    velocity: tuple[float, float] = (0.0, 3.0)

@@ -1,0 +1,95 @@
+"""What differs between the tasks of an environment: ranges and choices."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Varied(Protocol):
+    """One value that is drawn for each task."""
+
+    @property
+    def size(self) -> int:
+        """Numbers that describe a value."""
+        ...
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """A value."""
+        ...
+
+    def describe(self, value: Any) -> list[float]:
+        """What an oracle is told of a value."""
+        ...
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number drawn uniformly from [low, high]."""
+
+    low: float
+    high: float
+    size: int = 1
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """One number."""
+        return float(self.low + (self.high - self.low) * rng.random())
+
+    def describe(self, value: float) -> list[float]:
+        """The number itself."""
+        return [value]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values; a number describes itself, anything else is described by its place, one-hot."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def size(self) -> int:
+        """1 for numbers, as many as there are values otherwise."""
+        return 1 if all(isinstance(value, Real) for value in self.values) else len(self.values)
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """One of the values."""
+        return self.values[rng.integers(len(self.values))]
+
+    def describe(self, value: Any) -> list[float]:
+        """The number, or its place."""
+        return [float(value)] if self.size == 1 else [float(value == other) for other in self.values]
+
+
+def parse(vary: Mapping[str, Any]) -> dict[str, Varied]:
+    """What a configuration says of varied values, in alphabetical order.
+
+    Args:
+        vary: names with ``[low, high]`` or ``{"choice": [value, …]}``.
+
+    Raises:
+        ValueError: naming what cannot be understood.
+
+    >>> parse({"length": [0.5, 1.5], "map": {"choice": ["small", "large"]}})
+    {'length': Range(low=0.5, high=1.5, size=1), 'map': Choice(values=('small', 'large'))}
+    """
+    return {name: _parse(name, vary[name]) for name in sorted(vary)}
+
+
+def _parse(name: str, form: Any) -> Varied:
+    if isinstance(form, Mapping) and form.keys() == {"choice"}:
+        values = form["choice"]
+        if isinstance(values, list | tuple) and values:
+            return Choice(tuple(values))
+    if isinstance(form, list | tuple) and len(form) == 2 and all(map(_finite, form)) and form[0] <= form[1]:
+        return Range(float(form[0]), float(form[1]))
+    raise ValueError(
+        f"vary.{name}: expected a range [low, high] with low ≤ high, or {{choice: [value, …]}} with at least one "
+        f"value, received {form}"
+    )
+
+
+def _finite(number: Any) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)

@@ -1,0 +1,124 @@
+"""Gymnasium's vector environments, made to stand still, to say whose fault an error is, and to be used again."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from tasks.environments.contract import Flags, Numbers
+
+Vector = VectorEnv[Any, Any, Any]
+
+
+class Standing(SyncVectorEnv):
+    """N environments in one process, of which those that have come to their end are left alone until the next reset.
+
+    What the environments tell beside observations, rewards and flags is passed over.
+
+    Attributes:
+        current: the environment that was called last.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
+        super().__init__(makers, autoreset_mode=AutoresetMode.DISABLED)
+        self.current = 0
+        self._seen = np.zeros(self.observation_space.shape or (), dtype=self.observation_space.dtype)
+        self._over: Flags = np.ones(self.num_envs, dtype=np.bool_)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """First observations; ``seed`` has a number for each environment."""
+        if seed is None or isinstance(seed, int):
+            raise ValueError(f"seed: expected {self.num_envs} numbers, received {seed}")
+        for row, (env, number) in enumerate(zip(self.envs, seed, strict=True)):
+            self.current = row
+            self._see(env.reset(seed=number, options=options)[0])
+        self._over = np.zeros(self.num_envs, dtype=np.bool_)
+        return self._seen.copy(), {}
+
+    def step(self, actions: Any) -> tuple[Any, Numbers, Flags, Flags, dict[str, Any]]:
+        """One step of every environment that has not come to its end; the others' actions are passed over."""
+        rewards, ends = np.zeros(self.num_envs), np.zeros((2, self.num_envs), dtype=np.bool_)
+        for row in np.flatnonzero(~self._over).tolist():
+            self.current = row
+            observation, reward, ends[0, row], ends[1, row], _ = self.envs[row].step(actions[row])
+            self._see(observation)
+            rewards[row] = reward
+        self._over = self._over | ends[0] | ends[1]
+        return self._seen.copy(), rewards, ends[0], ends[1], {}
+
+    def _see(self, observation: Any) -> None:
+        if np.shape(observation) != self.single_observation_space.shape:
+            raise ValueError(
+                f"expected an observation of the declared shape {self.single_observation_space.shape}, "
+                f"received shape {np.shape(observation)}"
+            )
+        self._seen[self.current] = observation
+
+
+def together(identifier: str, count: int, kwargs: dict[str, Any], own: bool) -> Vector:
+    """N environments of one identifier.
+
+    Args:
+        identifier: what gymnasium knows them by.
+        count: N.
+        kwargs: arguments of their constructors.
+        own: whether to take the vector environment that is registered with them.
+
+    Raises:
+        ValueError: if that one resets its environments by itself, so that the end of a trajectory would be lost.
+    """
+    if not own:
+        return Standing([lambda: alone(identifier, kwargs)] * count)
+    vector = gymnasium.make_vec(identifier, count, vectorization_mode="vector_entry_point", **kwargs)
+    mode = vector.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.DISABLED:
+        vector.close()
+        raise ValueError(
+            f"vectorized: expected a vector environment of '{identifier}' with autoreset_mode DISABLED, "
+            f"received {mode}; leave vectorized out"
+        )
+    return vector
+
+
+def alone(identifier: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    """One environment, without gymnasium's checks of its first step: every step is checked here."""
+    return gymnasium.make(identifier, disable_env_checker=True, **kwargs)
+
+
+class Pool:
+    """Vector environments that nobody uses at the moment, by a label; copies and pickles begin empty.
+
+    Args:
+        limit: most that are kept; beyond it those are closed that have been idle for longest.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._idle: OrderedDict[int, tuple[str, Vector]] = OrderedDict()
+        self._given = 0
+
+    def __reduce__(self) -> tuple[type["Pool"], tuple[int]]:
+        return Pool, (self._limit,)
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self, label: str, make: Callable[[], Vector]) -> Vector:
+        """An idle one with this label, the longest idle first, or a new one."""
+        for number, (name, _) in self._idle.items():
+            if name == label:
+                return self._idle.pop(number)[1]
+        return make()
+
+    def give(self, vectors: list[tuple[str, Vector]]) -> None:
+        """Take back what has been taken, and empty the list."""
+        while vectors:
+            self._given += 1
+            self._idle[self._given] = vectors.pop(0)
+        while len(self._idle) > self._limit:
+            self._idle.popitem(last=False)[1][1].close()
