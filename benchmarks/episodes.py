@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from benchmarks.navigation import GaussianPolicy, log_probability
 from meta.episode import Episode, Examples
 from meta.params import Params
+from meta.policy import GaussianPolicy
+from meta.policy.distributions import log_normal
 
 NOISE = 0.5  # deviation of an image from its class
 GOAL_STEP = 0.1  # how far an action moves
@@ -57,7 +58,7 @@ def rollouts(tasks: int, policy: GaussianPolicy, params: Params, shot: int, quer
         actions = outputs[:, :size] + torch.exp(outputs[:, size:]) * noise
         reached = observed + GOAL_STEP * actions.view(tasks, steps, size)
         advantage = _standard(-(reached - goals).square().sum(dim=-1, keepdim=True))
-        probability = log_probability(outputs, actions).view(tasks, steps, 1)
+        probability = log_normal(outputs, actions).view(tasks, steps, 1)
         return Examples(observed, torch.cat([actions.view(tasks, steps, size), advantage, probability], dim=-1))
 
     return Episode(examples(shot), examples(query), torch.zeros(tasks, 0))

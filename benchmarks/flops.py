@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.navigation import GaussianPolicy
 from benchmarks.suites import Suite
 from meta.models import MLP, Conv4, ResNet12
 from meta.params import Params
+from meta.policy import GaussianPolicy
 
 
 class Layer(NamedTuple):

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.episodes import generator, images, rollouts, sinusoids
-from benchmarks.navigation import SURROGATE, GaussianPolicy, PolicyGradient, importance_ratio, likelihood_ratio
+from benchmarks.navigation import SURROGATE, PolicyGradient, importance_ratio, likelihood_ratio
 from meta.adapt import EVERY
 from meta.algorithms import MAML, Algorithm
 from meta.episode import Episode, Examples, from_leaves, leaves, place, unstack
 from meta.models import MLP, Conv4, Model, ResNet12
 from meta.objectives import CROSS_ENTROPY, MSE, Measure, Objective
 from meta.params import Params
+from meta.policy import GaussianPolicy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,9 @@ def bench(
     peers: Annotated[str | None, typer.Option(metavar="A,B", help="Of the peers only these.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     record: Annotated[bool, typer.Option("--record", help="Keep the results as a dated file.")] = False,
+    rollouts: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="Environment steps per second of its workers.")
+    ] = None,
     fit: Annotated[bool, typer.Option("--fit", help="Measure anew the rule by which a strategy is chosen.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -36,6 +39,9 @@ def bench(
             if suite is not None or workers:
                 raise ConfigError("--fit: expected no SUITE and no --workers, it measures suites of its own")
             _fit(pairs, as_json)
+            return
+        if rollouts is not None:
+            _rollouts(rollouts, workers, pairs, as_json)
             return
         with _wrong_usage():
             if workers:
@@ -114,6 +120,24 @@ def _through_ray(suite: str | None, workers: int, pairs: int, record: bool, as_j
         _print_ray(results)
     path = _keep_ray(results) if record else None
     _finish(results, path, as_json)
+
+
+def _rollouts(path: Path, workers: int, pairs: int, as_json: bool) -> None:
+    """Measure how fast a configuration's workers sample."""
+    from cluster.bench_rollouts import rollouts
+    from cluster.config import load
+
+    found = rollouts(load(path, [f"cluster.workers={workers or 2}"]), pairs, _say)
+    if as_json:
+        print_json(found)
+        return
+    print_lines(
+        {
+            "environment steps a second": f"{found['steps_per_second']:.0f} with {found['workers']} workers",
+            "stepped bare": f"{found['bare_steps_per_second']:.0f} in as many processes",
+            "ratio": f"{found['ratio']:.2f}, median of {pairs} turns",
+        }
+    )
 
 
 def _keep_ray(results: Sequence[Mapping[str, Any]]) -> Path:

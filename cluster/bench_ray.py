@@ -11,10 +11,9 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 from benchmarks.hardware import hardware, versions
-from benchmarks.navigation import GaussianPolicy
 from benchmarks.suites import SUITES, Suite
 from cluster.books import Books
-from cluster.builder import build
+from cluster.builder import build_episodes
 from cluster.config import Config, parse
 from cluster.errors import ConfigError, MetarayError
 from cluster.interrupts import StopFlag
@@ -26,6 +25,7 @@ from cluster.session import ray_session
 from cluster.worker import fix_arithmetic
 from meta.memory import keep_freed_memory
 from meta.models import MLP, Conv4
+from meta.policy import GaussianPolicy
 from tasks.family import draw_batch
 
 SECONDS = 2.0  # that a turn lasts, about
@@ -120,7 +120,7 @@ def _turns(
     config: Config, pool: RayPool, alone: Callable[[int], float], pairs: int
 ) -> tuple[list[float], list[float], int]:
     """Seconds per outer step through Ray and alone, turn by turn, and the steps of a turn."""
-    setup = build(config)
+    setup = build_episodes(config)
     learner = Learner(config.outer, setup.layout, setup.initial_params())
 
     def ray(steps: int) -> float:
@@ -191,7 +191,7 @@ def _compute(end: Connection, text: str, number: int) -> None:
     config = parse(yaml.safe_load(text))
     fix_arithmetic(config.cluster.threads)
     keep_freed_memory()
-    setup = build(config)
+    setup = build_episodes(config)
     tasks = shards("train", 0, config.meta_batch, config.shard_size)[number]
     episodes = draw_batch(setup.family, setup.seed, "train", tasks.indices, setup.dtype, setup.device)
     params = {name: value.to(setup.device) for name, value in setup.initial_params().items()}

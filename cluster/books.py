@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from cluster import checkpoint as checkpoints
-from cluster.builder import Setup
+from cluster.builder import AnySetup
 from cluster.checkpoint import Checkpoint
 from cluster.config import Config
 from cluster.evaluation import is_better, mean_score, start, table
@@ -30,7 +30,7 @@ class Books:
     knows every score that the undisturbed run knew; best θ and metrics come out the same.
     """
 
-    def __init__(self, config: Config, setup: Setup, folder: RunFolder, pool: Pool, progress: Progress) -> None:
+    def __init__(self, config: Config, setup: AnySetup, folder: RunFolder, pool: Pool, progress: Progress) -> None:
         """Open the metrics file of ``folder``."""
         self.best: tuple[float, int] | None = None
         self._config = config

@@ -2,21 +2,21 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import cast
 
 import torch
-from torch import nn
 
-from cluster.components import parameters, resolve
-from cluster.config import GIVEN_TO_MODELS, Config
+from cluster.config import Config
 from cluster.errors import ConfigError
+from cluster.model_builder import build_model, resolve_offering
+from cluster.policy_setup import PolicySetup, build_policies, require_no_policies
 from meta.algorithms import Algorithm
 from meta.choice import Choice, choose, measure
 from meta.engine import Engine, Limits
 from meta.engine import build as build_engine
-from meta.models import Model, TorchModel
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
+from tasks.environments.contract import EnvironmentFamily, EnvironmentSpec
 from tasks.family import Family, FamilySpec, draw_batch
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -68,7 +68,10 @@ class Setup:
         return _initial_params(self.algorithm, self.seed, self.dtype)
 
 
-def build(config: Config) -> Setup:
+AnySetup = Setup | PolicySetup
+
+
+def build(config: Config) -> AnySetup:
     """Construct family, model and algorithm; the engine is chosen when it is first asked for.
 
     Raises:
@@ -78,10 +81,29 @@ def build(config: Config) -> Setup:
     device = torch.device("cuda" if config.cluster.gpus_per_worker > 0 else "cpu")
     try:
         family = _build_family(config)
-        algorithm = _build_algorithm(config, family.spec)
-        params = _initial_params(algorithm, config.seed, dtype)
+        if isinstance(family.spec, EnvironmentSpec):
+            return build_policies(config, cast(EnvironmentFamily, family), dtype, device)
+        require_no_policies(config)
+        return _build_examples(config, cast(Family, family), dtype, device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def build_episodes(config: Config) -> Setup:
+    """As :func:`build`, for families whose tasks are drawn.
+
+    Raises:
+        ConfigError: if the family's tasks are acted in.
+    """
+    setup = build(config)
+    if isinstance(setup, PolicySetup):
+        raise ConfigError(f"task.family: expected a family of episodes, received environments, '{config.task.family}'")
+    return setup
+
+
+def _build_examples(config: Config, family: Family, dtype: torch.dtype, device: torch.device) -> Setup:
+    algorithm = _build_algorithm(config, family.spec)
+    params = _initial_params(algorithm, config.seed, dtype)
     return Setup(
         family=family,
         algorithm=algorithm,
@@ -97,29 +119,19 @@ def _initial_params(algorithm: Algorithm, seed: int, dtype: torch.dtype) -> Para
     return algorithm.init(torch.Generator().manual_seed(seed), dtype)
 
 
-def _build_family(config: Config) -> Family:
-    family: Family = _resolve("task.family", config.task.family, "spec", "draw")(**config.task.params)
+def _build_family(config: Config) -> Family | EnvironmentFamily:
+    cls = resolve_offering("task.family", config.task.family, "spec")
+    family: Family | EnvironmentFamily = cls(**config.task.params)
+    members = ("describe", "start") if isinstance(family.spec, EnvironmentSpec) else ("draw",)
+    resolve_offering("task.family", config.task.family, *members)
     return family
 
 
-def _resolve(key: str, name: str, *members: str) -> type[Any]:
-    """The class of a name, which has to offer some members.
-
-    Raises:
-        ConfigError: if it does not.
-    """
-    cls = resolve(key, name)
-    missing = [member for member in members if not hasattr(cls, member)]
-    if missing:
-        raise ConfigError(f"{key}: expected a class with {', '.join(members)}; '{name}' lacks {', '.join(missing)}")
-    return cls
-
-
 def _build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
-    cls = _resolve("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores")
+    cls = resolve_offering("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores")
     inputs = cls.input_shape(spec.input_shape, spec.description)
     algorithm: Algorithm = cls(
-        model=_build_model(config, inputs, spec.outputs),
+        model=build_model(config, inputs, spec.outputs),
         objective=OBJECTIVES[spec.objective],
         inner_lr=config.inner.lr,
         inner_steps=config.inner.steps,
@@ -127,18 +139,3 @@ def _build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
         **({"recompute": True} if config.inner.recompute else {}),  # an algorithm that cannot need not know the word
     )
     return algorithm
-
-
-def _build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
-    cls = resolve("model.name", config.model.name)
-    if not issubclass(cls, nn.Module):
-        _resolve("model.name", config.model.name, "init", "apply")
-    given: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
-    # Values as the constructor's annotations want them: YAML knows lists, constructors ask for tuples.
-    params = dict(parameters(cls, GIVEN_TO_MODELS).model_validate(config.model.params))
-    if issubclass(cls, nn.Module):
-        taken = parameters(cls, frozenset()).model_fields.keys()
-        arguments = {name: value for name, value in given.items() if name in taken} | params
-        return TorchModel(lambda: cls(**arguments))
-    model: Model = cls(**given, **params)
-    return model

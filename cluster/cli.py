@@ -141,11 +141,9 @@ def _print_engine(info: Mapping[str, Any]) -> None:
 def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
     """A table of the metric against the number of inner steps, one row per algorithm."""
     rows = {evaluation["algorithm"]: evaluation["steps"], **evaluation.get("baselines", {})}
-    batch_norm = f", batch norm {evaluation['batch_norm']}" if evaluation["batch_norm"] else ""
     table = Table(
         title=f"{evaluation['metric']} after inner steps, mean ± 95 % interval (median)",
-        caption=f"{evaluation['tasks']} {evaluation['split']} tasks, {evaluation['shot']} support and "
-        f"{evaluation['query_per_class']} query examples, α {evaluation['inner_lr']:g}{batch_norm}",
+        caption=f"{evaluation['tasks']} {evaluation['split']} tasks, {_sampled(evaluation)}",
     )
     table.add_column("")
     for number in evaluation["steps"]:
@@ -153,6 +151,17 @@ def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
     for name, figures in rows.items():
         table.add_row(name, *(_cell(figure) for figure in figures.values()))
     print_table(table)
+
+
+def _sampled(evaluation: Mapping[str, Any]) -> str:
+    """What was sampled of a task, and how it was adapted to."""
+    from cluster.protocol import is_acted, step_size, trajectories
+
+    alpha = f"α {step_size(evaluation)}"
+    if is_acted(evaluation):
+        return f"{trajectories(evaluation)} per inner step, {alpha}"
+    batch_norm = f", batch norm {evaluation['batch_norm']}" if evaluation["batch_norm"] else ""
+    return f"{evaluation['shot']} support and {evaluation['query_per_class']} query examples, {alpha}{batch_norm}"
 
 
 def _cell(figure: Mapping[str, Any]) -> str:

@@ -11,9 +11,21 @@ from pydantic import BaseModel, ConfigDict, create_model
 from cluster.errors import ConfigError
 
 BUILT_IN: dict[str, dict[str, str]] = {
-    "task.family": {"images": "tasks.images:Images", "sinusoid": "tasks.sinusoid:Sinusoid"},
+    "task.family": {
+        "ant_direction": "tasks.environments.locomotion:AntDirection",
+        "ant_velocity": "tasks.environments.locomotion:AntVelocity",
+        "gymnasium": "tasks.environments.gymnasium_tasks:GymnasiumTasks",
+        "half_cheetah_direction": "tasks.environments.locomotion:HalfCheetahDirection",
+        "half_cheetah_velocity": "tasks.environments.locomotion:HalfCheetahVelocity",
+        "images": "tasks.images:Images",
+        "navigation": "tasks.environments.navigation:Navigation",
+        "sinusoid": "tasks.sinusoid:Sinusoid",
+        "tabular": "tasks.environments.tabular:Tabular",
+    },
     "model.name": {
+        "categorical": "meta.policy:CategoricalPolicy",
         "conv4": "meta.models:Conv4",
+        "gaussian": "meta.policy:GaussianPolicy",
         "mlp": "meta.models:MLP",
         "resnet12": "meta.models:ResNet12",
     },
@@ -22,6 +34,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "fomaml": "meta.algorithms:FirstOrderMAML",
         "pretrain": "meta.algorithms:Pretrain",
         "oracle": "meta.algorithms:Oracle",
+    },
+    # Where tasks are acted in; the names are those of the configuration's ``algorithm``.
+    "algorithm of policies": {
+        "maml": "meta.policy:PolicyMAML",
+        "pretrain": "meta.policy:PolicyPretrain",
+        "oracle": "meta.policy:PolicyOracle",
     },
 }
 
@@ -36,7 +54,7 @@ def resolve(key: str, name: str) -> type[Any]:
     """The class that ``name`` stands for under a configuration key.
 
     Args:
-        key: ``task.family``, ``model.name`` or ``algorithm``.
+        key: ``task.family``, ``model.name``, ``algorithm``, or ``algorithm of policies``.
         name: a built-in name or an import path ``module:Name``.
 
     Raises:

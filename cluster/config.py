@@ -8,127 +8,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cluster.components import nearest, parameters, resolve
 from cluster.errors import ConfigError
-from cluster.secrets import has_credentials, without_credentials
+from cluster.sections import (
+    AdvantageConfig,
+    CheckpointConfig,
+    ClusterConfig,
+    Count,
+    EvalConfig,
+    InnerConfig,
+    ModelConfig,
+    OpenSection,
+    OuterConfig,
+    Section,
+    TaskConfig,
+    TrackingConfig,
+)
 from meta.engine import STRATEGIES
 
-Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 GIVEN_TO_MODELS = frozenset({"inputs", "outputs"})
-
-
-class Section(BaseModel):
-    """A part of the configuration; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class OpenSection(BaseModel):
-    """A section whose further keys are the parameters of the class it names."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The parameters of the named class."""
-        return dict(self.model_extra or {})
-
-
-class TaskConfig(OpenSection):
-    """``task``: the family and its parameters."""
-
-    family: str
-
-
-class ModelConfig(OpenSection):
-    """``model``: the network and its parameters."""
-
-    name: str
-
-
-class InnerConfig(Section):
-    """``inner``: adaptation on the support data."""
-
-    lr: NonNegative = 0.01
-    steps: CountOrNone = 1
-    adapt: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
-    recompute: bool | None = None
-
-
-class OuterConfig(Section):
-    """``outer``: the meta-update of θ by the learner."""
-
-    lr: Positive = 1e-3
-    steps: Count
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    schedule: Literal["constant", "cosine"] = "constant"
-    clip_value: Positive | None = None
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-
-
-class EvalConfig(Section):
-    """``eval``: held-out tasks."""
-
-    tasks: Annotated[int, Field(ge=2)] = 600
-    steps: tuple[CountOrNone, ...] = (0, 1, 5, 10)
-    every: CountOrNone = 0
-    val_tasks: Annotated[int, Field(ge=2)] = 200
-    select_steps: CountOrNone | None = None
-    baselines: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _increasing(self) -> Self:
-        if not self.steps or list(self.steps) != sorted(set(self.steps)):
-            raise ValueError(f"steps: expected increasing numbers of inner steps, received {list(self.steps)}")
-        return self
-
-
-class ClusterConfig(Section):
-    """``cluster``: where the work is done. Only ``threads``, ``memory`` and GPU or not change bits of θ."""
-
-    workers: CountOrNone = 2
-    threads: Count = 1
-    memory: Positive = 2000.0
-    gpus_per_worker: NonNegative = 0.0
-    address: str = "local"
-    start_timeout: Positive = 120.0
-    order_timeout: Positive = 600.0
-    max_failures: CountOrNone = 20
-
-
-def _plain(address: str) -> str:
-    """Refuse names and passwords in an address: configurations are stored, shown and logged."""
-    if has_credentials(address):
-        raise ValueError(
-            f"expected an address without user and password, received '{without_credentials(address)}'; give them in "
-            "the environment (MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME, AWS_ACCESS_KEY_ID, …)"
-        )
-    return address
-
-
-Address = Annotated[str, AfterValidator(_plain)]
-
-
-class TrackingConfig(Section):
-    """``tracking``: MLflow."""
-
-    uri: Address | None = None
-    experiment: str = "metaray"
-    every: Count = 10
-
-
-class CheckpointConfig(Section):
-    """``checkpoint``: where runs lie, how often θ is saved and how many saves are kept."""
-
-    root: Address = "runs"
-    every: Count = 1000
-    keep: Count = 3
 
 
 class Config(Section):
@@ -138,6 +38,7 @@ class Config(Section):
     model: ModelConfig
     inner: InnerConfig = InnerConfig()
     outer: OuterConfig
+    advantage: AdvantageConfig = AdvantageConfig()
     meta_batch: Count
     shard: Count | None = None
     algorithm: str = "maml"
@@ -182,7 +83,7 @@ class Config(Section):
         The engine's name is left out: a checkpoint holds the strategy that it came to.
         """
         plain = self.model_dump(mode="json")
-        kept = ("task", "model", "inner", "outer", "meta_batch", "algorithm", "dtype", "seed")
+        kept = ("task", "model", "inner", "outer", "advantage", "meta_batch", "algorithm", "dtype", "seed")
         identity = {key: plain[key] for key in kept}
         identity["shard"] = self.shard_size
         cluster = self.cluster

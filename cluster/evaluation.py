@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cluster.builder import Setup
+from cluster.builder import AnySetup, Setup
 from cluster.config import Config
 from cluster.messages import Flat, Result, score_orders
+from cluster.policy_setup import PolicySetup
 from cluster.pool import Pool, Ticket
 from meta.algorithms import batch_norm_of
-from meta.objectives import CROSS_ENTROPY, Objective, is_diverged
+from meta.objectives import CROSS_ENTROPY, Score, is_diverged
 from tasks.family import Split, TaskKey
 
 Scores = NDArray[np.float64]
@@ -37,14 +38,14 @@ def mean_score(scores: Scores, column: int) -> float:
     return float(scores[:, column].mean())
 
 
-def is_better(score: float, best: float | None, objective: Objective) -> bool:
+def is_better(score: float, best: float | None, objective: Score) -> bool:
     """Whether a validation score beats the best so far; one that is not finite never does."""
     if not np.isfinite(score):
         return False
     return best is None or (score > best if objective.higher_is_better else score < best)
 
 
-def summary(scores: Scores, steps: Sequence[int], objective: Objective) -> dict[str, dict[str, Any]]:
+def summary(scores: Scores, steps: Sequence[int], objective: Score) -> dict[str, dict[str, Any]]:
     """Mean, half-width of the 95 % interval (1.96·std/√n), median and diverged tasks for each number of steps.
 
     Mean and interval are over all tasks; where a task's score is not finite they are null and the count of
@@ -70,7 +71,7 @@ def summary(scores: Scores, steps: Sequence[int], objective: Objective) -> dict[
     return rows
 
 
-def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Split) -> dict[str, Any]:
+def evaluate(pool: Pool, config: Config, setup: AnySetup, theta: Flat, *, split: Split) -> dict[str, Any]:
     """Evaluate flat θ on the first ``eval.tasks`` tasks of a split at ``eval.steps``, and state the protocol.
 
     ``pool``'s workers and ``setup`` are built from ``config``.
@@ -79,18 +80,39 @@ def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Sp
     ticket = start(pool, config, theta, step=0, split=split, tasks=tasks, steps=steps)
     scores = table(pool.gather(ticket))
     objective = setup.algorithm.objective
-    episode = setup.family.draw(TaskKey(setup.seed, split, 0))
-    classes = setup.family.spec.outputs if objective is CROSS_ENTROPY else 1
     return {
         "algorithm": config.algorithm,
         "metric": objective.metric,
         "split": split,
         "tasks": tasks,
-        "way": classes if objective is CROSS_ENTROPY else None,
-        "shot": len(episode.support.inputs) // classes,
-        "query_per_class": len(episode.query.inputs) // classes,
-        "batch_norm": batch_norm_of(setup.algorithm.model),
+        **(_of_rollouts(setup) if isinstance(setup, PolicySetup) else _of_episodes(setup, split)),
         "inner_lr": config.inner.lr,
         "data": setup.family.spec.data or None,
         "steps": summary(scores, steps, objective),
+    }
+
+
+def _of_episodes(setup: Setup, split: Split) -> dict[str, Any]:
+    """What an episode of the split holds."""
+    episode = setup.family.draw(TaskKey(setup.seed, split, 0))
+    classified = setup.algorithm.objective is CROSS_ENTROPY
+    classes = setup.family.spec.outputs if classified else 1
+    return {
+        "way": classes if classified else None,
+        "shot": len(episode.support.inputs) // classes,
+        "query_per_class": len(episode.query.inputs) // classes,
+        "batch_norm": batch_norm_of(setup.algorithm.model),
+    }
+
+
+def _of_rollouts(setup: PolicySetup) -> dict[str, Any]:
+    """What is sampled of a task at each number of inner steps."""
+    spec = setup.family.spec
+    return {
+        "way": None,
+        "shot": spec.trajectories,
+        "query_per_class": spec.trajectories,
+        "batch_norm": None,
+        "horizon": spec.horizon,
+        "later_lr": setup.config.eval.later_lr,
     }

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cluster.config import OuterConfig
 from cluster.messages import Flat
+from cluster.sections import OuterConfig
 from meta.params import Layout, Params, fingerprint
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -15,8 +15,10 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,
+    "ppo": torch.optim.Adam,
+    "trpo": torch.optim.SGD,  # never asked for a step: what is found by line search is moved to
 }
-FUSED = {"adam", "adamw", "sgd"}
+FUSED = {"adam", "adamw", "sgd", "ppo"}
 
 
 class Learner:
@@ -61,7 +63,17 @@ class Learner:
         return self._config.lr
 
     def update(self, gradient: Flat, tasks: int) -> float:
-        """One outer step down the mean of ``tasks`` meta-gradients, given their sum [P].
+        """One outer step down the mean of ``tasks`` meta-gradients; see :meth:`descend`."""
+        norm = self.descend(gradient, tasks)
+        self.step += 1
+        return norm
+
+    def descend(self, gradient: Flat, tasks: int) -> float:
+        """One step of the optimizer, which may be one of several in an outer step.
+
+        Args:
+            gradient: sum of meta-gradients, [P].
+            tasks: how many; their mean is descended.
 
         Returns:
             The norm of the mean meta-gradient before clipping.
@@ -76,8 +88,13 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr
         self._optimizer.step()
-        self.step += 1
         return norm
+
+    def move(self, theta: Flat) -> None:
+        """An outer step to ``theta`` [P], found by other means than the optimizer."""
+        with torch.no_grad():
+            self._theta.copy_(torch.from_numpy(theta))
+        self.step += 1
 
     def skip(self) -> None:
         """Count a step that leaves θ as it is."""

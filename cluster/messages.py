@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tasks.family import Split
 
@@ -35,7 +36,9 @@ class Order:
     """One shard of work under version ``step`` of θ.
 
     Attributes:
-        kind: ``gradient``: the sum of meta-gradients; ``scores``: query scores after inner steps.
+        kind: ``gradient``: the sum of meta-gradients; ``scores``: query scores after inner steps. Over rollouts that a
+            gradient order has sampled in the same step: ``again``: the sum of meta-gradients at another θ;
+            ``product``: the sum of products of KL's Hessian with a vector; ``judge``: surrogate and KL at another θ.
         step: outer step at which θ was taken; its version.
         shard: number of the shard among those of its step or evaluation.
         tasks: the shard's tasks.
@@ -43,7 +46,7 @@ class Order:
         upcoming: tasks this worker will most likely be asked for next, to be drawn ahead.
     """
 
-    kind: Literal["gradient", "scores"]
+    kind: Literal["gradient", "scores", "again", "product", "judge"]
     step: int
     shard: int
     tasks: TaskRange
@@ -57,8 +60,8 @@ class Result:
 
     Attributes:
         order: the order answered.
-        buffer: for a gradient, P sums of meta-gradients and then one row of T values per metric; for scores,
-            the rows of a [T, K] table.
+        buffer: for a gradient, P sums of meta-gradients and then one row of T values per metric; for a product its
+            P sums; for scores the rows of a [T, K] table; for a judgement those of a [T, 2] table.
         metrics: names of the metric rows.
         nonfinite: indices of tasks whose own meta-gradient is not finite.
     """
@@ -82,6 +85,17 @@ class Result:
     def scores(self) -> Flat:
         """The table [T, K] of a scores order."""
         return self.buffer.reshape(-1, len(self.order.inner_steps))
+
+    @property
+    def judgements(self) -> Flat:
+        """Surrogate and KL divergence of each task of a judge order, [T, 2]."""
+        return self.buffer.reshape(-1, 2)
+
+
+def to_flat(tensor: Tensor) -> Flat:
+    """A tensor's elements in host memory."""
+    array: Flat = tensor.reshape(-1).cpu().numpy()
+    return array
 
 
 def shards(split: Split, start: int, count: int, size: int) -> Sequence[TaskRange]:

@@ -13,6 +13,8 @@ from rich.progress import Progress as RichProgress
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 REDRAW_EVERY = 0.25  # seconds
 SMOOTH_OVER = 3.0  # seconds that the shown rate is an average over
+FRESH = {"loss": 0.02, "return": 0.1}  # share of the last step in what is shown
+FORM = {"loss": ".4f", "return": ".4g"}
 
 
 class Progress(Protocol):
@@ -24,7 +26,7 @@ class Progress(Protocol):
 
 
 class _Report:
-    """Smooths the loss and the rate; shows them no more often than ``every`` seconds."""
+    """Smooths the rate and the loss, or the return where there is one; shows them now and then."""
 
     def __init__(self, console: Console, label: str, first: int, steps: int, unit: str) -> None:
         self._console, self._unit = console, unit
@@ -32,14 +34,15 @@ class _Report:
         self._bar = _bar(console) if console.is_terminal else None
         self._task = self._bar.add_task(label, total=steps, completed=first, note="") if self._bar else None
         self._shown = (first, time.monotonic())
-        self._loss: float | None = None
+        self._metric, self._value = "", 0.0
         self._rate = 0.0
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the step, unless it is too soon."""
-        loss = metrics.get("loss")
-        if loss is not None:
-            self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+        name = "return" if "return" in metrics else "loss"
+        if name in metrics:
+            before = self._value if self._metric else metrics[name]
+            self._metric, self._value = name, before + FRESH[name] * (metrics[name] - before)
         (shown, at), now = self._shown, time.monotonic()
         every = REDRAW_EVERY if self._bar else LINE_EVERY
         if now - at < every and step < self._steps:
@@ -48,7 +51,8 @@ class _Report:
         share = min(1.0, (now - at) / SMOOTH_OVER) if self._rate else 1.0
         rate = self._rate = (1 - share) * self._rate + share * latest
         self._shown = (step, now)
-        note = f"{rate:.1f} {self._unit}s/s" + (f", loss {self._loss:.4f}" if self._loss is not None else "")
+        note = f"{rate:.1f} {self._unit}s/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/{self._unit}"
+        note += f", {self._metric} {self._value:{FORM[self._metric]}}" if self._metric else ""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, note=note)
         else:

@@ -9,12 +9,18 @@ FINGERPRINT = 12  # letters of a fingerprint that are shown
 def conditions(evaluation: Mapping[str, Any]) -> list[str]:
     """What a score has to be read with: way, shot, tasks, query examples, batch norm. Older runs may lack some.
 
+    Where tasks are acted in it is how much is sampled of them.
+
     >>> conditions({"metric": "accuracy", "way": 5, "shot": 1, "query_per_class": 15, "split": "test", "tasks": 600})
     ['600 tasks of the test split', '5-way 1-shot', '15 query examples per class', 'batch norm: none']
+    >>> conditions({"metric": "return", "shot": 20, "horizon": 200, "split": "test", "tasks": 40})
+    ['40 tasks of the test split', '20 trajectories of at most 200 steps per inner step']
     """
+    parts = [f"{evaluation['tasks']} tasks of the {evaluation['split']} split"]
+    if is_acted(evaluation):
+        return [*parts, f"{trajectories(evaluation)} per inner step"]
     per_class = " per class" if evaluation["metric"] == "accuracy" else ""
     way, shot, query = (evaluation.get(key) for key in ("way", "shot", "query_per_class"))
-    parts = [f"{evaluation['tasks']} tasks of the {evaluation['split']} split"]
     if way is not None and shot is not None:
         parts.append(f"{way}-way {shot}-shot")
     elif shot is not None:
@@ -34,7 +40,7 @@ def protocol(evaluation: Mapping[str, Any], inner_steps: int | None) -> list[str
     """
     parts = conditions(evaluation)
     if evaluation.get("inner_lr") is not None:
-        parts.append(f"inner step size {evaluation['inner_lr']:g}")
+        parts.append(f"inner step size {step_size(evaluation)}")
     if inner_steps is not None:
         parts.append(f"trained with {inner_steps} inner step{_s(inner_steps)}")
     step, best = evaluation.get("checkpoint_step"), evaluation.get("best_step")
@@ -43,6 +49,28 @@ def protocol(evaluation: Mapping[str, Any], inner_steps: int | None) -> list[str
     if evaluation.get("data"):
         parts.append(f"data {str(evaluation['data'])[:FINGERPRINT]}")
     return parts
+
+
+def is_acted(evaluation: Mapping[str, Any]) -> bool:
+    """Whether the tasks were acted in, so that trajectories stand where examples do elsewhere."""
+    return evaluation.get("horizon") is not None
+
+
+def trajectories(evaluation: Mapping[str, Any]) -> str:
+    """How much was sampled of a task at a time."""
+    shot, horizon = evaluation["shot"], evaluation["horizon"]
+    kind = "trajectory" if shot == 1 else "trajectories"
+    return f"{shot} {kind} of at most {horizon} step{_s(horizon)}"
+
+
+def step_size(evaluation: Mapping[str, Any]) -> str:
+    """The inner step size α, and what it is from the second step on if that is another.
+
+    >>> step_size({"inner_lr": 0.1, "later_lr": 0.5})
+    '0.1, 0.05 from the second step on'
+    """
+    first, later = evaluation["inner_lr"], evaluation.get("later_lr", 1.0)
+    return f"{first:g}" if later == 1.0 else f"{first:g}, {first * later:g} from the second step on"
 
 
 def _s(count: int) -> str:

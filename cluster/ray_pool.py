@@ -30,6 +30,7 @@ from cluster.pool import Ticket
 from cluster.wire import decode_result, encode_numbers, encode_order
 
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError)
+RETURNING = ("again", "product", "judge")  # kinds of orders about rollouts that a worker has kept
 DEPTH = 2  # orders at one worker: the one it computes and the one it finds when it has finished
 
 
@@ -67,6 +68,7 @@ class RayPool:
         self._background: deque[_Job] = deque()
         self._failed_in_a_row = 0
         self._members: list[_Member] = []
+        self._holders: dict[int, _Member] = {}  # by shard: who has been given its latest order
         try:
             for number in range(config.cluster.workers):
                 self._members.append(self._start(number))
@@ -123,17 +125,26 @@ class RayPool:
     def _hand_out(self) -> None:
         """Give waiting jobs to ready workers, each no more than DEPTH, background ones only to idle workers."""
         ready = [member for member in self._members if member.ready]
-        while self._foreground and ready:
-            job = self._foreground[0]
-            # The worker that drew these tasks ahead, or whoever has least to do.
-            own = ready[job.order.shard % len(ready)]
-            chosen = own if len(own.jobs) < DEPTH else min(ready, key=lambda member: len(member.jobs))
-            if len(chosen.jobs) >= DEPTH:
-                return
-            self._send(chosen, self._foreground.popleft())
+        if self._foreground and ready:
+            waiting, self._foreground = self._foreground, deque()
+            for job in waiting:
+                member = self._member_for(job.order, ready)
+                if len(member.jobs) < DEPTH:
+                    self._holders[job.order.shard] = member
+                    self._send(member, job)
+                else:
+                    self._foreground.append(job)
         for member in ready:
             if self._background and not member.jobs:
                 self._send(member, self._background.popleft())
+
+    def _member_for(self, order: Order, ready: list[_Member]) -> _Member:
+        """Who has the order's rollouts, or has drawn its tasks ahead, or has least to do."""
+        holder = self._holders.get(order.shard)
+        if order.kind in RETURNING and holder in ready:
+            return holder
+        own = ready[order.shard % len(ready)]
+        return own if len(own.jobs) < DEPTH else min(ready, key=lambda member: len(member.jobs))
 
     def _send(self, member: _Member, job: _Job) -> None:
         member.jobs[member.actor.run.remote(encode_order(job.order), job.theta)] = job
@@ -193,7 +204,7 @@ class RayPool:
         self._failed_in_a_row += 1
         ray.kill(member.actor)
         for job in reversed(member.jobs.values()):
-            queue = self._foreground if job.order.kind == "gradient" else self._background
+            queue = self._foreground if job.order.kind != "scores" else self._background
             queue.appendleft(job)
         if self._failed_in_a_row > self._config.cluster.max_failures:
             raise ClusterError(

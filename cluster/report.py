@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cluster import figures as drawing
 from cluster.errors import MetarayError
-from cluster.figures import Learned, curve, learners
+from cluster.figures import Learned, Policies, curve, learners
 from cluster.protocol import protocol
 from cluster.runs import RunFolder
 from cluster.secrets import without_credentials
@@ -25,18 +25,27 @@ PNG = b"\x89PNG\r\n\x1a\n"
 ABSENT = "not recorded"
 NOT_FINITE = "not finite"
 WITHOUT_INNER_LOOP = ("pretrain", "oracle")  # in training
-CURVE = re.compile(r"train/loss|val/.+_\d+")  # metrics that have a place in the learning curves
+CURVE = re.compile(r"train/(loss|return)|val/.+_\d+")  # metrics that have a place in the learning curves
 
 
-def draw_figures(run_dir: Path, learned: Learned) -> list[Path]:
+class Drawn(NamedTuple):
+    """The files of a run's figures, in their order, and in sentences why others are missing."""
+
+    paths: list[Path]
+    notes: list[str]
+
+
+def draw_figures(run_dir: Path, learned: Learned, policies: Policies | None = None) -> Drawn:
     """Draw what the run's data permit into its folder ``figures``.
 
     Args:
         run_dir: the run's folder.
         learned: label -> what it was built from, and its θ; may be empty.
+        policies: likewise, where tasks are acted in.
 
     Returns:
-        Of ``learning_curves.png``, ``adaptation.png``, ``regression.png`` and ``episode.png`` those that were drawn.
+        Of ``learning_curves.png``, ``adaptation.png``, ``regression.png``, ``episode.png``, ``paths.png``,
+        ``positions.png`` and ``film.png`` those that were drawn.
 
     Raises:
         MetarayError: if the folder is not a run's, or a file in it is damaged.
@@ -45,7 +54,8 @@ def draw_figures(run_dir: Path, learned: Learned) -> list[Path]:
     evaluation = _read_evaluation(folder)
     series = _series(folder, evaluation)
     curves = {name: pair for name, pair in learned.items() if drawing.can_draw_regression(pair[0])}
-    made = {}
+    made: dict[str, Any] = {}
+    notes: list[str] = []
     if any(CURVE.fullmatch(key) for records in series.values() for record in records for key in record["values"]):
         made["learning_curves"] = drawing.learning_curves(series, _best(folder))
     if evaluation is not None:
@@ -53,19 +63,23 @@ def draw_figures(run_dir: Path, learned: Learned) -> list[Path]:
     if curves:
         made["regression"] = drawing.regression(curves)
     for setup, params in islice((pair for pair in learned.values() if drawing.can_draw_episode(pair[0])), 1):
-        steps = max(map(int, evaluation["steps"])) if evaluation else setup.algorithm.inner_steps
-        made["episode"] = drawing.episode(setup, params, steps=steps)
+        made["episode"] = drawing.episode(setup, params, steps=_most_steps(evaluation, setup.algorithm))
+    if policies:
+        first = next(iter(policies.values()))[0]
+        acted, notes = drawing.of_policies(policies, _most_steps(evaluation, first.algorithm))
+        made |= acted
     for name, figure in made.items():
         drawing.save(figure, folder.figures / f"{name}.png")
-    return [folder.figures / f"{name}.png" for name in made]
+    return Drawn([folder.figures / f"{name}.png" for name in made], notes)
 
 
-def write_report(run_dir: Path, figures: Sequence[Path]) -> Path:
+def write_report(run_dir: Path, figures: Sequence[Path], notes: Sequence[str] = ()) -> Path:
     """Write ``report.html`` into a run's folder.
 
     Args:
         run_dir: the run's folder.
         figures: PNG files to embed, in their order.
+        notes: sentences to stand beside them.
 
     Returns:
         The page's path.
@@ -85,6 +99,8 @@ def write_report(run_dir: Path, figures: Sequence[Path]) -> Path:
         evaluation=None if evaluation is None else _table(evaluation, label),
         protocol=None if evaluation is None else protocol(evaluation, inner_steps),
         figures=[_embedded(path) for path in figures],
+        notes=notes,
+        metric=(evaluation or {}).get("metric"),
         curves=[(name, _curve_rows(found)) for name, found in _series(folder, evaluation).items() if found],
         facts=_facts(info | {"data": (evaluation or {}).get("data")}),
         versions=info.get("versions") or {},
@@ -117,6 +133,11 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
         records.append(record)
     cut_or_whole = _record(last)
     return records if cut_or_whole is None else [*records, cut_or_whole]
+
+
+def _most_steps(evaluation: Mapping[str, Any] | None, algorithm: Any) -> int:
+    """The most inner steps that the run was evaluated after, or those in training."""
+    return max(map(int, evaluation["steps"])) if evaluation else int(algorithm.inner_steps)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import ray
 from ray._private import ray_constants
 
-from cluster.config import ClusterConfig
 from cluster.errors import ClusterError
+from cluster.sections import ClusterConfig
 from cluster.wire import LARGE
 
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"

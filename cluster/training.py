@@ -9,13 +9,14 @@ from typing import Any
 
 from cluster import checkpoint as checkpoints
 from cluster.books import Books
-from cluster.builder import Setup, build
+from cluster.builder import AnySetup, Setup, build
 from cluster.config import Config, overridden
 from cluster.errors import Interrupted
 from cluster.evaluation import evaluate
 from cluster.interrupts import SignalFlag, StopFlag
 from cluster.learner import Learner
 from cluster.loop import meta_train
+from cluster.policy_setup import PolicySetup
 from cluster.pool import InlinePool, Pool
 from cluster.progress import progress
 from cluster.report import draw_figures, write_report
@@ -23,6 +24,7 @@ from cluster.runs import RunFolder, create, write_json
 from cluster.storage import write_file
 from cluster.tracking import Tracker
 from cluster.worker import fix_arithmetic
+from meta.params import Params
 from tasks.family import Split
 
 
@@ -161,17 +163,22 @@ def shared_session(config: Config) -> Iterator[None]:
 
 def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
     """Draw a run's figures and its page, with what the configuration is to say otherwise, such as ``task.root=…``."""
-    learned = {}
+    fix_arithmetic(threads=1)
+    learned: dict[str, tuple[Setup, Params]] = {}
+    policies: dict[str, tuple[PolicySetup, Params]] = {}
     for label, one in {folder.config.algorithm: folder, **folder.baselines}.items():
         config = overridden(one.config, overrides)
         if config.algorithm != "oracle" and one.checkpoints.names():
             _, state = checkpoints.chosen(one.checkpoints)
             setup = build(config)
             checkpoints.require_data(state, setup.family.spec.data)
-            learned[label] = (setup, state.params)
-    figures = draw_figures(folder.path, learned)
-    write_report(folder.path, figures)
-    return figures
+            if isinstance(setup, PolicySetup):
+                policies[label] = (setup, state.params)
+            else:
+                learned[label] = (setup, state.params)
+    drawn = draw_figures(folder.path, learned, policies)
+    write_report(folder.path, drawn.paths, drawn.notes)
+    return drawn.paths
 
 
 def _train(config: Config, folder: RunFolder, stop: StopFlag) -> Outcome:
@@ -182,7 +189,7 @@ def _train(config: Config, folder: RunFolder, stop: StopFlag) -> Outcome:
         return _train_on(pool, config, setup, folder, stop)
 
 
-def _train_on(pool: Pool, config: Config, setup: Setup, folder: RunFolder, stop: StopFlag) -> Outcome:
+def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, stop: StopFlag) -> Outcome:
     learner = Learner(config.outer, setup.layout, setup.initial_params())
     saved = checkpoints.newest(folder.checkpoints)
     label = f"{config.task.family} {config.algorithm}"
@@ -220,7 +227,7 @@ def _train_on(pool: Pool, config: Config, setup: Setup, folder: RunFolder, stop:
 
 
 def evaluate_params(
-    pool: Pool, config: Config, setup: Setup, state: checkpoints.Checkpoint, split: Split = "test"
+    pool: Pool, config: Config, setup: AnySetup, state: checkpoints.Checkpoint, split: Split = "test"
 ) -> dict[str, Any]:
     """Held-out figures of a checkpoint's θ under ``config``, and which step it is of."""
     theta = setup.layout.flatten(state.params).numpy()

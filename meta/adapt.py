@@ -132,6 +132,19 @@ def adapt(
     return adapted
 
 
+def require_matches(params: Params, patterns: Sequence[str]) -> None:
+    """Check that every pattern of ``inner.adapt`` fits some parameter.
+
+    Raises:
+        ValueError: naming the first that fits none.
+    """
+    for pattern in patterns:
+        if not any(matches(name, [pattern]) for name in params):
+            raise ValueError(
+                f"inner.adapt expects patterns of parameter names, '{pattern}' fits none of {', '.join(params)}"
+            )
+
+
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a parameter's name fits one of some shell-style patterns.
 

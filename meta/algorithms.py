@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol, cast
 import torch
 from torch import Tensor
 
-from meta.adapt import EVERY, adapt, matches, path
+from meta.adapt import EVERY, adapt, path, require_matches
 from meta.episode import Episode, Examples, pooled
 from meta.models.base import Model
 from meta.models.norm import BatchNorm, NormalisedModel
@@ -91,11 +91,7 @@ class MAML:
             ValueError: if a pattern of ``adapt`` fits none of them.
         """
         params = self.model.init(generator, dtype)
-        for pattern in self.adapt:
-            if not any(matches(name, [pattern]) for name in params):
-                raise ValueError(
-                    f"inner.adapt expects patterns of parameter names, '{pattern}' fits none of {', '.join(params)}"
-                )
+        require_matches(params, self.adapt)
         return params
 
     def loss(self, params: Params, examples: Examples) -> Tensor:

@@ -15,22 +15,31 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
-    """A differentiable loss and the score reported beside it.
+class Score:
+    """What a task's performance is measured by.
 
     Attributes:
         name: the name families use to ask for it.
-        loss: (outputs [B, ...], targets [B, ...]) -> scalar.
         metric: name of the score in tables and files.
-        score: (outputs, targets) -> scalar, not necessarily differentiable.
         higher_is_better: whether a larger score is a better one.
     """
 
     name: str
-    loss: Measure
     metric: str
-    score: Measure
     higher_is_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Score):
+    """A differentiable loss and the score reported beside it.
+
+    Attributes:
+        loss: (outputs [B, ...], targets [B, ...]) -> scalar.
+        score: (outputs, targets) -> scalar, not necessarily differentiable.
+    """
+
+    loss: Measure
+    score: Measure
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -58,9 +67,11 @@ CROSS_ENTROPY = Objective(
     name="cross_entropy", loss=cross_entropy, metric="accuracy", score=accuracy, higher_is_better=True
 )
 OBJECTIVES = {objective.name: objective for objective in (MSE, CROSS_ENTROPY)}
+# Of tasks that are acted in: the sum of a trajectory's rewards. Nothing differentiates it; see meta.policy.
+RETURN = Score(name="return", metric="return", higher_is_better=True)
 
 
-def is_diverged(scores: Tensor, objective: Objective, factor: float = 10.0) -> Tensor:
+def is_diverged(scores: Tensor, objective: Score, factor: float = 10.0) -> Tensor:
     """Which tasks an adaptation has thrown off, [T, K] bool, from scores [T, K].
 
     A task counts as diverged after some inner steps if its score is not finite or, for errors, larger than

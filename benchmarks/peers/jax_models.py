@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks.navigation import GaussianPolicy
 from meta.models import MLP, Conv4, ResNet12
 from meta.models.conv import LEAK
 from meta.models.norm import EPSILON
+from meta.policy import GaussianPolicy
 
 Array = Any
 Apply = Callable[[dict[str, Array], Array], Array]

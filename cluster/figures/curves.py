@@ -9,7 +9,17 @@ from matplotlib.figure import Figure
 
 from cluster.builder import Setup
 from cluster.errors import MetarayError
-from cluster.figures.style import STYLE, Learned, dress, floats, held_out, legend, new_figure, shades
+from cluster.figures.style import (
+    STYLE,
+    Learned,
+    dress,
+    floats,
+    held_out,
+    legend,
+    new_figure,
+    stage,
+    stage_looks,
+)
 from meta.params import Params
 from tasks.family import TaskKey
 
@@ -67,12 +77,10 @@ def _task_panel(axes: Axes, setup: Setup, params: Params, index: int, steps: Seq
     axes.plot(x, truth, color=STYLE["ink"], linewidth=3.2, alpha=0.3, label="truth")
     inputs = torch.from_numpy(x).to(points)[:, None]
     shown = [truth]
-    for position, (number, colour) in enumerate(zip(steps, shades(len(steps)), strict=True)):
+    for number, look in zip(steps, stage_looks(len(steps)), strict=True):
         outputs = setup.algorithm.predict(params, episode, inputs, number)[:, 0]
         shown.append(floats(outputs.tolist()))
-        name = "before adaptation" if number == 0 else f"{number} step{'s' if number > 1 else ''}"
-        dashes = (":", "--", "-")[min(position, 2)]
-        axes.plot(x, shown[-1], color=colour, linestyle=dashes, linewidth=1.7, label=name)
+        axes.plot(x, shown[-1], label=stage(number), **look)
     support = [leaf[:, 0].tolist() for leaf in episode.support]
     axes.plot(*support, "^", markersize=6, color=STYLE["points"], label="support points", zorder=4)
     # A prediction that was thrown off must not press the others flat.

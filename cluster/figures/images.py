@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from cluster.builder import Setup
 from cluster.errors import MetarayError
-from cluster.figures.style import STYLE, Array, held_out, new_figure
+from cluster.figures.style import STYLE, Array, canvas, held_out, write
 from meta.params import Params
 
 MOST_CLASSES, MOST_SUPPORT, MOST_QUERY = 10, 5, 7  # rows, and images of each kind in a row
@@ -63,13 +63,10 @@ def episode(setup: Setup, params: Params, *, index: int = 0, steps: int) -> Figu
     queries = min(int((task.query_classes == 0).sum()), MOST_QUERY)
     width = max(LABEL + (shots + queries) * CELL + GAP + 0.1, NARROWEST)
     height = HEAD + rows * ROW + FOOT
-    figure = new_figure(width, height)
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1))  # in inches from the upper left corner
-    axes.set_axis_off()
+    figure, axes = canvas(width, height)
     for row in range(rows):
         top = HEAD + row * ROW
-        _text(axes, LABEL / 2, top + IMAGE / 2, _letter(row), size=14, weight="bold")
+        write(axes, LABEL / 2, top + IMAGE / 2, _letter(row), size=14, weight="bold")
         for column, place_ in enumerate(np.flatnonzero(task.support_classes == row)[:shots]):
             _image(axes, task.support[place_], LABEL + column * CELL, top)
         left = LABEL + shots * CELL + GAP
@@ -77,8 +74,6 @@ def episode(setup: Setup, params: Params, *, index: int = 0, steps: int) -> Figu
             _query(axes, task, int(place_), left + column * CELL, top)
     _headings(axes, task, index=index, steps=steps, shown=(rows, shots, queries), way=way)
     _key(axes, height - FOOT / 2)
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
     return figure
 
 
@@ -135,11 +130,11 @@ def _query(axes: Axes, task: _Task, number: int, left: float, top: float) -> Non
     true, before, after = (int(classes[number]) for classes in (task.query_classes, task.before, task.after))
     _image(axes, task.query[number], left, top, after == true)
     middle, line = left + IMAGE / 2, top + IMAGE + 0.13
-    _text(axes, middle, line, "→", size=8.5)
+    write(axes, middle, line, "→", size=8.5)
     for predicted, side in ((before, -1), (after, 1)):
         right = predicted == true
         words = f"{_letter(predicted)} {MARKS[right]}"
-        _text(axes, middle + side * 0.23, line, words, size=9, colour=FRAMES[right]["edgecolor"])
+        write(axes, middle + side * 0.23, line, words, size=9, colour=FRAMES[right]["edgecolor"])
 
 
 def _headings(axes: Axes, task: _Task, *, index: int, steps: int, shown: tuple[int, int, int], way: int) -> None:
@@ -149,12 +144,12 @@ def _headings(axes: Axes, task: _Task, *, index: int, steps: int, shown: tuple[i
     support, query = len(task.support) // way, len(task.query) // way
     title = f"Test task {index}: {way}-way {support}-shot"
     title += "" if rows == way else f", {rows} of {way} classes shown"
-    _text(axes, 0.12, 0.24, title, size=12, align="left", weight="bold")
+    write(axes, 0.12, 0.24, title, size=12, align="left", weight="bold")
     scores = f"Accuracy on all {len(task.query)} query images: {before:.0f} % before, {after:.0f} % after {number}"
-    _text(axes, 0.12, 0.52, scores, size=9.5, align="left")
+    write(axes, 0.12, 0.52, scores, size=9.5, align="left")
     left = LABEL + shots * CELL + GAP
-    _text(axes, LABEL, 0.92, _counted("support", shots, support), size=9.5, align="left")
-    _text(axes, left, 0.92, _counted("query", queries, query), size=9.5, align="left")
+    write(axes, LABEL, 0.92, _counted("support", shots, support), size=9.5, align="left")
+    write(axes, left, 0.92, _counted("query", queries, query), size=9.5, align="left")
 
 
 def _counted(kind: str, shown: int, count: int) -> str:
@@ -163,7 +158,7 @@ def _counted(kind: str, shown: int, count: int) -> str:
 
 def _key(axes: Axes, line: float) -> None:
     """How a right and a wrong prediction are marked."""
-    _text(
+    write(
         axes,
         0.12,
         line,
@@ -174,19 +169,4 @@ def _key(axes: Axes, line: float) -> None:
     for left, right, word in ((4.5, True, "right"), (5.4, False, "wrong")):
         axes.add_patch(Rectangle((left, line - 0.09), 0.18, 0.18, fill=False, **FRAMES[right]))
         words = f"{MARKS[right]} {word}"
-        _text(axes, left + 0.28, line, words, size=8.5, align="left", colour=FRAMES[right]["edgecolor"])
-
-
-def _text(
-    axes: Axes,
-    x: float,
-    y: float,
-    words: str,
-    *,
-    size: float,
-    align: str = "center",
-    colour: str = STYLE["ink"],
-    weight: str = "normal",
-) -> None:
-    look: dict[str, Any] = {"fontsize": size, "color": colour, "fontweight": weight, "fontfamily": "DejaVu Sans"}
-    axes.text(x, y, words, ha=align, va="center", parse_math=False, **look)
+        write(axes, left + 0.28, line, words, size=8.5, align="left", colour=FRAMES[right]["edgecolor"])

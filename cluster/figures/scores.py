@@ -1,7 +1,7 @@
 """Scores of a run: learning curves against outer steps, adaptation against inner steps."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,43 +22,56 @@ from cluster.figures.style import (
     score_axis,
     shades,
 )
-from cluster.protocol import conditions
+from cluster.protocol import conditions, is_acted
 
 Scores = dict[int, tuple[str, Array, Array]]  # by number of inner steps: metric, outer steps, values
 
+
+class Line(NamedTuple):
+    """A curve of the training."""
+
+    label: str
+    look: dict[str, Any]
+    steps: Array
+    values: Array
+
+
+BEFORE: dict[str, Any] = {"linestyle": (0, (1, 1)), "linewidth": 1.3, "alpha": 0.75}  # beside the look of its learner
+SMALL: dict[str, Any] = {"fontsize": STYLE["text"] - 1, "color": STYLE["ink"]}
 MOST_LABELS = 6  # points of one line that have their numbers beside them
 MOST_STEPS = 11  # lines in one validation panel
 FEW, DENSE = 20, 100  # records below which each is marked, above which their running mean is drawn over them
 
 
 def learning_curves(series: Mapping[str, Sequence[Record]], best: Mapping[str, int] | None = None) -> Figure:
-    """Training loss, and beside it one panel per label with the validation score by number of inner steps.
+    """Training loss or return, and beside it one panel per label with the validation score by number of inner steps.
+
+    Returns are those before and after adaptation; where there are any, losses are surrogates that say nothing.
 
     Args:
         series: label -> records of ``metrics.jsonl``; more than 100 lie faint under their running mean.
         best: label -> outer step of the checkpoint that validation chose, marked where it is given.
 
     Raises:
-        MetarayError: if no record holds ``train/loss`` or a validation score.
+        MetarayError: if no record holds ``train/loss``, ``train/return`` or a validation score.
     """
-    curves = {label: curve(records, "train/loss") for label, records in series.items()}
-    losses = {label: found for label, found in curves.items() if len(found[0])}
+    name, trained = _trained(series)
     scores = {label: found for label, records in series.items() if (found := _validation(records))}
-    count = bool(losses) + len(scores)
+    count = bool(trained) + len(scores)
     if not count:
         raise MetarayError(
-            "learning curves: expected records with train/loss or val/<metric>_<inner steps>, received none; "
-            "train for at least tracking.every steps"
+            "learning curves: expected records with train/loss, train/return or val/<metric>_<inner steps>, received "
+            "none; train for at least tracking.every steps"
         )
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = -(-count // columns)
     figure = new_figure(STYLE["width"] if count > 1 else 5.5, 3.1 * rows + 0.3)
     panels = [figure.add_subplot(rows, columns, 1 + position) for position in range(count)]
-    if losses:
+    if trained:
         axes = panels.pop(0)
-        _loss_panel(axes, losses)
-        if len(losses) > 1:
-            legend(figure, axes, "outside lower center", ncols=4)
+        _training_panel(axes, trained, name)
+        if len(trained) > 1:
+            legend(figure, axes, "outside lower center", ncols=4 if count > 1 else 2)
     if scores:
         _score_panels(panels, scores, best or {})
         fullest = max(panels, key=lambda axes: len(axes.lines))
@@ -81,6 +94,8 @@ def adaptation(evaluation: Mapping[str, Any], label: str) -> Figure:
         axes.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.18, linewidth=0)
     tasks = f"{evaluation['tasks']} {evaluation['split']} tasks"
     dress(axes, title=f"Adaptation to {tasks}", x="inner steps", y=metric)
+    if metric == "accuracy" or is_acted(evaluation):
+        _state(axes, evaluation)
     if metric == "accuracy":
         _accuracy_axis(axes, evaluation)
     score_axis([axes], metric)
@@ -91,15 +106,18 @@ def adaptation(evaluation: Mapping[str, Any], label: str) -> Figure:
     return figure
 
 
+def _state(axes: Axes, evaluation: Mapping[str, Any]) -> None:
+    """Under the title what such numbers have to be read with."""
+    _, *stated = conditions(evaluation)
+    axes.set_title(f"{axes.get_title(loc='left')}\n", loc="left", fontsize=STYLE["title"], color=STYLE["ink"])
+    axes.annotate(", ".join(stated), (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", **SMALL)
+
+
 def _accuracy_axis(axes: Axes, evaluation: Mapping[str, Any]) -> None:
-    """The numbers at this run's points, chance as a line, and what such numbers have to be read with."""
+    """The numbers at this run's points, and chance as a line."""
     if evaluation.get("way"):
         chance = 1 / evaluation["way"]
         axes.axhline(chance, color=STYLE["frame"], linestyle=(0, (1, 3)), linewidth=1.4, label="chance", zorder=1)
-    _, *stated = conditions(evaluation)
-    look: dict[str, Any] = {"fontsize": STYLE["text"] - 1, "color": STYLE["ink"]}
-    axes.set_title(f"{axes.get_title(loc='left')}\n", loc="left", fontsize=STYLE["title"], color=STYLE["ink"])
-    axes.annotate(", ".join(stated), (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", **look)
     axes.margins(y=0.12)
     scores = evaluation["steps"]
     shown = sorted((number for number in scores if scores[number]["mean"] is not None), key=int)
@@ -108,7 +126,7 @@ def _accuracy_axis(axes: Axes, evaluation: Mapping[str, Any]) -> None:
         # Away from the line where it climbs from here.
         below = place + 1 < len(means) and means[place + 1] - mean > 0.1 * (max(means) - min(means))
         where: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "top" if below else "bottom"}
-        axes.annotate(f"{100 * mean:.1f}", (int(shown[place]), mean), (0, -6 if below else 6), **where, **look)
+        axes.annotate(f"{100 * mean:.1f}", (int(shown[place]), mean), (0, -6 if below else 6), **where, **SMALL)
 
 
 def curve(records: Sequence[Record], key: str) -> tuple[Array, Array]:
@@ -139,19 +157,31 @@ def _validation(records: Sequence[Record]) -> Scores:
     return dict(sorted(found.items()))
 
 
-def _loss_panel(axes: Axes, losses: Mapping[str, tuple[Array, Array]]) -> None:
-    for position, (label, (steps, values)) in enumerate(losses.items()):
-        look = line_look(position)
+def _trained(series: Mapping[str, Sequence[Record]]) -> tuple[str, list[Line]]:
+    """What is drawn of the training, and its curves: losses, or returns, of which who adapts has some from before."""
+    returns = any("train/return" in record["values"] for records in series.values() for record in records)
+    name = "return" if returns else "loss"
+    found = []
+    for position, (label, records) in enumerate(series.items()):
+        before, look = curve(records, "train/return_before"), line_look(position)
+        adapts = len(before[0]) > 0
+        found.append(Line(f"{label}, before adaptation", look | BEFORE, *before))
+        found.append(Line(f"{label}, adapted" if adapts else label, look, *curve(records, f"train/{name}")))
+    return name, [line for line in found if len(line.steps)]
+
+
+def _training_panel(axes: Axes, lines: Sequence[Line], name: str) -> None:
+    for label, look, steps, values in lines:
         if len(values) > DENSE:
             window = len(values) // 40
             axes.plot(steps, values, color=look["color"], alpha=0.2, linewidth=0.7, label=f"_{label}", zorder=1)
             values = np.convolve(values, np.full(window, 1 / window), mode="valid")
             steps = steps[(window - 1) // 2 :][: len(values)]
         axes.plot(steps, values, label=label, marker="." if len(values) < FEW else None, **look)
-    alone = f", {next(iter(losses))}" if len(losses) == 1 else ""
-    dress(axes, title=f"Training{alone}", x="outer step", y="training loss")
-    found = np.concatenate([values[np.isfinite(values)] for _, values in losses.values()])
-    if len(found) and found.min() > 0:
+    alone = f", {lines[0].label}" if len(lines) == 1 else ""
+    dress(axes, title=f"Training{alone}", x="outer step", y=f"training {name}")
+    found = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
+    if name == "loss" and len(found) and found.min() > 0:
         logarithmic(axes)
 
 

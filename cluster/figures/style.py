@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from cluster.builder import Setup
+from cluster.policy_setup import PolicySetup
 from cluster.storage import write_file
 from meta.episode import Episode, unstack
 from meta.params import Params
@@ -22,6 +23,7 @@ from tasks.family import draw_batch
 Array = NDArray[np.float64]
 Record = Mapping[str, Any]
 Learned = Mapping[str, tuple[Setup, Params]]
+Policies = Mapping[str, tuple[PolicySetup, Params]]
 
 # Sizes in points, widths in inches: legible where a page shows the figure 800 pixels wide.
 STYLE: dict[str, Any] = {
@@ -66,6 +68,31 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=STYLE["dpi"], layout="constrained", facecolor="white")
 
 
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure to write and to lay images on; its axes are inches from the upper left corner."""
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    axes.set_axis_off()
+    return figure, axes
+
+
+def write(
+    axes: Axes,
+    x: float,
+    y: float,
+    words: str,
+    *,
+    size: float,
+    align: str = "center",
+    colour: str = STYLE["ink"],
+    weight: str = "normal",
+) -> None:
+    """Words on a canvas, their middle at height ``y``."""
+    look: dict[str, Any] = {"fontsize": size, "color": colour, "fontweight": weight, "fontfamily": "DejaVu Sans"}
+    axes.text(x, y, words, ha=align, va="center", parse_math=False, **look)
+
+
 def line_look(position: int) -> dict[str, Any]:
     """Colour and dashes of line number ``position``."""
     which = position % 6
@@ -75,6 +102,19 @@ def line_look(position: int) -> dict[str, Any]:
 def shades(count: int) -> list[tuple[float, ...]]:
     """Colours for increasing numbers of inner steps, light to dark."""
     return [tuple(mpl.colormaps["viridis"](shade)) for shade in np.linspace(0.78, 0.05, count)]
+
+
+def stage(number: int) -> str:
+    """What a learner is called after a number of inner steps."""
+    return "before adaptation" if number == 0 else f"{number} step{'s' if number > 1 else ''}"
+
+
+def stage_looks(count: int) -> list[dict[str, Any]]:
+    """Colours and dashes for increasing numbers of inner steps."""
+    return [
+        {"color": shade, "linestyle": (":", "--", "-")[min(position, 2)], "linewidth": 1.7}
+        for position, shade in enumerate(shades(count))
+    ]
 
 
 def dress(axes: Axes, *, title: str, x: str, y: str) -> None:

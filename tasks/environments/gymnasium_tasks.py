@@ -109,6 +109,11 @@ class GymnasiumTasks:
         ]
         return np.array(rows, dtype=np.float64).reshape(len(keys), self.spec.description)
 
+    def seeds(self, key: TaskKey, inner_step: int) -> list[int]:
+        """What the task's trajectories are reset with, N numbers."""
+        seeds: list[int] = key.rng(f"env{inner_step}").integers(2**31, size=self.trajectories).tolist()
+        return seeds
+
     def start(self, keys: Sequence[TaskKey], inner_step: int) -> Lockstep:
         """Environments that were idle, or new ones; they become idle again once all trajectories have ended."""
         return _Together(self, Rows(keys, inner_step, self.trajectories))
@@ -140,8 +145,7 @@ class _Together:
     def __init__(self, family: GymnasiumTasks, rows: Rows) -> None:
         self._family, self._rows = family, rows
         self._values = [family.draw(key) for key in rows.keys]
-        purpose = f"env{rows.inner_step}"
-        self._seeds = [key.rng(purpose).integers(2**31, size=rows.trajectories).tolist() for key in rows.keys]
+        self._seeds: list[Any] = [family.seeds(key, rows.inner_step) for key in rows.keys]
         self._used: list[tuple[str, Vector]] = []
         weakref.finalize(self, family.pool.give, self._used)
         self._low, self._high = (

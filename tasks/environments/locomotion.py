@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from tasks.environments.contract import EnvironmentSpec, Lockstep, Numbers
 from tasks.environments.gymnasium_tasks import GymnasiumTasks
@@ -22,6 +22,7 @@ class Locomotion:
     horizon: int = 200
     trajectories: int = 20
     tasks: GymnasiumTasks = field(init=False, repr=False, compare=False)
+    bare: ClassVar[str] = "HalfCheetah-v5"  # gymnasium's robot that it is built on
 
     def __post_init__(self) -> None:
         """Check that MuJoCo is there, and the arguments."""
@@ -89,6 +90,7 @@ class AntDirection(Locomotion):
     """
 
     trajectories: int = 40
+    bare: ClassVar[str] = "Ant-v5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +104,4 @@ class AntVelocity(HalfCheetahVelocity):
     """
 
     velocity: tuple[float, float] = (0.0, 3.0)
+    bare: ClassVar[str] = "Ant-v5"

@@ -13,7 +13,8 @@ import pytest
 import ray
 import yaml
 
-from cluster.config import ClusterConfig, Config, parse
+from cluster.config import Config, parse
+from cluster.sections import ClusterConfig
 from cluster.session import ray_session
 
 ROOT = Path(__file__).parents[2]

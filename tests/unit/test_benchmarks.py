@@ -17,7 +17,6 @@ from benchmarks.agreement import compared, errors, reference, relative_error
 from benchmarks.competitor import LeftOut, Option, Prepared
 from benchmarks.contest import LOOP, PEERS, competitors
 from benchmarks.flops import counted, layers, operations
-from benchmarks.navigation import GaussianPolicy
 from benchmarks.ours import Metaray
 from benchmarks.peak import peaks
 from benchmarks.process import available_cores, cores, in_child
@@ -26,6 +25,7 @@ from benchmarks.suites import SUITES, Work
 from benchmarks.timing import Runner, alternate
 from meta.episode import leaves
 from meta.models import MLP, Conv4, ResNet12
+from meta.policy import GaussianPolicy
 
 ROOT = Path(__file__).parents[2]
 ONE = Option(1)

@@ -97,7 +97,7 @@ def test_every_shipped_configuration_loads_and_builds(path: Path, make_store: Ca
     config = load(path, [f"task.root={make_store(IMAGES[store])}"] if store else [])
     setup = build(config)
     assert setup.layout.size > 0
-    assert setup.engine.name in STRATEGIES
+    assert setup.choice.name in STRATEGIES
 
 
 def test_overrides_are_read_as_yaml_and_leave_the_original_alone() -> None:

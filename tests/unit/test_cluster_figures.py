@@ -78,6 +78,33 @@ def test_a_loss_that_is_not_positive_stays_on_a_linear_axis() -> None:
     assert figure.axes[0].get_yscale() == "linear"
 
 
+def test_returns_take_the_place_of_losses_before_and_after_adaptation() -> None:
+    def trained(**values: float) -> list[dict[str, Any]]:
+        return [{"step": 5, "values": {f"train/{name}": value for name, value in {"loss": 0.1, **values}.items()}}]
+
+    figure = figures.learning_curves(
+        {
+            "maml": trained(**{"return": -20.0, "return_before": -50.0}),
+            "oracle": trained(**{"return": -10.0}),
+            "late": [],
+        }
+    )
+    (axes,) = figure.axes
+    assert [handle.get_label() for handle in axes.lines] == ["maml, before adaptation", "maml, adapted", "oracle"]
+    assert [float(np.asarray(handle.get_ydata())[0]) for handle in axes.lines] == [-50, -20, -10]
+    before, after, oracle = axes.lines
+    assert before.get_color() == after.get_color() != oracle.get_color()
+    assert before.get_linestyle() != after.get_linestyle()
+    assert (axes.get_ylabel(), axes.get_yscale()) == ("training return", "linear")
+    assert_legends_cover_nothing(figure)
+
+
+def test_many_positive_returns_stay_on_a_linear_axis() -> None:
+    (axes,) = figures.learning_curves({"maml": records("train/return", np.linspace(1, 500, 400).tolist())}).axes
+    assert axes.get_yscale() == "linear"
+    assert [handle.get_label() for handle in axes.lines] == ["_maml", "maml"]
+
+
 def test_missing_values_are_gaps() -> None:
     figure = figures.learning_curves({"maml": records("train/loss", [4.0, None, math.inf, 1.0])})
     assert np.isnan(line(figure.axes[0], "maml")[1]).tolist() == [False, True, True, False]
@@ -128,7 +155,9 @@ def test_of_many_numbers_of_inner_steps_the_first_and_last_are_kept() -> None:
 
 @pytest.mark.parametrize("series", [{}, {"maml": []}, {"maml": records("train/steps_per_second", [9.0])}])
 def test_nothing_to_draw_is_an_error(series: dict[str, Any]) -> None:
-    with pytest.raises(MetarayError, match=r"expected records with train/loss .* received none; train"):
+    with pytest.raises(
+        MetarayError, match=r"expected records with train/loss, train/return or val/.* received none; train"
+    ):
         figures.learning_curves(series)
 
 
@@ -170,6 +199,18 @@ def test_accuracy_is_read_in_percent_and_a_return_on_a_linear_axis() -> None:
     assert figure.axes[0].yaxis.get_major_formatter()(0.5) == "50%"
     figure = figures.adaptation(evaluation("return") | {"steps": {"0": score(1.0), "1": score(500.0)}}, "maml")
     assert figure.axes[0].get_yscale() == "linear"
+
+
+def test_returns_stand_with_how_much_was_sampled() -> None:
+    sampled = {"shot": 20, "horizon": 200, "later_lr": 0.5, "inner_lr": 0.1, "batch_norm": None}
+    steps = {"0": score(-60.0, 5.0), "1": score(-20.0, 1.5)}
+    oracle = {number: score(-10.0, 1.0) for number in steps}
+    figure = figures.adaptation(evaluation("return", oracle=oracle) | sampled | {"steps": steps}, "maml")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["20 trajectories of at most 200 steps per inner step"]
+    assert line(axes, "oracle")[1].tolist() == [-10, -10]
+    assert axes.get_title(loc="left").strip() == "Adaptation to 600 test tasks"
+    assert_legends_cover_nothing(figure)
 
 
 def test_a_dollar_sign_in_a_name_starts_no_formula() -> None:

@@ -214,7 +214,7 @@ def test_an_algorithm_that_cannot_predict_is_left_out(grey: Path) -> None:
 
 def test_a_run_on_images_gets_the_figure_among_its_files(grey: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"name": "n", "algorithm": "maml"}')
-    assert draw_figures(tmp_path, {"maml": built(grey)}) == [tmp_path / "figures" / "episode.png"]
+    assert draw_figures(tmp_path, {"maml": built(grey)}).paths == [tmp_path / "figures" / "episode.png"]
     expected = tmp_path / "expected.png"
     figures.save(figures.episode(*built(grey), steps=1), expected)  # not evaluated: the inner steps of training
     assert (tmp_path / "figures" / "episode.png").read_bytes() == expected.read_bytes()

@@ -193,7 +193,7 @@ IMAGES = EVALUATION | {
 
 def test_the_protocol_of_an_image_task_is_stated_beside_numbers_and_figure(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", evaluation=IMAGES)
-    page = written(run, draw_figures(run, {}))
+    page = written(run, draw_figures(run, {}).paths)
     stated = [
         "600 tasks of the test split",
         "5-way 1-shot",
@@ -209,6 +209,46 @@ def test_the_protocol_of_an_image_task_is_stated_beside_numbers_and_figure(tmp_p
     assert f"Data{IMAGES['data']}" in page.text  # whole, among the facts of its origin
 
 
+ROLLOUTS = EVALUATION | {
+    "metric": "return",
+    "way": None,
+    "shot": 20,
+    "query_per_class": 20,
+    "horizon": 200,
+    "inner_lr": 0.1,
+    "later_lr": 0.5,
+    "steps": {"0": score(-60.25, 5.5, -58.0), "3": score(-20.5, 1.25, -19.0)},
+    "baselines": {"oracle": {"0": score(-10.0, 1.0, -9.5), "3": score(-10.0, 1.0, -9.5)}},
+}
+
+
+def test_the_protocol_of_tasks_that_are_acted_in_speaks_of_trajectories(tmp_path: Path) -> None:
+    metrics = [{"step": 5, "values": {"train/loss": 0.0, "train/return": -30.0, "train/return_before": -60.0}}]
+    run = write_run(tmp_path / "run", evaluation=ROLLOUTS, metrics=metrics)
+    drawn = draw_figures(run, {}, {})
+    page = written(run, drawn.paths)
+    stated = [
+        "600 tasks of the test split",
+        "20 trajectories of at most 200 steps per inner step",
+        "inner step size 0.1, 0.05 from the second step on",
+        "trained with 1 inner step",
+    ]
+    assert " ".join([*stated, "return by number"]) in page.text
+    assert (
+        "maml on sinusoid: return -20.5 ± 1.2 after 3 inner steps on 600 test tasks (oracle -10.0 ± 1.0)." in page.text
+    )
+    assert [path.stem for path in drawn.paths] == ["learning_curves", "adaptation"]
+    assert "Mean return in training, of those that adapt before and after it, and validation scores" in page.text
+    assert "loss" not in page.text.split("Learning curves in numbers")[0]
+    for absent in ("batch norm", "support", "query"):
+        assert absent not in page.text.split("Configuration")[0]
+
+
+def test_one_step_size_and_one_trajectory_are_stated_as_such(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", evaluation=ROLLOUTS | {"shot": 1, "horizon": 1, "later_lr": 1.0})
+    assert "1 trajectory of at most 1 step per inner step inner step size 0.1 trained with" in written(run).text
+
+
 @pytest.mark.parametrize("key", ["way", "data", "best_step", "checkpoint_step", "batch_norm", "query_per_class"])
 @pytest.mark.parametrize("absent", [True, False])
 def test_what_an_older_evaluation_lacks_is_left_out(tmp_path: Path, key: str, absent: bool) -> None:
@@ -216,7 +256,7 @@ def test_what_an_older_evaluation_lacks_is_left_out(tmp_path: Path, key: str, ab
     if absent:
         del evaluation[key]
     run = write_run(tmp_path / "run", evaluation=evaluation)
-    text = written(run, draw_figures(run, {})).text
+    text = written(run, draw_figures(run, {}).paths).text
     gone = {
         "way": "5-way",
         "data": "data 0123",
@@ -290,7 +330,7 @@ def test_what_is_not_known_is_said_so(tmp_path: Path) -> None:
 
 
 def test_figures_are_embedded_whole_with_what_they_show_in_words(run: Path) -> None:
-    figures = draw_figures(run, {})
+    figures = draw_figures(run, {}).paths
     (run / "figures" / "step_sizes.png").write_bytes(figures[0].read_bytes())
     figures.append(run / "figures" / "step_sizes.png")
     page = written(run, figures)
@@ -303,8 +343,32 @@ def test_figures_are_embedded_whole_with_what_they_show_in_words(run: Path) -> N
     assert "Step sizes" in page.text
 
 
+def test_notes_stand_with_the_figures_as_text(run: Path) -> None:
+    attack = "There is no film strip (<script>alert(1)</script>)."
+    page = Page(write_report(run, [], [attack]).read_text(encoding="utf-8"))
+    assert attack in page.text
+    assert page.attributes("script") == []
+    assert "Figures" in page.text
+
+
+@pytest.mark.parametrize(
+    ("stem", "words"),
+    [
+        ("paths", "thick the mean over a task's trajectories"),
+        ("positions", "How far the body has come forward"),
+        ("film", "the trajectory of median return"),
+    ],
+)
+def test_figures_of_policies_are_explained(run: Path, stem: str, words: str) -> None:
+    figure = run / f"{stem}.png"
+    figure.write_bytes(draw_figures(run, {}).paths[0].read_bytes())
+    page = written(run, [figure])
+    assert words in page.text
+    assert not (page.attributes("img")[0]["alt"] or "").startswith("Figure:")
+
+
 def test_the_page_loads_nothing(run: Path) -> None:
-    html = write_report(run, draw_figures(run, {})).read_text(encoding="utf-8")
+    html = write_report(run, draw_figures(run, {}).paths).read_text(encoding="utf-8")
     page = Page(html)
     loads = [
         value
@@ -459,7 +523,7 @@ def test_what_the_data_permit_is_drawn(
     tmp_path: Path, evaluation: Any, metrics: Any, with_params: bool, names: list[str]
 ) -> None:
     run = write_run(tmp_path / "run", evaluation=evaluation, metrics=metrics)
-    paths = draw_figures(run, learned() if with_params else {})
+    paths = draw_figures(run, learned() if with_params else {}).paths
     assert paths == [run / "figures" / f"{name}.png" for name in names]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
@@ -472,7 +536,7 @@ def test_families_without_curves_are_left_out_of_the_regression_figure(
     monkeypatch.setattr("cluster.figures.regression", lambda pairs: given.append(list(pairs)) or drawn(pairs))
     monkeypatch.setattr("cluster.figures.can_draw_regression", lambda setup: setup is not None)
     monkeypatch.setattr("cluster.figures.can_draw_episode", lambda setup: False)
-    assert (run / "figures" / "regression.png") in draw_figures(run, {"other": (None, {}), **learned()})  # type: ignore[dict-item]
+    assert (run / "figures" / "regression.png") in draw_figures(run, {"other": (None, {}), **learned()}).paths  # type: ignore[dict-item]
     assert given == [["maml"]]
 
 
@@ -494,7 +558,7 @@ def test_the_first_learner_of_an_image_task_is_shown_after_the_most_steps_evalua
     monkeypatch.setattr("cluster.figures.can_draw_regression", lambda setup: False)
     learned: Any = {"none": (None, 0), "maml": (Trained, 1), "pretrain": (Trained, 2)}
     run = write_run(tmp_path / "run", evaluation=IMAGES)
-    paths = draw_figures(run, learned)
+    paths = draw_figures(run, learned).paths
     assert paths[-1] == run / "figures" / "episode.png"
     draw_figures(write_run(tmp_path / "other", evaluation=None), learned)
     assert given == [(Trained, 1, 3), (Trained, 1, 2)]
@@ -502,6 +566,27 @@ def test_the_first_learner_of_an_image_task_is_shown_after_the_most_steps_evalua
     assert "A test task" in page.text
     assert "cross and a dashed frame a wrong one" in page.text
     assert "predicted class" in (page.attributes("img")[-1]["alt"] or "")
+
+
+def test_policies_are_shown_after_the_most_steps_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def of_policies(policies: Any, steps: int) -> Any:
+        given.append((policies, steps))
+        return {"paths": draw_figures.__globals__["drawing"].adaptation(ROLLOUTS, "maml")}, ["No film strip."]
+
+    class Trained:
+        class algorithm:  # noqa: N801
+            inner_steps = 2
+
+    monkeypatch.setattr("cluster.figures.of_policies", of_policies)
+    policies: Any = {"maml": (Trained, 1)}
+    run = write_run(tmp_path / "run", evaluation=ROLLOUTS)
+    drawn = draw_figures(run, {}, policies)
+    assert drawn.paths[-1] == run / "figures" / "paths.png"
+    assert drawn.notes == ["No film strip."]
+    draw_figures(write_run(tmp_path / "other", evaluation=None), {}, policies)
+    assert given == [(policies, 3), (policies, 2)]
 
 
 def test_the_best_step_of_run_and_baselines_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,248 @@
+"""Products with the Hessian of the divergence, and the other batch functions of the engine for policies."""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, hessian, jacrev, vmap
+
+from meta.adapt import EVERY
+from meta.calls import Calls, Prepared
+from meta.engine import STRATEGIES
+from meta.episode import Episode, Examples, from_leaves, leaves, stack, unstack
+from meta.params import Layout, Params
+from meta.policy import CategoricalPolicy, GaussianPolicy, Policy, PolicyMAML
+from meta.policy.algorithms import fisher_product
+from meta.policy.engine import PolicyEngine
+from meta.policy.estimators import ESTIMATORS
+from meta.policy.samples import Samples, pack, unpack
+
+TASKS, HORIZON, BATCH, OBSERVED = 3, 4, 12, 2
+POLICIES: dict[str, Policy] = {
+    "gaussian": GaussianPolicy(inputs=(OBSERVED,), outputs=2, hidden=(3,), activation="tanh"),
+    "categorical": CategoricalPolicy(inputs=(OBSERVED,), outputs=3, hidden=(3,), activation="tanh"),
+}
+Same = Callable[[Params, Params], bool]
+
+
+class Row(NamedTuple):
+    policy: str
+    estimator: str
+    steps: int
+    adapt: tuple[str, ...] = EVERY
+    recompute: bool = False
+
+    def __str__(self) -> str:
+        return "-".join(map(str, (self.policy, self.estimator, self.steps, *self.adapt)))
+
+
+ROWS = [Row(*row) for row in product(POLICIES, ESTIMATORS, (0, 1, 3))]
+ROWS += [
+    Row("gaussian", "likelihood_ratio", 2, ("log_std",)),
+    Row("gaussian", "dice", 2, ("layer1.*", "log_std"), recompute=True),
+    Row("categorical", "low_variance", 3, ("*.bias",)),
+]
+rows = pytest.mark.parametrize("row", ROWS, ids=str)
+ONE = Row("gaussian", "low_variance", 1)
+
+
+def made(row: Row) -> PolicyMAML:
+    return PolicyMAML(
+        model=POLICIES[row.policy],
+        inner_lr=0.4,
+        inner_steps=row.steps,
+        horizon=HORIZON,
+        adapt=row.adapt,
+        recompute=row.recompute,
+        estimator=row.estimator,
+    )
+
+
+@cache
+def start(row: Row, dtype: torch.dtype = torch.float64) -> Params:
+    return made(row).init(torch.Generator().manual_seed(0), dtype)
+
+
+@cache
+def drawn(row: Row, task: int) -> Episode:
+    """One task's episode whose query rollouts are those of the adapted policy."""
+    model, theta, generator = POLICIES[row.policy], start(row), torch.Generator().manual_seed(task)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    def examples(observations: Tensor, outputs: Tensor) -> Examples:
+        leading = observations.shape[:-1]
+        uniform = torch.rand(*leading, 1, dtype=torch.float64, generator=generator)
+        actions = model.sample(outputs, uniform if model.discrete else normal(*leading, model.outputs))
+        weights = torch.full(leading, 1 / BATCH, dtype=torch.float64)
+        log_probabilities = model.log_probability(outputs, actions)
+        return pack(
+            Samples(observations, actions, weights, normal(*leading), normal(*leading), log_probabilities, outputs)
+        )
+
+    observations = normal(row.steps, BATCH, OBSERVED)
+    outputs = model.apply(theta, observations.flatten(0, 1)).unflatten(0, (row.steps, BATCH))
+    support, seen = examples(observations, outputs), normal(BATCH, OBSERVED)
+    query = examples(seen, torch.zeros(BATCH, model.width, dtype=torch.float64))
+    episode = Episode(support, query, torch.zeros(0, dtype=torch.float64))
+    return episode._replace(query=examples(seen, made(row).outputs(theta, episode)))
+
+
+def vector(row: Row, seed: int) -> Params:
+    layout = Layout.of(start(row))
+    return layout.unflatten(
+        torch.randn(layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    )
+
+
+def flat(params: Params) -> Tensor:
+    return Layout.of(params).flatten(params)
+
+
+def multiplied(row: Row, params: Params) -> Tensor:
+    return flat(fisher_product(made(row), start(row), params, drawn(row, 0)))
+
+
+@rows
+def test_products_are_differences_of_the_divergences_gradient(row: Row) -> None:
+    algorithm, theta, along, h = made(row), start(row), vector(row, 1), 1e-5
+
+    def divergence(params: Params) -> Tensor:
+        return algorithm.judged(params, drawn(row, 0))[1]
+
+    slopes = [
+        flat(grad(divergence)({name: value + sign * h * along[name] for name, value in theta.items()}))
+        for sign in (1, -1)
+    ]
+    torch.testing.assert_close(flat(grad(divergence)(theta)), torch.zeros_like(slopes[0]), rtol=0, atol=1e-15)
+    expected, found = (slopes[0] - slopes[1]) / (2 * h), multiplied(row, along)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+@rows
+def test_products_are_those_of_a_symmetric_positive_matrix(row: Row, close: Callable[..., None]) -> None:
+    layout, algorithm, query = Layout.of(start(row)), made(row), unpack(drawn(row, 0).query, POLICIES[row.policy])
+    matrix = vmap(lambda one: multiplied(row, layout.unflatten(one)))(torch.eye(layout.size, dtype=torch.float64))
+
+    def outputs(theta: Tensor) -> Tensor:
+        return algorithm.outputs(layout.unflatten(theta), drawn(row, 0))
+
+    slopes = jacrev(outputs)(flat(start(row)))
+    information = vmap(lambda old: hessian(lambda new: algorithm.model.divergence(old, new))(old))(query.outputs)
+    close(matrix, torch.einsum("b,bmp,bmn,bnq->pq", query.weights, slopes, information, slopes))
+    close(matrix, matrix.T)
+    values = torch.linalg.eigvalsh(matrix)
+    assert values[0] > -1e-13 * values[-1]
+    assert values[-1] > 0.01
+
+
+def test_adaptation_changes_the_products() -> None:
+    moved, unmoved = (multiplied(ONE._replace(steps=steps), vector(ONE, 1)) for steps in (1, 0))
+    assert (moved - unmoved).norm() > 0.05 * unmoved.norm()
+
+
+def engine(row: Row, memory: int | None = None) -> PolicyEngine:
+    return PolicyEngine(made(row), lambda: STRATEGIES["vmap"](made(row)), memory)
+
+
+@cache
+def batch(row: Row) -> Episode:
+    return stack([drawn(row, task) for task in range(TASKS)])
+
+
+@pytest.mark.parametrize("row", [ONE, Row("categorical", "dice", 1, ("*.bias",))], ids=str)
+def test_the_engine_adds_up_the_products_of_tasks_whatever_it_keeps(
+    row: Row, close: Callable[..., None], same_bits: Same
+) -> None:
+    vectors = [vector(row, seed) for seed in (1, 2)]
+    found = {}
+    for memory in (None, 0):
+        product = engine(row, memory).products(start(row), batch(row))
+        found[memory] = [product(one) for one in (*vectors, vectors[0])]
+        assert same_bits(found[memory][0], found[memory][2])
+    assert all(same_bits(*pair) for pair in zip(found[0], found[None], strict=True))
+    for one, total in zip(vectors, found[None], strict=False):
+        tasks = [flat(fisher_product(made(row), start(row), one, drawn(row, task))) for task in range(TASKS)]
+        close(flat(total), torch.stack(tasks).sum(dim=0))
+
+
+def test_memory_limits_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    row, prepared, prepare = ONE._replace(steps=0), [], Calls.prepare
+
+    def counted(self: Calls, *arguments: object) -> Prepared:
+        found = prepare(self, *arguments)
+        prepared.append(found.nbytes)
+        return found
+
+    monkeypatch.setattr(Calls, "prepare", counted)
+    engine(row).products(start(row), batch(row))(vector(row, 1))
+    size, counts = prepared[0], []
+    for memory in (None, 2 * size, 2 * size - 1, 0):
+        prepared.clear()
+        product = engine(row, memory).products(start(row), batch(row))
+        for _ in range(2):
+            product(vector(row, 1))
+        counts.append(len(prepared))
+    assert counts == [TASKS, TASKS + 1, TASKS + 2, 2 * TASKS]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_tasks_act_alike_alone_and_among_others(policy: str, dtype: torch.dtype) -> None:
+    model, rows = POLICIES[policy], 5
+    generator = torch.Generator().manual_seed(3)
+    own = [model.init(generator, dtype) for _ in range(TASKS)]
+    params = {name: torch.stack([one[name] for one in own]) for name in own[0]}
+    observations = torch.randn(TASKS, rows, OBSERVED, dtype=dtype, generator=generator)
+    noise = torch.rand(TASKS, rows, 1 if model.discrete else 2, dtype=dtype, generator=generator)
+    one = engine(Row(policy, "dice", 1))
+    actions, outputs = one.act(params, observations, noise)
+    for task in range(TASKS):
+        alone = {name: value[task : task + 1] for name, value in params.items()}
+        found = one.act(alone, observations[task : task + 1], noise[task : task + 1])
+        assert torch.equal(found[0][0], actions[task])
+        assert torch.equal(found[1][0], outputs[task])
+        assert torch.equal(actions[task], model.sample(outputs[task], noise[task]))
+        torch.testing.assert_close(outputs[task], model.apply(own[task], observations[task]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_steps_and_judgements_of_a_task_are_alike_alone_and_among_others(
+    dtype: torch.dtype, same_bits: Same, close: Callable[..., None]
+) -> None:
+    one, algorithm, episodes = engine(ONE), made(ONE), from_leaves([leaf.to(dtype) for leaf in leaves(batch(ONE))])
+    theta = {name: value.to(dtype) for name, value in start(ONE).items()}
+    own = {name: torch.stack([value, 2 * value, value + 0.1]) for name, value in theta.items()}
+    judged, moved = one.judged(theta, episodes), one.step(own, episodes.query, 0.3)
+    for task in range(TASKS):
+        part = from_leaves([leaf[task : task + 1].clone() for leaf in leaves(episodes)])
+        alone = {name: value[task : task + 1].clone() for name, value in own.items()}
+        assert torch.equal(one.judged(theta, part)[0], judged[task])
+        assert same_bits(
+            {name: value[0] for name, value in one.step(alone, part.query, 0.3).items()},
+            {name: value[task] for name, value in moved.items()},
+        )
+        expected = algorithm.step({name: value[task] for name, value in own.items()}, unstack(part).query, 0.3)
+        for name, value in expected.items():
+            close(moved[name][task], value)
+        close(judged[task], algorithm.judged(theta, unstack(part)))
+
+
+def test_the_rate_of_a_step_is_what_it_is_asked_for(close: Callable[..., None]) -> None:
+    one, own = engine(ONE), {name: value[None] for name, value in start(ONE).items()}
+    query = unstack(batch(ONE)).query
+    data = Examples(query.inputs[None], query.targets[None])
+    moves = [flat(one.step(own, data, lr)) - flat(own) for lr in (0.3, 0.6)]
+    torch.testing.assert_close(moves[1], 2 * moves[0], rtol=1e-9, atol=1e-15)
+
+
+def test_meta_gradients_go_through_the_engine_that_is_given(same_bits: Same) -> None:
+    found = engine(ONE).meta_gradient(start(ONE), batch(ONE))
+    expected = STRATEGIES["vmap"](made(ONE)).meta_gradient(start(ONE), batch(ONE))
+    assert same_bits(found.gradient, expected.gradient)
+    assert same_bits(found.metrics, expected.metrics)
