@@ -6,6 +6,7 @@ task's intermediates are kept. Meta-gradients go through the strategies of :mod:
 """
 
 from collections.abc import Callable
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -30,10 +31,11 @@ class PolicyEngine:
         Args:
             algorithm: what is computed.
             gradients: gives the engine for meta-gradients, when it is first asked for.
-            memory: bytes that may be kept between products; None: as many as it takes.
+            memory: bytes that may be kept between products, of all batches in use; None: as many as it takes.
         """
         self._algorithm = algorithm
         self._gradients, self._memory = gradients, memory
+        self._kept: WeakSet[Prepared] = WeakSet()  # of all batches whose products are still in use
         self._calls = Calls()
 
     def act(self, params: Params, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,8 +89,9 @@ class PolicyEngine:
             if task in kept:
                 return kept[task]
             found = self._calls.prepare("product", one, (params, unstack(episodes, task)), vector)
-            if self._memory is None or sum(one.nbytes for one in kept.values()) + found.nbytes <= self._memory:
+            if self._memory is None or sum(one.nbytes for one in self._kept) + found.nbytes <= self._memory:
                 kept[task] = found
+                self._kept.add(found)
             return found
 
         def product(vector: Params) -> Params:
