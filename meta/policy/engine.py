@@ -9,14 +9,17 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
 from meta.calls import Calls, Prepared
 from meta.engine import Engine, MetaGradient
-from meta.episode import Episode, Examples, unstack
+from meta.episode import Episode, Examples, from_leaves, leaves
 from meta.params import Params
 from meta.policy.algorithms import PolicyMAML, fisher_product
+
+ALIGNMENT = 64  # bytes; where a matrix begins elsewhere, its product may be added up in another order
 
 
 class PolicyEngine:
@@ -50,15 +53,18 @@ class PolicyEngine:
         if tasks == 1:  # a product of single matrices would go another way than one of several
             params = {name: value.repeat_interleave(2, dim=0) for name, value in params.items()}
             observations, noise = observations.repeat(2, 1, 1), noise.repeat(2, 1, 1)
+        rows = observations.shape[1]
+        if spare := -rows % (ALIGNMENT // observations.element_size()):  # each task's rows are to begin alike
+            observations, noise = (F.pad(given, (0, 0, 0, spare)) for given in (observations, noise))
         actions, outputs = self._calls.run("act", vmap(one), params, observations, noise)
-        return actions[:tasks], outputs[:tasks]
+        return actions[:tasks, :rows], outputs[:tasks, :rows]
 
     def step(self, params: Params, examples: Examples, lr: float) -> Params:
         """One inner step of each task's own parameters [T, …] on its rollouts [T, B, …]."""
         rows = []
         for task in range(len(examples.inputs)):
-            own = {name: value[task] for name, value in params.items()}
-            data = (examples.inputs[task], examples.targets[task])
+            own = {name: value[task].clone() for name, value in params.items()}  # clones are aligned, rows may not be
+            data = (examples.inputs[task].clone(), examples.targets[task].clone())
             rows.append(self._calls.run(("step", lr), self._step(lr), own, *data))
         return {name: torch.stack([row[name] for row in rows]) for name in params}
 
@@ -88,7 +94,7 @@ class PolicyEngine:
         def prepared(task: int, vector: Params) -> Prepared:
             if task in kept:
                 return kept[task]
-            found = self._calls.prepare("product", one, (params, unstack(episodes, task)), vector)
+            found = self._calls.prepare("product", one, (params, _apart(episodes, task)), vector)
             if self._memory is None or sum(one.nbytes for one in self._kept) + found.nbytes <= self._memory:
                 kept[task] = found
                 self._kept.add(found)
@@ -106,5 +112,10 @@ class PolicyEngine:
     def judged(self, params: Params, episodes: Episode) -> Tensor:
         """Surrogate and KL divergence of each task's adapted policy, [T, 2]."""
         tasks = range(len(episodes.description))
-        found = [self._calls.run("judged", self._algorithm.judged, params, unstack(episodes, task)) for task in tasks]
+        found = [self._calls.run("judged", self._algorithm.judged, params, _apart(episodes, task)) for task in tasks]
         return torch.stack(found)
+
+
+def _apart(episodes: Episode, task: int) -> Episode:
+    """One task's episode in memory of its own, aligned like any other."""
+    return from_leaves([leaf[task].clone() for leaf in leaves(episodes)])

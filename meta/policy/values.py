@@ -22,7 +22,8 @@ def value_network(observations: Tensor, targets: Tensor, taken: Tensor) -> Tenso
     time = torch.linspace(-1, 1, observations.shape[1], dtype=dtype, device=device).expand(len(observations), -1)
     inputs = torch.cat([observations, time[..., None]], dim=-1)
     rows, goals = inputs[:, :-1][taken], targets[taken]
-    centre, spread = rows.mean(dim=0), rows.std(dim=0, correction=0) + 1e-6
+    centre, spread = rows.mean(dim=0), rows.std(dim=0, correction=0)
+    spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))  # a number that never changes tells nothing
     middle, scale = goals.mean(), goals.std(correction=0) + 1e-6
     network = MLP(inputs=(rows.shape[1],), outputs=1, hidden=HIDDEN, activation="tanh", init_std=None)
     drawn = network.init(torch.Generator().manual_seed(0), dtype)

@@ -191,46 +191,86 @@ def test_memory_limits_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counts == [TASKS, TASKS + 1, TASKS + 2, 2 * TASKS]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("policy", POLICIES)
-def test_tasks_act_alike_alone_and_among_others(policy: str, dtype: torch.dtype) -> None:
-    model, rows = POLICIES[policy], 5
+# Sizes at which tasks' rows begin at no multiple of 16 bytes, and a product of single matrices goes its own way.
+UNEVEN = {
+    f"gaussian-{hidden}": GaussianPolicy(inputs=(5,), outputs=1, hidden=(hidden,), activation="tanh")
+    for hidden in (7, 33)
+} | {"categorical-33": CategoricalPolicy(inputs=(5,), outputs=3, hidden=(33,))}
+
+
+def acting(policy: str) -> tuple[PolicyMAML, PolicyEngine]:
+    algorithm = PolicyMAML(model=UNEVEN[policy], inner_lr=0.4, inner_steps=1, horizon=5, estimator="low_variance")
+    return algorithm, PolicyEngine(algorithm, lambda: STRATEGIES["vmap"](algorithm))
+
+
+def several(policy: str, dtype: torch.dtype) -> Params:
+    """Parameters of several tasks, [T, …]."""
     generator = torch.Generator().manual_seed(3)
-    own = [model.init(generator, dtype) for _ in range(TASKS)]
-    params = {name: torch.stack([one[name] for one in own]) for name in own[0]}
-    observations = torch.randn(TASKS, rows, OBSERVED, dtype=dtype, generator=generator)
-    noise = torch.rand(TASKS, rows, 1 if model.discrete else 2, dtype=dtype, generator=generator)
-    one = engine(Row(policy, "dice", 1))
+    own = [UNEVEN[policy].init(generator, dtype) for _ in range(TASKS)]
+    return {name: torch.stack([one[name] for one in own]) for name in own[0]}
+
+
+def one_of(params: Params, task: int) -> Params:
+    return {name: value[task : task + 1].clone() for name, value in params.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("rows", [1, 5, 16])
+@pytest.mark.parametrize("policy", UNEVEN)
+def test_tasks_act_alike_alone_and_among_others(policy: str, rows: int, dtype: torch.dtype) -> None:
+    model, one, params = UNEVEN[policy], acting(policy)[1], several(policy, dtype)
+    generator = torch.Generator().manual_seed(4)
+    observations = torch.randn(TASKS, rows, 5, dtype=dtype, generator=generator)
+    noise = torch.rand(TASKS, rows, 1, dtype=dtype, generator=generator)
     actions, outputs = one.act(params, observations, noise)
+    assert actions.shape == (TASKS, rows, 1)
     for task in range(TASKS):
-        alone = {name: value[task : task + 1] for name, value in params.items()}
-        found = one.act(alone, observations[task : task + 1], noise[task : task + 1])
+        found = one.act(one_of(params, task), observations[task : task + 1], noise[task : task + 1])
         assert torch.equal(found[0][0], actions[task])
         assert torch.equal(found[1][0], outputs[task])
         assert torch.equal(actions[task], model.sample(outputs[task], noise[task]))
-        torch.testing.assert_close(outputs[task], model.apply(own[task], observations[task]))
+        expected = model.apply({name: value[task] for name, value in params.items()}, observations[task])
+        torch.testing.assert_close(outputs[task], expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_steps_and_judgements_of_a_task_are_alike_alone_and_among_others(
-    dtype: torch.dtype, same_bits: Same, close: Callable[..., None]
+@pytest.mark.parametrize(
+    ("policy", "dtype"),
+    [("gaussian-7", torch.float32), ("gaussian-7", torch.float64), ("gaussian-33", torch.float64)],
+    ids=str,
+)
+def test_steps_judgements_and_products_of_a_task_are_alike_alone_and_among_others(
+    policy: str, dtype: torch.dtype, same_bits: Same, close: Callable[..., None]
 ) -> None:
-    one, algorithm, episodes = engine(ONE), made(ONE), from_leaves([leaf.to(dtype) for leaf in leaves(batch(ONE))])
-    theta = {name: value.to(dtype) for name, value in start(ONE).items()}
-    own = {name: torch.stack([value, 2 * value, value + 0.1]) for name, value in theta.items()}
-    judged, moved = one.judged(theta, episodes), one.step(own, episodes.query, 0.3)
-    for task in range(TASKS):
-        part = from_leaves([leaf[task : task + 1].clone() for leaf in leaves(episodes)])
-        alone = {name: value[task : task + 1].clone() for name, value in own.items()}
-        assert torch.equal(one.judged(theta, part)[0], judged[task])
-        assert same_bits(
-            {name: value[0] for name, value in one.step(alone, part.query, 0.3).items()},
-            {name: value[task] for name, value in moved.items()},
-        )
-        expected = algorithm.step({name: value[task] for name, value in own.items()}, unstack(part).query, 0.3)
+    (algorithm, one), params, model, rows = acting(policy), several(policy, dtype), UNEVEN[policy], 15
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=dtype, generator=generator)
+
+    outputs, noise = normal(TASKS, rows, model.width), torch.rand(TASKS, rows, 1, dtype=dtype, generator=generator)
+    actions = model.sample(outputs, noise)
+    scalars = (torch.full((TASKS, rows), 1 / rows, dtype=dtype), normal(TASKS, rows), normal(TASKS, rows))
+    logs = model.log_probability(outputs, actions)
+    query = pack(Samples(normal(TASKS, rows, 5), actions, *scalars, logs, outputs))
+    support = Examples(*(part[:, None] for part in query))
+    episodes, theta = Episode(support, query, torch.zeros(TASKS, 0, dtype=dtype)), unstacked(one_of(params, 0))
+    alone = [from_leaves([leaf[task : task + 1].clone() for leaf in leaves(episodes)]) for task in range(TASKS)]
+
+    moved, judged = one.step(params, query, 0.3), one.judged(theta, episodes)
+    for task, part in enumerate(alone):
+        own = one_of(params, task)
+        assert same_bits(one.step(own, part.query, 0.3), one_of(moved, task))
+        expected = algorithm.step(unstacked(own), unstack(part).query, 0.3)
         for name, value in expected.items():
             close(moved[name][task], value)
+        assert torch.equal(one.judged(theta, part)[0], judged[task])
         close(judged[task], algorithm.judged(theta, unstack(part)))
+    together, *parts = (one.products(theta, given)(theta) for given in (episodes, *alone))
+    assert same_bits(together, {name: parts[0][name] + parts[1][name] + parts[2][name] for name in theta})
+
+
+def unstacked(params: Params) -> Params:
+    return {name: value[0] for name, value in params.items()}
 
 
 def test_the_rate_of_a_step_is_what_it_is_asked_for(close: Callable[..., None]) -> None:
