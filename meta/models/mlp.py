@@ -27,7 +27,8 @@ class MLP:
         outputs: number of outputs.
         hidden: units of each hidden layer.
         activation: ``relu`` or ``tanh``.
-        init_std: deviation of the truncated normal; ``None`` gives each layer Kaiming's sqrt(2/fan_in).
+        init_std: deviation of the truncated normal; ``None`` gives each layer Kaiming's sqrt(2/fan_in), ``glorot``
+            sqrt(2/(fan_in + fan_out)).
         batch_norm: normalise before each activation, see :mod:`meta.models.norm`; ``None``: do not. The paper's
             classifier without convolutions is ``hidden=(256, 128, 64, 64)`` with batch norm (5.2).
 
@@ -43,14 +44,14 @@ class MLP:
     outputs: int
     hidden: tuple[int, ...] = (40, 40)
     activation: Literal["relu", "tanh"] = "relu"
-    init_std: float | None = 0.01
+    init_std: float | Literal["glorot"] | None = 0.01
     batch_norm: BatchNorm | None = None
 
     def __post_init__(self) -> None:
         """Check the sizes."""
         if any(units < 1 for units in self.hidden):
             raise ValueError(f"expected hidden layers of at least one unit, received {list(self.hidden)}")
-        if self.init_std is not None and not self.init_std > 0:
+        if isinstance(self.init_std, float | int) and not self.init_std > 0:
             raise ValueError(f"expected init_std above zero, received {self.init_std}")
 
     @property
@@ -66,7 +67,7 @@ class MLP:
         last = len(self.hidden)
         params: Params = {}
         for layer, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
-            std = self.init_std if self.init_std is not None else math.sqrt(2.0 / fan_in)
+            std = self._deviation(fan_in, fan_out)
             # Drawn in float64, then rounded: float32 and float64 runs start from the same point.
             weight = torch.empty(fan_out, fan_in, dtype=torch.float64)
             torch.nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
@@ -74,6 +75,12 @@ class MLP:
             kind = "bias" if self.batch_norm is None or layer == last else "offset"
             params[f"layer{layer}.{kind}"] = torch.zeros(fan_out, dtype=dtype)
         return params
+
+    def _deviation(self, fan_in: int, fan_out: int) -> float:
+        """Deviation of a layer's weights at the start."""
+        if self.init_std == "glorot":
+            return math.sqrt(2.0 / (fan_in + fan_out))
+        return math.sqrt(2.0 / fan_in) if self.init_std is None else float(self.init_std)
 
     def apply(self, params: Params, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Outputs [B, outputs] for inputs [B, *inputs]."""

@@ -70,7 +70,8 @@ class GaussianPolicy:
         outputs: size A of an action.
         hidden: units of each hidden layer.
         activation: ``relu`` or ``tanh``.
-        init_std: deviation of the weights at the start; ``None`` gives each layer Kaiming's sqrt(2/fan_in).
+        init_std: deviation of the weights at the start, see :class:`meta.models.MLP`; Glorot's as in the authors' code.
+            Larger weights in the first layer make a policy whose inner steps run away with distance.
         std: deviation of the actions at the start.
 
     >>> policy = GaussianPolicy(inputs=(2,), outputs=2)
@@ -85,7 +86,7 @@ class GaussianPolicy:
     outputs: int
     hidden: tuple[int, ...] = (100, 100)
     activation: Literal["relu", "tanh"] = "relu"
-    init_std: float | None = None
+    init_std: float | Literal["glorot"] | None = "glorot"
     std: float = 1.0
 
     def __post_init__(self) -> None:
@@ -141,7 +142,8 @@ class CategoricalPolicy:
         outputs: number of actions.
         hidden: units of each hidden layer; none gives a linear policy, a table for one-hot observations.
         activation: ``relu`` or ``tanh``.
-        init_std: deviation of the weights at the start; ``None`` gives each layer Kaiming's sqrt(2/fan_in).
+        init_std: deviation of the weights at the start, see :class:`meta.models.MLP`; Glorot's as in the authors' code.
+            Larger weights in the first layer make a policy whose inner steps run away with distance.
     """
 
     discrete: ClassVar[bool] = True
@@ -150,7 +152,7 @@ class CategoricalPolicy:
     outputs: int
     hidden: tuple[int, ...] = (100, 100)
     activation: Literal["relu", "tanh"] = "relu"
-    init_std: float | None = None
+    init_std: float | Literal["glorot"] | None = "glorot"
 
     def __post_init__(self) -> None:
         """The network checks the sizes."""

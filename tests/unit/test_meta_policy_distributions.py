@@ -192,3 +192,11 @@ def test_a_deviation_that_is_none_is_refused(std: float) -> None:
 def test_sizes_are_checked_when_a_policy_is_made(cls: type) -> None:
     with pytest.raises(ValueError, match="expected hidden layers of at least one unit"):
         cls(inputs=(2,), outputs=1, hidden=(0,))
+
+
+@pytest.mark.parametrize("cls", [GaussianPolicy, CategoricalPolicy])
+def test_weights_start_as_glorot_has_them(cls):
+    params = cls(inputs=(40,), outputs=3, hidden=(200, 300)).init(torch.Generator().manual_seed(0), torch.float64)
+    # A normal distribution cut off at two deviations has 0.88 of its deviation.
+    for name, deviation in (("layer0.weight", (2 / 240) ** 0.5), ("layer1.weight", (2 / 500) ** 0.5)):
+        assert float(params[name].std()) == pytest.approx(0.8796 * deviation, rel=0.02)
