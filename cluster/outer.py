@@ -71,8 +71,7 @@ class _Again:
 
     def trust_region_step(self) -> Metrics:
         """A natural-gradient step within the bound of KL (Finn et al. 2017, 5.3; Schulman et al. 2015)."""
-        given = self._config.outer.trpo
-        settings = TrustRegion(given.kl, given.iterations, given.damping, given.backtracks, given.shrink)
+        settings = TrustRegion(**self._config.outer.trpo.model_dump())
         tasks, shards, dtype = self._total.tasks, len(self._orders), self._theta.dtype
 
         def product(vector: Tensor) -> Tensor:

@@ -45,12 +45,12 @@ class PolicySetup:
         name = self.config.engine
         if name not in ("auto", "measure"):
             return Choice(name, "named by the configuration", {})
+        if self.device.type != "cpu":
+            return Choice("trace", f"vectorised over tasks on {self.device.type}", {})
         spec, algorithm = self.family.spec, self.algorithm
         rows = spec.trajectories * spec.horizon
         example = blank(algorithm.model, self.observed, algorithm.inner_steps, rows, self.dtype)
         passed_over = {"trace": f"{rows} rows a task leave nothing to gain by vectorising over tasks"}
-        if self.device.type != "cpu":
-            return Choice("trace", f"vectorised over tasks on {self.device.type}", {})
         try:
             need = self._limits.threads * native_memory(cast(Algorithm, algorithm), self.initial_params(), example)
         except Unsupported as error:
@@ -71,14 +71,12 @@ class PolicySetup:
     @property
     def observed(self) -> int:
         """Numbers that the policy is given per step."""
-        spec = self.family.spec
-        return spec.input_shape[0] + (spec.description if self.algorithm.informed else 0)
+        return _observed(self.family.spec, informed=self.algorithm.informed)
 
     @property
     def advantage(self) -> AdvantageSettings:
         """How rewards become advantages."""
-        given = self.config.advantage
-        return AdvantageSettings(given.discount, given.gae_lambda, given.baseline, given.normalise)
+        return AdvantageSettings(**self.config.advantage.model_dump())
 
     @property
     def _limits(self) -> Limits:
@@ -109,11 +107,16 @@ def build_policies(config: Config, family: EnvironmentFamily, dtype: torch.dtype
     )
 
 
+def _observed(spec: EnvironmentSpec, *, informed: bool) -> int:
+    """Numbers that a policy is given per step; one that is informed sees the task's description too."""
+    return spec.input_shape[0] + (spec.description if informed else 0)
+
+
 def _algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
     cls = resolve("algorithm of policies", config.algorithm)
     if not issubclass(cls, PolicyMAML):
         raise ConfigError(f"algorithm: expected a subclass of meta.policy.PolicyMAML, received '{config.algorithm}'")
-    size = spec.input_shape[0] + (spec.description if cls.informed else 0)
+    size = _observed(spec, informed=cls.informed)
     if cls.informed and spec.description < 1:
         raise ConfigError("algorithm: oracle expects a family that describes its tasks, this one does not")
     outer, clipped = config.outer, config.outer.optimizer == "ppo"
