@@ -6,13 +6,14 @@ from typing import cast
 
 import torch
 
+from cluster.basis import Basis
 from cluster.config import Config
 from cluster.errors import ConfigError
 from cluster.model_builder import build_model, resolve_offering
 from cluster.policy_setup import PolicySetup, build_policies, require_no_policies
 from meta.algorithms import Algorithm
 from meta.choice import Choice, choose, measure
-from meta.engine import Engine, Limits
+from meta.engine import Engine
 from meta.engine import build as build_engine
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
@@ -23,16 +24,11 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class Setup(Basis):
     """Everything that a worker or a learner computes with."""
 
     family: Family
     algorithm: Algorithm
-    config: Config
-    layout: Layout
-    dtype: torch.dtype
-    device: torch.device
-    seed: int
 
     @cached_property
     def choice(self) -> Choice:
@@ -49,19 +45,15 @@ class Setup:
         try:
             episodes = draw_batch(self.family, self.seed, "train", tasks, self.dtype, self.device)
             if measured:
-                return measure(self.algorithm, params, episodes, self._limits)
-            return choose(self.algorithm, params, episodes, self.device, self.config.training_tasks, self._limits)
+                return measure(self.algorithm, params, episodes, self.limits)
+            return choose(self.algorithm, params, episodes, self.device, self.config.training_tasks, self.limits)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
     @cached_property
     def engine(self) -> Engine:
         """The algorithm under that strategy."""
-        return build_engine(self.choice.name, self.algorithm, self._limits)
-
-    @property
-    def _limits(self) -> Limits:
-        return Limits(threads=self.config.cluster.threads, memory=int(self.config.cluster.memory * 1e6))
+        return build_engine(self.choice.name, self.algorithm, self.limits)
 
     def initial_params(self) -> Params:
         """θ before the first step, a function of the seed alone."""

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 
+from cluster.basis import Basis
 from cluster.components import resolve
 from cluster.config import Config
 from cluster.errors import ConfigError
@@ -13,7 +14,7 @@ from cluster.model_builder import build_model
 from cluster.sections import EvalConfig, InnerConfig, OuterConfig
 from meta.algorithms import Algorithm
 from meta.choice import Choice
-from meta.engine import Engine, Limits
+from meta.engine import Engine
 from meta.engine import build as build_engine
 from meta.native.ir import Unsupported
 from meta.native.strategy import native_memory
@@ -28,16 +29,11 @@ ONE_BATCH = ("trpo", "ppo")  # ways of the outer step that use a batch of rollou
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicySetup:
+class PolicySetup(Basis):
     """Everything that a worker or a learner computes with, where tasks are acted in."""
 
     family: EnvironmentFamily
     algorithm: PolicyMAML
-    config: Config
-    layout: Layout
-    dtype: torch.dtype
-    device: torch.device
-    seed: int
 
     @cached_property
     def choice(self) -> Choice:
@@ -52,21 +48,21 @@ class PolicySetup:
         example = blank(algorithm.model, self.observed, algorithm.inner_steps, rows, self.dtype)
         passed_over = {"trace": f"{rows} rows a task leave nothing to gain by vectorising over tasks"}
         try:
-            need = self._limits.threads * native_memory(cast(Algorithm, algorithm), self.initial_params(), example)
+            need = self.limits.threads * native_memory(cast(Algorithm, algorithm), self.initial_params(), example)
         except Unsupported as error:
             return Choice("loop", "one task after another", passed_over | {"native": str(error)})
-        recompute = self._limits.memory is not None and need > self._limits.memory
+        recompute = self.limits.memory is not None and need > self.limits.memory
         return Choice("native", f"compiled; {need / 1e6:.0f} MB", passed_over, recompute)
 
     @cached_property
     def gradients(self) -> Engine:
         """The algorithm's meta-gradients under that strategy; it is asked for nothing else."""
-        return build_engine(self.choice.name, cast(Algorithm, self.algorithm), self._limits)
+        return build_engine(self.choice.name, cast(Algorithm, self.algorithm), self.limits)
 
     @cached_property
     def engine(self) -> PolicyEngine:
         """All that is computed over a batch of tasks."""
-        return PolicyEngine(self.algorithm, lambda: self.gradients, self._limits.memory)
+        return PolicyEngine(self.algorithm, lambda: self.gradients, self.limits.memory)
 
     @property
     def observed(self) -> int:
@@ -77,10 +73,6 @@ class PolicySetup:
     def advantage(self) -> AdvantageSettings:
         """How rewards become advantages."""
         return AdvantageSettings(**self.config.advantage.model_dump())
-
-    @property
-    def _limits(self) -> Limits:
-        return Limits(threads=self.config.cluster.threads, memory=int(self.config.cluster.memory * 1e6))
 
     def initial_params(self) -> Params:
         """θ before the first step, a function of the seed alone."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import MetarayError
 from tasks.environments.contract import EnvironmentFamily, Numbers
-from tasks.environments.gymnasium_tasks import GymnasiumTasks
+from tasks.environments.gymnasium_tasks import GymnasiumTasks, clipped
 from tasks.environments.rollout import Rollouts
 from tasks.family import TaskKey
 
@@ -149,7 +149,7 @@ def _action(space: spaces.Space[Any], action: Numbers) -> Any:
     if isinstance(space, spaces.Discrete):
         return space.start + int(action[0])
     assert isinstance(space, spaces.Box)
-    return np.clip(action.reshape(space.shape), space.low, space.high).astype(space.dtype)
+    return clipped(action.reshape(space.shape), space)
 
 
 def _picture(env: gymnasium.Env[Any, Any]) -> Picture:

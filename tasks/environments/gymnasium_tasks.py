@@ -139,6 +139,11 @@ def _action(identifier: str, space: spaces.Space[Any]) -> spaces.Box | spaces.Di
     )
 
 
+def clipped(actions: Numbers, space: spaces.Box) -> Any:
+    """A policy's actions as environments take them: within the bounds, of the space's type."""
+    return np.clip(actions, space.low, space.high).astype(space.dtype)
+
+
 class _Together:
     """T vector environments of N environments each."""
 
@@ -206,7 +211,7 @@ class _Together:
         if isinstance(space, spaces.Discrete):
             return self._rows.numbers(actions, int(space.n)) + space.start
         vectors = self._rows.vectors(actions, math.prod(space.shape)).reshape(*self._rows.ended.shape, *space.shape)
-        return np.clip(vectors, space.low, space.high).astype(space.dtype)
+        return clipped(vectors, space)
 
     def _check(self, observations: Numbers) -> None:
         kept = (observations >= self._low) & (observations <= self._high) & np.isfinite(observations)
