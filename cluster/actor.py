@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import ray
+from ray.util.placement_group import get_current_placement_group
 
 from cluster.config import Config
 from cluster.wire import Payload, decode_numbers, decode_order, encode_result
@@ -28,11 +29,15 @@ class WorkerActor:
 
 
 def start_actor(config: Config) -> Any:
-    """Ask Ray for one worker actor. It never restarts by itself: the pool replaces what it loses."""
+    """Ask Ray for one worker actor. It never restarts by itself: the pool replaces what it loses.
+
+    Within a placement group, which a trial of a search has, it takes a place there; else actors are spread over nodes.
+    """
     options: dict[str, Any] = {
         "num_cpus": config.cluster.threads,
         "num_gpus": config.cluster.gpus_per_worker,
         "max_restarts": 0,
-        "scheduling_strategy": "SPREAD",
     }
+    if get_current_placement_group() is None:
+        options["scheduling_strategy"] = "SPREAD"
     return ray.remote(WorkerActor).options(**options).remote(config)

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
+
 from cluster import checkpoint as checkpoints
 from cluster.builder import AnySetup
 from cluster.checkpoint import Checkpoint
@@ -15,12 +17,28 @@ from cluster.metrics import MetricsLog
 from cluster.pool import Pool, Ticket
 from cluster.progress import Progress
 from cluster.runs import RunFolder
+from meta.objectives import is_diverged
 
 
 @dataclasses.dataclass(eq=False)
 class _Validation:
     ticket: Ticket
     state: Checkpoint  # what becomes the best checkpoint if the score says so
+
+
+@dataclasses.dataclass(frozen=True)
+class Validated:
+    """A validation that has come in.
+
+    Attributes:
+        state: what was validated, with the best score until then.
+        means: mean score by number of inner steps.
+        diverged: share of the tasks that the inner steps which pick the best θ have thrown off.
+    """
+
+    state: Checkpoint
+    means: Mapping[int, float]
+    diverged: float
 
 
 class Books:
@@ -30,19 +48,29 @@ class Books:
     knows every score that the undisturbed run knew; best θ and metrics come out the same.
     """
 
-    def __init__(self, config: Config, setup: AnySetup, folder: RunFolder, pool: Pool, progress: Progress) -> None:
-        """Open the metrics file of ``folder``."""
+    def __init__(
+        self,
+        config: Config,
+        setup: AnySetup,
+        folder: RunFolder,
+        pool: Pool,
+        progress: Progress,
+        told: Callable[[Validated], None] | None = None,
+    ) -> None:
+        """Open the metrics file of ``folder``; ``told`` is called with every validation once all of it is kept."""
         self.best: tuple[float, int] | None = None
         self._config = config
         self._setup = setup
         self._store = folder.checkpoints
         self._pool = pool
         self._progress = progress
+        self._told = told
         self._log = MetricsLog(folder.metrics_path)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[str] | None = None
         self._validation: _Validation | None = None
         self._deferred: Checkpoint | None = None
+        self._written = -1  # step of the last checkpoint
         self._sums: dict[str, float] = {}
         self._window = (0, time.monotonic())
 
@@ -93,7 +121,8 @@ class Books:
     def finish(self, learner: Learner) -> None:
         """Wait for what is under way and save the last state."""
         self._settle_validation(wait=True)
-        self._write(self._snapshot(learner))
+        if self._written != learner.step:
+            self._write(self._snapshot(learner))
         self.close()
 
     def close(self) -> None:
@@ -135,12 +164,17 @@ class Books:
         if self._deferred is not None:
             deferred, self._deferred = self._deferred, None
             self._write(dataclasses.replace(deferred, best=self.best))
+        if self._told is not None:
+            diverged = is_diverged(torch.from_numpy(scores), objective)[:, steps.index(self._config.select_steps)]
+            state = dataclasses.replace(validation.state, best=self.best)
+            self._told(Validated(state, means, float(diverged.double().mean())))
 
     def _write_best(self, state: Checkpoint) -> str:
         self._store.write(checkpoints.BEST, checkpoints.encode(state))
         return checkpoints.BEST
 
     def _write(self, state: Checkpoint) -> None:
+        self._written = state.step
         self._submit(lambda: checkpoints.save(self._store, state, self._config.checkpoint.keep))
 
     def _submit(self, job: Callable[[], str]) -> None:

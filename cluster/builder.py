@@ -94,7 +94,7 @@ def build_episodes(config: Config) -> Setup:
 
 
 def _build_examples(config: Config, family: Family, dtype: torch.dtype, device: torch.device) -> Setup:
-    algorithm = _build_algorithm(config, family.spec)
+    algorithm = build_algorithm(config, family.spec)
     params = _initial_params(algorithm, config.seed, dtype)
     return Setup(
         family=family,
@@ -119,7 +119,13 @@ def _build_family(config: Config) -> Family | EnvironmentFamily:
     return family
 
 
-def _build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
+def build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
+    """Model and algorithm for a family's episodes, of which nothing but the spec is asked.
+
+    Raises:
+        ConfigError: if the parts do not fit together.
+        ValueError: if a value does not suit a part.
+    """
     cls = resolve_offering("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores")
     inputs = cls.input_shape(spec.input_shape, spec.description)
     algorithm: Algorithm = cls(

@@ -133,6 +133,14 @@ def save(store: Store, checkpoint: Checkpoint, keep: int) -> str:
     return name
 
 
+def replace_all(store: Store, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, then remove those of all other steps."""
+    store.write(step_name(checkpoint.step), encode(checkpoint))
+    for other in _steps(store):
+        if other != checkpoint.step:
+            store.delete(step_name(other))
+
+
 def load(store: Store, name: str) -> Checkpoint:
     """Read one checkpoint."""
     try:

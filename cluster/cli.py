@@ -12,6 +12,9 @@ from cluster.bench_command import bench
 from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
 from cluster.data_command import data
 from cluster.errors import ConfigError
+from cluster.register_command import register
+from cluster.tracking_command import tracking
+from cluster.tune_command import tune
 
 app = typer.Typer(
     name="metaray",
@@ -21,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data, name="data")
+app.add_typer(tracking, name="tracking")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. inner.lr=0.02")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, its name under runs/, or its MLflow run id.")]
@@ -98,13 +102,12 @@ def evaluate(
 ) -> None:
     """Evaluate a run and its baselines on held-out tasks: mean and 95 % interval at each number of inner steps."""
     del debug
-    from cluster.evaluate_run import evaluate_run
-    from cluster.runs import find
+    from cluster.evaluate_run import evaluate_named
 
     asked = list(overrides or [])
     asked += [] if tasks is None else [f"eval.tasks={tasks}"]
     asked += [] if steps is None else [f"eval.steps=[{steps}]"]
-    evaluation = evaluate_run(find(run), asked, split)
+    evaluation = evaluate_named(run, asked, split)
     if as_json:
         print_json(evaluation)
     else:
@@ -128,6 +131,8 @@ def report(run: Run, overrides: Overrides = None, as_json: AsJson = False, debug
         print_lines({"page": page} | {f"figure {path.stem}": path for path in figures})
 
 
+app.command()(tune)
+app.command()(register)
 app.command()(bench)
 
 

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -119,7 +119,7 @@ def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") ->
     return found
 
 
-def _messages(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
+def problems(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
     """One line per problem: key, expected, received, and for an unknown key the nearest valid one."""
     lines = []
     for item in error.errors(include_url=False):
@@ -160,7 +160,7 @@ def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[
         if not given:
             cls(**values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_messages(error, model, f"{key}."))) from error
+        raise ConfigError("\n".join(problems(error, model, f"{key}."))) from error
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error
     return {own: getattr(section, own), **values}
@@ -177,7 +177,7 @@ def parse(raw: Any) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_messages(error, Config))) from error
+        raise ConfigError("\n".join(problems(error, Config))) from error
     resolve("algorithm", config.algorithm)
     for baseline in config.eval.baselines:
         resolve("algorithm", baseline)
@@ -194,21 +194,33 @@ def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
     >>> with_overrides({"inner": {"lr": 0.01}}, ["inner.lr=0.1", "seed=3"])
     {'inner': {'lr': 0.1}, 'seed': 3}
     """
-    result = copy.deepcopy(raw)
+    values = {}
     for text in overrides:
         dotted, equals, value = text.partition("=")
         if not equals or not dotted:
             raise ConfigError(f"expected an override of the form section.key=value, received '{text}'")
+        try:
+            values[dotted] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{dotted}: expected a YAML value, received '{value}'") from error
+    return with_values(raw, values)
+
+
+def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``raw`` with values set at dotted keys.
+
+    >>> with_values({"inner": {"lr": 0.01}}, {"inner.lr": 0.1, "seed": 3})
+    {'inner': {'lr': 0.1}, 'seed': 3}
+    """
+    result = copy.deepcopy(raw)
+    for dotted, value in values.items():
         *sections, key = dotted.split(".")
         target = result
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"{dotted}: '{section}' is a value, not a section")
-        try:
-            target[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{dotted}: expected a YAML value, received '{value}'") from error
+        target[key] = value
     return result
 
 

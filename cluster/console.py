@@ -1,10 +1,11 @@
 """What the commands share: results on standard output, one message an error, and the exit status of its kind."""
 
+import contextlib
 import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -16,13 +17,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
 
 
+_results: list[TextIO] = []  # standard output while a command runs
+
+
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors into one message and the exit status of their kind."""
+    """Turn errors into one message and the exit status of their kind.
+
+    Standard output is for results alone: whatever else writes there, Ray about a lost worker for one, comes out on
+    standard error.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        _results.append(sys.stdout)
         try:
-            command(*args, debug=debug, **kwargs)
+            with contextlib.redirect_stdout(sys.stderr):
+                command(*args, debug=debug, **kwargs)
         except (MetarayError, OSError) as error:
             if debug:
                 raise
@@ -31,22 +41,29 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             raise typer.Exit(1) from None
+        finally:
+            _results.pop()
 
     return wrapped
 
 
 def print_json(data: Mapping[str, Any]) -> None:
     """One JSON object on standard output."""
-    print(json.dumps(data, allow_nan=False))
+    print(json.dumps(data, allow_nan=False), file=_output())
 
 
 def print_lines(lines: Mapping[str, Any]) -> None:
     """Names and values, one a line, in two columns."""
     width = max(len(name) for name in lines)
     for name, value in lines.items():
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {value}", file=_output())
 
 
 def print_table(table: Table) -> None:
     """A table as wide as the terminal, or wide enough for a file."""
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    output = _output()
+    Console(width=None if output.isatty() else 160, file=output).print(table)
+
+
+def _output() -> TextIO:
+    return _results[-1] if _results else sys.stdout

@@ -1,18 +1,49 @@
 """Evaluation of a finished run and its baselines, under the protocol it was trained with or another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from pydantic import ValidationError
 
 from cluster import checkpoint as checkpoints
 from cluster.builder import build
-from cluster.config import Config, overridden
+from cluster.config import Config, overridden, problems, with_overrides
 from cluster.errors import ConfigError
-from cluster.runs import RunFolder
+from cluster.runs import RunFolder, find
+from cluster.sections import TrackingConfig
 from cluster.training import evaluate_params, open_pool, shared_session, with_engine_of
 from cluster.worker import fix_arithmetic
 from tasks.family import SPLITS
 
 FIXED = ("model", "algorithm", "dtype")  # what θ was made for
+MODELS = "models:"  # begins the address of a registered model
+
+
+def evaluate_named(name: str, overrides: Sequence[str], split: str) -> dict[str, Any]:
+    """As :func:`evaluate_run`, for a RUN, or a registered model by its address, ``models:/NAME@ALIAS``.
+
+    Raises:
+        ConfigError: if there is no such run or model.
+    """
+    with _located(name, overrides) as folder:
+        return evaluate_run(folder, overrides, split)
+
+
+@contextmanager
+def _located(name: str, overrides: Sequence[str]) -> Iterator[RunFolder]:
+    if not name.startswith(MODELS):
+        yield find(name)
+        return
+    from cluster.registry.client import Registry
+
+    tracking = with_overrides({}, overrides).get("tracking", {})
+    try:
+        registry = Registry(TrackingConfig.model_validate(tracking))
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, TrackingConfig, "tracking."))) from error
+    with registry.open(name) as folder:
+        yield folder
 
 
 def evaluate_run(folder: RunFolder, overrides: Sequence[str], split: str) -> dict[str, Any]:
@@ -25,8 +56,8 @@ def evaluate_run(folder: RunFolder, overrides: Sequence[str], split: str) -> dic
         raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, received '{split}'")
     fix_arithmetic(threads=1)
     with shared_session(_protocol(folder, overrides)):
-        result = _evaluate_one(folder, overrides, split)
-        baselines = {name: _evaluate_one(one, overrides, split)["steps"] for name, one in folder.baselines.items()}
+        result = evaluate_one(folder, overrides, split)
+        baselines = {name: evaluate_one(one, overrides, split)["steps"] for name, one in folder.baselines.items()}
     return result | ({"baselines": baselines} if baselines else {})
 
 
@@ -39,7 +70,12 @@ def _protocol(folder: RunFolder, overrides: Sequence[str]) -> Config:
     return config
 
 
-def _evaluate_one(folder: RunFolder, overrides: Sequence[str], split: Any) -> dict[str, Any]:
+def evaluate_one(folder: RunFolder, overrides: Sequence[str], split: Any) -> dict[str, Any]:
+    """Figures of one run's best θ, its baselines left out.
+
+    Raises:
+        ConfigError: if the tasks asked for are of another shape than θ, or of other data than the run's without asking.
+    """
     config = with_engine_of(folder, _protocol(folder, overrides))
     setup = build(config)
     name, state = checkpoints.chosen(folder.checkpoints)

@@ -20,10 +20,18 @@ Scores = NDArray[np.float64]
 
 
 def start(
-    pool: Pool, config: Config, theta: Flat, *, step: int, split: Split, tasks: int, steps: Sequence[int]
+    pool: Pool,
+    config: Config,
+    theta: Flat,
+    *,
+    step: int,
+    split: Split,
+    tasks: int,
+    steps: Sequence[int],
+    first: int = 0,
 ) -> Ticket:
-    """Hand the first ``tasks`` tasks of a split to the pool; they run when no gradient is waited for."""
-    orders = score_orders(step, split, tasks, config.shard_size, tuple(steps))
+    """Hand ``tasks`` tasks of a split from number ``first`` on to the pool; they run when no gradient is waited for."""
+    orders = score_orders(step, split, tasks, config.shard_size, tuple(steps), first)
     return pool.submit(orders, theta, background=True)
 
 

@@ -118,9 +118,11 @@ def gradient_orders(step: int, meta_batch: int, shard: int) -> list[Order]:
     ]
 
 
-def score_orders(step: int, split: Split, tasks: int, shard: int, inner_steps: tuple[int, ...]) -> list[Order]:
-    """The orders of one evaluation: the first ``tasks`` tasks of a split, always the same ones."""
+def score_orders(
+    step: int, split: Split, tasks: int, shard: int, inner_steps: tuple[int, ...], first: int = 0
+) -> list[Order]:
+    """The orders of one evaluation: ``tasks`` tasks of a split from number ``first`` on, always the same ones."""
     return [
         Order(kind="scores", step=step, shard=number, tasks=part, inner_steps=inner_steps)
-        for number, part in enumerate(shards(split, 0, tasks, shard))
+        for number, part in enumerate(shards(split, first, tasks, shard))
     ]

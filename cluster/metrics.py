@@ -44,6 +44,11 @@ class MetricsLog:
         self._file.write(line.encode() + b"\n")
         self._file.flush()
 
+    @property
+    def last_step(self) -> int:
+        """The last step that anything is recorded at, -1 before the first."""
+        return max(self._last.values(), default=-1)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -86,7 +86,7 @@ def build_policies(config: Config, family: EnvironmentFamily, dtype: torch.dtype
         ConfigError: if the parts do not fit together.
         ValueError: if a value does not suit a part.
     """
-    algorithm = _algorithm(config, family.spec)
+    algorithm = build_policy_algorithm(config, family.spec)
     params = algorithm.init(torch.Generator().manual_seed(config.seed), dtype)
     return PolicySetup(
         family=family,
@@ -104,7 +104,13 @@ def _observed(spec: EnvironmentSpec, *, informed: bool) -> int:
     return spec.input_shape[0] + (spec.description if informed else 0)
 
 
-def _algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
+def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
+    """Policy and algorithm for a family of environments, of which nothing but the spec is asked.
+
+    Raises:
+        ConfigError: if the parts do not fit together.
+        ValueError: if a value does not suit a part.
+    """
     cls = resolve("algorithm of policies", config.algorithm)
     if not issubclass(cls, PolicyMAML):
         raise ConfigError(f"algorithm: expected a subclass of meta.policy.PolicyMAML, received '{config.algorithm}'")

@@ -13,7 +13,8 @@ from cluster.messages import Order, Result, TaskRange, to_flat
 from cluster.policy_setup import PolicySetup
 from meta.episode import Episode, Examples
 from meta.params import Params
-from meta.policy.advantages import Trajectories, advantages
+from meta.policy.advantages import AdvantageSettings, Trajectories, advantages
+from meta.policy.distributions import Policy
 from meta.policy.samples import Samples, pack
 from tasks.environments.contract import Numbers
 from tasks.environments.rollout import Rollouts, roll
@@ -195,12 +196,29 @@ class PolicyWork:
             )
         )
         taken, ended = torch.from_numpy(rollouts.taken), torch.from_numpy(rollouts.terminated)
-        weights = taken.to(setup.dtype) / taken.sum(dim=(1, 2), keepdim=True)
-        found = advantages(Trajectories(observed, rewards, taken, ended), setup.advantage)
-        log_probabilities = setup.algorithm.model.log_probability(outputs, actions)
-        columns = (observed[:, :, :-1], actions, weights, rewards, found, log_probabilities, outputs)
-        packed = pack(Samples(*(column.flatten(1, 2).contiguous() for column in columns)))
+        seen = Trajectories(observed, rewards, taken, ended)
+        packed = as_examples(setup.algorithm.model, setup.advantage, seen, actions, outputs)
         return Examples(packed.inputs.to(setup.device), packed.targets.to(setup.device))
+
+
+def as_examples(
+    policy: Policy, settings: AdvantageSettings, seen: Trajectories, actions: Tensor, outputs: Tensor
+) -> Examples:
+    """Rollouts of T tasks as an algorithm takes them, [T, N · H, …].
+
+    Args:
+        policy: gives the log-probabilities of what was done.
+        settings: how rewards become advantages.
+        seen: observations, rewards and ends.
+        actions: [T, N, H, A], as sampled ([T, N, H, 1] numbers if discrete).
+        outputs: [T, N, H, M], the distributions they were sampled from.
+    """
+    observed, rewards, taken, _ = seen
+    weights = taken.to(observed.dtype) / taken.sum(dim=(1, 2), keepdim=True)
+    found = advantages(seen, settings)
+    log_probabilities = policy.log_probability(outputs, actions)
+    columns = (observed[:, :, :-1], actions, weights, rewards, found, log_probabilities, outputs)
+    return pack(Samples(*(column.flatten(1, 2).contiguous() for column in columns)))
 
 
 def _copied(params: Params) -> Params:

@@ -1,8 +1,6 @@
 """A run's page: one HTML file that holds its figures and numbers and loads nothing."""
 
-import base64
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -11,19 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cluster import figures as drawing
 from cluster.errors import MetarayError
 from cluster.figures import Learned, Policies, curve, learners
+from cluster.pages import NOT_FINITE, embedded, interval, rounded, template
 from cluster.protocol import protocol
 from cluster.runs import RunFolder
 from cluster.secrets import without_credentials
 from cluster.storage import write_file
 
-PNG = b"\x89PNG\r\n\x1a\n"
 ABSENT = "not recorded"
-NOT_FINITE = "not finite"
 WITHOUT_INNER_LOOP = ("pretrain", "oracle")  # in training
 CURVE = re.compile(r"train/(loss|return)|val/.+_\d+")  # metrics that have a place in the learning curves
 
@@ -93,12 +89,12 @@ def write_report(run_dir: Path, figures: Sequence[Path], notes: Sequence[str] = 
     family, inner_steps = _settings(config)
     if info["algorithm"] in WITHOUT_INNER_LOOP:
         inner_steps = None
-    page = _template().render(
+    page = template("report").render(
         name=info["name"],
         lead=_lead(f"{info['algorithm']} on {family}", evaluation, label),
         evaluation=None if evaluation is None else _table(evaluation, label),
         protocol=None if evaluation is None else protocol(evaluation, inner_steps),
-        figures=[_embedded(path) for path in figures],
+        figures=[embedded(path) for path in figures],
         notes=notes,
         metric=(evaluation or {}).get("metric"),
         curves=[(name, _curve_rows(found)) for name, found in _series(folder, evaluation).items() if found],
@@ -205,12 +201,6 @@ def _read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
     return _read_json(path, "an evaluation", keys) if path.exists() else None
 
 
-def _template() -> Any:
-    strict: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
-    environment = Environment(loader=PackageLoader("cluster"), trim_blocks=True, lstrip_blocks=True, **strict)
-    return environment.get_template("report.html.j2")
-
-
 def _settings(config: str) -> tuple[str, int | None]:
     """The family's name, and the inner steps in training if they are given."""
     try:
@@ -228,29 +218,10 @@ def _lead(subject: str, evaluation: Mapping[str, Any] | None, label: str) -> str
     last, metric = max(evaluation["steps"], key=int), evaluation["metric"]
     own, *others = [(name, scores[last]) for name, scores in learners(evaluation, label) if last in scores]
     steps = "1 inner step" if last == "1" else f"{last} inner steps"
-    beside = ", ".join(f"{name} {_interval(score, metric)}" for name, score in others)
+    beside = ", ".join(f"{name} {interval(score, metric)}" for name, score in others)
     tasks = f"{evaluation['tasks']} {evaluation['split']} tasks"
-    found = f"{metric} {_interval(own[1], metric)} after {steps} on {tasks}"
+    found = f"{metric} {interval(own[1], metric)} after {steps} on {tasks}"
     return f"{subject}: {found} ({beside})." if beside else f"{subject}: {found}."
-
-
-def _interval(score: Mapping[str, Any], metric: str) -> str:
-    """Mean ± half-width, with two significant digits of the latter."""
-    mean, half = score["mean"], score["ci95"]
-    if mean is None or half is None:
-        return _number(mean, metric)
-    if metric == "accuracy":
-        return f"{100 * mean:.2f} ± {100 * half:.2f} %"
-    if abs(mean) >= 1e6 or 0 < half < 1e-5:
-        return f"{mean:.3g} ± {half:.2g}"
-    digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
-
-
-def _number(value: float | None, metric: str = "") -> str:
-    if value is None or not math.isfinite(value):
-        return NOT_FINITE
-    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:#.4g}".rstrip(".")
 
 
 def _table(evaluation: Mapping[str, Any], label: str) -> dict[str, Any]:
@@ -261,27 +232,12 @@ def _table(evaluation: Mapping[str, Any], label: str) -> dict[str, Any]:
     for name, scores in learners(evaluation, label):
         found = [scores.get(number) for number in steps]
         rows = {
-            "mean": ["" if score is None else _interval(score, metric) for score in found],
-            "median": ["" if score is None else _number(score["median"], metric) for score in found],
+            "mean": ["" if score is None else interval(score, metric) for score in found],
+            "median": ["" if score is None else rounded(score["median"], metric) for score in found],
             "diverged": ["" if score is None else str(score["diverged"]) for score in found],
         }
         groups.append((name, rows))
     return {"metric": metric, "steps": steps, "groups": groups}
-
-
-def _embedded(path: Path) -> dict[str, str]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MetarayError(f"expected a figure in '{path}', received: {error}; draw it first") from error
-    if not data.startswith(PNG):
-        raise MetarayError(f"expected a PNG in '{path}', received {data[:8]!r}; draw the figure again")
-    return {
-        "stem": path.stem,
-        "source": f"data:image/png;base64,{base64.b64encode(data).decode()}",
-        "width": str(int.from_bytes(data[16:20])),
-        "height": str(int.from_bytes(data[20:24])),
-    }
 
 
 def _curve_rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -293,7 +249,7 @@ def _curve_rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
         places = [0, len(values) - 1]
         if len(known):
             places += [int(known[values[known].argmin()]), int(known[values[known].argmax()])]
-        cells = [f"{_number(float(values[place]))} (step {int(steps[place])})" for place in places]
+        cells = [f"{rounded(float(values[place]))} (step {int(steps[place])})" for place in places]
         rows.append((key, [str(len(values)), *cells, *[NOT_FINITE] * (4 - len(cells))]))
     return rows
 

@@ -68,8 +68,11 @@ class RunFolder:
         return self.path / "figures"
 
 
-def create(config: Config, name: str, engine: Choice, path: Path | None = None) -> RunFolder:
-    """Make a run's folder, under ``checkpoint.root`` or at ``path``; its ``run.json`` is written last."""
+def create(config: Config, name: str, engine: Choice, path: Path | None = None, data: str = "") -> RunFolder:
+    """Make a run's folder, under ``checkpoint.root`` or at ``path``; its ``run.json`` is written last.
+
+    ``data`` is the fingerprint of the data that tasks are drawn from, empty for families that need none.
+    """
     root = config.checkpoint.root
     remote = "://" in root
     path = path if path is not None else Path("runs" if remote else root) / name
@@ -83,10 +86,11 @@ def create(config: Config, name: str, engine: Choice, path: Path | None = None) 
         "engine_reason": engine.reason,
         "engines_passed_over": dict(engine.passed_over),
         "recompute": engine.recompute,
+        "data": data,
         "mlflow_run_id": None,
         "mlflow_uri": None,
         "versions": {package: version(package) for package in PACKAGES},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "hardware": hardware(),
     }
     write_file(path / "config.yaml", config.to_yaml().encode())
@@ -132,7 +136,8 @@ def hardware() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
+    """The commit of the checkout in the working directory, None where there is none."""
     command = ["git", "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -142,6 +142,7 @@ class TrackingConfig(Section):
     uri: Address | None = None
     experiment: str = "metaray"
     every: Count = 10
+    system_every: NonNegative = 10.0
 
 
 class CheckpointConfig(Section):

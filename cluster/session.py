@@ -17,8 +17,10 @@ LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @contextmanager
-def ray_session(config: ClusterConfig) -> Iterator[None]:
+def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
     """A Ray session for the duration of a command: a local one of its own, or the cluster at ``address``.
+
+    A local one has room for ``at_once`` trainings.
 
     A session that the caller has opened already is used and left open.
 
@@ -32,7 +34,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         if config.address == "local":
-            _start_local(config)
+            _start_local(config, at_once)
         else:
             _require_answer(config.address)
             ray.init(address=config.address, log_to_driver=False, configure_logging=False)
@@ -47,7 +49,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start_local(config: ClusterConfig) -> None:
+def _start_local(config: ClusterConfig, at_once: int) -> None:
     """Start Ray on this machine, for this process, listening on the loopback interface alone."""
     # Ray binds to the host's address unless it takes the machine for one that cannot be part of a cluster. It reads
     # the variable when it is imported, which somebody else may have done already.
@@ -59,7 +61,7 @@ def _start_local(config: ClusterConfig) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, config.workers * config.threads),
+        num_cpus=max(os.cpu_count() or 1, at_once * max(config.workers, 1) * config.threads),
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,

@@ -135,7 +135,7 @@ class _Tracked:
 @contextmanager
 def _tracked(config: Config, folder: RunFolder, parent: Tracker | None) -> Iterator[_Tracked]:
     """Keep MLflow in step with the folder while the block runs, and end the MLflow run as the block ended."""
-    tracked = _Tracked(Tracker(folder, config, parent), [])
+    tracked = _Tracked(Tracker(folder, config.tracking, config.model_dump(mode="json"), parent=parent), [])
     status = "FAILED"
     try:
         yield tracked
@@ -190,20 +190,11 @@ def _train(config: Config, folder: RunFolder, stop: StopFlag) -> Outcome:
 
 
 def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, stop: StopFlag) -> Outcome:
-    learner = Learner(config.outer, setup.layout, setup.initial_params())
     saved = checkpoints.newest(folder.checkpoints)
     label = f"{config.task.family} {config.algorithm}"
     began = monotonic()
     with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
-        books = Books(config, setup, folder, pool, shown)
-        try:
-            if saved is not None:
-                checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)
-                learner.load(dict(saved.tensors), saved.step, saved.skipped)
-                books.best = saved.best
-            meta_train(config, learner, pool, books, stop)
-        finally:
-            books.close()
+        learner = learn(pool, config, setup, Books(config, setup, folder, pool, shown), saved, stop)
     seconds = monotonic() - began
     if learner.step < config.outer.steps:
         raise Interrupted(
@@ -226,6 +217,31 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
     )
 
 
+def learn(
+    pool: Pool,
+    config: Config,
+    setup: AnySetup,
+    books: Books,
+    saved: checkpoints.Checkpoint | None,
+    stop: StopFlag,
+) -> Learner:
+    """Train from a saved state, or from the beginning, until ``outer.steps`` or until asked to stop.
+
+    Raises:
+        ConfigError: if the saved state is of another configuration.
+    """
+    learner = Learner(config.outer, setup.layout, setup.initial_params())
+    try:
+        if saved is not None:
+            checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)
+            learner.load(dict(saved.tensors), saved.step, saved.skipped)
+            books.best = saved.best
+        meta_train(config, learner, pool, books, stop)
+    finally:
+        books.close()
+    return learner
+
+
 def evaluate_params(
     pool: Pool, config: Config, setup: AnySetup, state: checkpoints.Checkpoint, split: Split = "test"
 ) -> dict[str, Any]:
@@ -243,7 +259,8 @@ def artifacts_of(folder: RunFolder) -> list[Path]:
 
 def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
     """A new run's folder for ``config``; the engine of the whole run is settled here."""
-    return create(config, name, build(config).choice, path)
+    setup = build(config)
+    return create(config, name, setup.choice, path, setup.family.spec.data)
 
 
 def with_engine_of(folder: RunFolder, config: Config) -> Config:

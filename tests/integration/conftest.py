@@ -1,14 +1,24 @@
-"""One real local Ray for all integration tests, and small configurations to run on it."""
+"""One real local Ray and one real MLflow server for all integration tests, and small configurations to run on them."""
 
+import json
+import math
 import os
+import pwd
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import psycopg2
 import pytest
 import ray
 import yaml
@@ -88,13 +98,12 @@ def config_file(settings: dict[str, Any], tmp_path: Path) -> Path:
 @pytest.fixture
 def metaray(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start the command in ``tmp_path`` as a user would, output piped."""
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), RAY_TMPDIR=str(Path(tempfile.gettempdir())))
 
     def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "cluster", *arguments],
             cwd=tmp_path,
-            env=environment,
+            env=dict(os.environ, PYTHONPATH=str(ROOT), RAY_TMPDIR=tempfile.gettempdir()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -117,3 +126,135 @@ def finished() -> Callable[..., tuple[int, str, str]]:
         return process.returncode, output, errors
 
     return wait
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _wait_until(ready: Callable[[], object], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    """Ask until ``ready`` raises no error; the process must live until then."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            ready()
+            return
+        except (OSError, psycopg2.OperationalError) as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{process.args}: not ready, exit status {process.returncode}") from error
+        time.sleep(0.05)  # between two questions
+
+
+@contextmanager
+def _postgresql(folder: Path) -> Iterator[str]:
+    """A PostgreSQL of its own for the time of a block; its address for SQLAlchemy."""
+    programs = Path(str(shutil.which("initdb"))).resolve().parent
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # which PostgreSQL refuses to run as
+        known = {entry.pw_name: entry for entry in pwd.getpwall()}
+        entry = known.get("postgres") or known["nobody"]
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+        user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    made = ["-D", "data", "-U", "mlflow", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]
+    subprocess.run([programs / "initdb", *made], cwd=folder, check=True, capture_output=True, **user)
+    port = _free_port()
+    with (folder / "postgres.log").open("wb") as log:
+        server = subprocess.Popen(
+            [programs / "postgres", "-D", "data", "-h", "127.0.0.1", "-p", str(port), "-k", folder, "-F"],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            **user,
+        )
+    try:
+        where = {"host": "127.0.0.1", "port": port, "user": "mlflow", "dbname": "postgres"}
+        _wait_until(lambda: psycopg2.connect(**where).close(), server)
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)  # a fast, clean shutdown
+        server.wait(timeout=60)
+
+
+class MlflowServer:
+    """An ``mlflow server`` over HTTP that can be killed, frozen and started again, its database untouched."""
+
+    def __init__(self, database: str, folder: Path) -> None:
+        self.database = database
+        self._folder = folder
+        self._port = _free_port()
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server, or let it go on; returns when it answers."""
+        if self._process is None:
+            arguments = ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
+            stores = ["--backend-store-uri", self.database, "--artifacts-destination", str(self._folder / "artifacts")]
+            with (self._folder / "server.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "mlflow", "server", *arguments, *stores],
+                    cwd=self._folder,
+                    # No helpers beside the server, which would outlive its being killed.
+                    env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        os.killpg(self._process.pid, signal.SIGCONT)
+        _wait_until(lambda: urllib.request.urlopen(f"{self.uri}/health", timeout=10).close(), self._process)
+
+    def freeze(self) -> None:
+        """Stop the server's processes: connections are taken and never answered. ``start`` lets it go on."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def stop(self) -> None:
+        """Kill the server."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(timeout=60)
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Iterator[MlflowServer]:
+    """An MLflow server, on PostgreSQL where that is installed, else on SQLite. Who stops it starts it again."""
+    folder = Path(tempfile.mkdtemp(prefix="mrml"))
+    try:
+        embedded = f"sqlite:///{folder / 'mlflow.db'}"
+        with _postgresql(folder) if shutil.which("initdb") else nullcontext(embedded) as database:
+            server = MlflowServer(database, folder)
+            try:
+                server.start()
+                yield server
+            finally:
+                server.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def assert_all_arrived() -> Callable[..., mlflow.MlflowClient]:
+    """Compare what a run's folder and MLflow hold of each metric: the same values at the same steps, each once."""
+
+    def compare(path: Path, uri: str) -> mlflow.MlflowClient:
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        run_id = json.loads(next(path.glob("[rs]*.json")).read_text())["mlflow_run_id"]
+        recorded: dict[str, list[tuple[int, str]]] = {}
+        for file in ("metrics.jsonl", "system.jsonl"):
+            lines = (path / file).read_text().splitlines() if (path / file).exists() else []
+            for record in map(json.loads, lines):
+                for name, value in record["values"].items():
+                    number = math.nan if value is None else float(value)
+                    recorded.setdefault(name, []).append((record["step"], str(number)))
+        assert recorded
+        for name, history in recorded.items():
+            there = [(metric.step, str(metric.value)) for metric in client.get_metric_history(run_id, name)]
+            assert sorted(there) == sorted(history), name
+        assert client.get_run(run_id).data.metrics.keys() == recorded.keys()
+        return client
+
+    return compare

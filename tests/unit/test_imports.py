@@ -30,12 +30,27 @@ MAY_IMPORT = {
 }
 # Libraries with a door of their own: nobody else imports them.
 DOORS = {
-    "ray": {"cluster.actor", "cluster.ray_pool", "cluster.session"},
-    "mlflow": {"cluster.tracking"},
+    "ray": {
+        *("cluster.actor", "cluster.ray_pool", "cluster.session"),
+        *(f"cluster.search.{module}" for module in ("schedulers", "tuner", "watch")),
+    },
+    "optuna": {"cluster.search.tpe"},
+    "mlflow": {
+        *(f"cluster.registry.{module}" for module in ("client", "pyfunc", "served")),
+        *(f"cluster.tracking.{module}" for module in ("machine", "replay", "sender", "server")),
+    },
     "torchvision": {"tasks.vision"},
-    "typer": {"cluster.bench_command", "cluster.cli", "cluster.console", "cluster.data_command"},
+    "typer": {
+        "cluster.bench_command",
+        "cluster.cli",
+        "cluster.console",
+        "cluster.data_command",
+        "cluster.register_command",
+        "cluster.tracking_command",
+        "cluster.tune_command",
+    },
     "PIL": {"tasks.data.decode", "tasks.data.sources.glyphs"},
-    "filelock": {"tasks.data.cache", "tasks.data.places"},
+    "filelock": {"cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
     "mujoco": {"tasks.environments.mujoco"},
     "higher": {"benchmarks.peers.higher_peer"},
     "jax": {"benchmarks.peers.jax_models", "benchmarks.peers.jax_peer"},
@@ -44,6 +59,7 @@ DOORS = {
     "matplotlib": {
         "tasks.data.sources.glyphs",
         *(f"cluster.figures.{module}" for module in ("curves", "images", "policies", "scores", "style")),
+        *(f"cluster.figures.{module}" for module in ("coordinates", "landscapes", "rulers", "searches", "trials")),
     },
 }
 STANDARD = sys.stdlib_module_names

@@ -1,0 +1,136 @@
+"""Whether a run's model beats the registered champion: both on the same held-out tasks, task by task."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cluster import checkpoint as checkpoints
+from cluster.builder import AnySetup, build
+from cluster.checkpoint import Checkpoint
+from cluster.config import Config, differences
+from cluster.errors import ConfigError
+from cluster.evaluation import Scores, start, table
+from cluster.policy_setup import PolicySetup
+from cluster.runs import RunFolder
+from cluster.training import open_pool, shared_session, with_engine_of
+from meta.algorithms import batch_norm_of
+from meta.objectives import Score
+
+
+class Contender(NamedTuple):
+    """A configuration, what it builds, and the checkpoint of θ."""
+
+    config: Config
+    setup: AnySetup
+    state: Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """By how much one model is better than another, positive where it is, over the same tasks.
+
+    Attributes:
+        mean: mean over tasks of the difference of scores, None if a score is not finite.
+        ci95: half-width of its 95 % interval, 1.96·std/√n.
+        metric: what was scored.
+        tasks: number of tasks.
+        lost: tasks in which a score was not finite.
+    """
+
+    mean: float | None
+    ci95: float | None
+    metric: str
+    tasks: int
+    lost: int
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether the whole interval is above zero."""
+        return self.mean is not None and self.ci95 is not None and self.mean - self.ci95 > 0
+
+    def __str__(self) -> str:
+        """As in messages: ``accuracy better by 0.0120 ± 0.0040 on 600 test tasks``."""
+        where = f"on {self.tasks} test tasks"
+        if self.mean is None:
+            return f"{self.metric} not comparable {where}, {self.lost} of which were not finite"
+        how = "worse" if self.mean < 0 else "better" if self.mean > 0 else "different"
+        return f"{self.metric} {how} by {abs(self.mean):.4g} ± {self.ci95:.2g} {where}"
+
+
+def paired(challenger: Scores, champion: Scores, objective: Score) -> Difference:
+    """The difference of two rows of scores [T] of the same tasks.
+
+    >>> from meta.objectives import MSE
+    >>> gain = paired(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 3.0]), MSE)
+    >>> gain.mean, round(gain.ci95, 3), gain.is_gain
+    (1.0, 1.132, False)
+    """
+    finite = np.isfinite(challenger) & np.isfinite(champion)
+    known: dict[str, Any] = {"metric": objective.metric, "tasks": len(finite), "lost": int((~finite).sum())}
+    if not finite.all():
+        return Difference(mean=None, ci95=None, **known)
+    gains = (challenger - champion) if objective.higher_is_better else (champion - challenger)
+    half = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
+    return Difference(mean=float(gains.mean()), ci95=half, **known)
+
+
+def compare(challenger: Contender, folder: RunFolder, tasks: int) -> Difference:
+    """Score a run's model and the champion's on the first ``tasks`` test tasks of the run's seed.
+
+    Either adapts as it would when it is served: with its own number of inner steps and its own α.
+
+    Args:
+        challenger: the run's model.
+        folder: the champion's package.
+        tasks: number of tasks.
+
+    Raises:
+        ConfigError: if the champion was trained on, or is tested by, something else.
+    """
+    champion = _under_protocol_of(challenger, folder)
+    with shared_session(challenger.config):
+        return paired(_scores(challenger, tasks), _scores(champion, tasks), challenger.setup.algorithm.objective)
+
+
+def _under_protocol_of(challenger: Contender, folder: RunFolder) -> Contender:
+    """The champion, to be tested on the challenger's tasks."""
+    own, state = folder.config, checkpoints.chosen(folder.checkpoints)[1]
+    found = differences(own.task.model_dump(mode="json"), challenger.config.task.model_dump(mode="json"), "task.")
+    if state.data:
+        found = [line for line in found if not line.startswith("task.root:")]  # the fingerprint tells
+    if state.data != challenger.state.data:
+        found.append(f"data: {state.data or 'none'} there, {challenger.state.data or 'none'} here")
+    _require_same(found)
+    update = {"task": challenger.config.task, "seed": challenger.config.seed, "cluster": challenger.config.cluster}
+    config = with_engine_of(folder, own.model_copy(update=update))
+    setup = build(config)
+    _require_same(_sampling(own, setup, challenger))
+    return Contender(config, setup, state)
+
+
+def _sampling(own: Config, setup: AnySetup, challenger: Contender) -> list[str]:
+    """How much of a task the two are shown before they are scored, where it differs."""
+    if isinstance(setup, PolicySetup):
+        pair = (own.select_steps, challenger.config.select_steps)
+        return [] if pair[0] == pair[1] else [f"inner steps, each with rollouts: {pair[0]} there, {pair[1]} here"]
+    modes = (batch_norm_of(setup.algorithm.model), batch_norm_of(challenger.setup.algorithm.model))
+    return [] if modes[0] == modes[1] else [f"batch norm: {modes[0] or 'none'} there, {modes[1] or 'none'} here"]
+
+
+def _require_same(found: list[str]) -> None:
+    if found:
+        raise ConfigError(
+            f"expected a champion of the same tasks and protocol, received another ({'; '.join(found)}); nothing was "
+            "registered: choose another name or alias, or leave --if-better out"
+        )
+
+
+def _scores(one: Contender, tasks: int) -> Scores:
+    """Scores [T] after the model's own number of inner steps."""
+    theta = one.setup.layout.flatten(one.state.params).numpy()
+    steps = (one.config.select_steps,)
+    with open_pool(one.config) as pool:
+        ticket = start(pool, one.config, theta, step=0, split="test", tasks=tasks, steps=steps)
+        column: Scores = table(pool.gather(ticket))[:, 0]
+    return column

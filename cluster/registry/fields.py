@@ -1,0 +1,83 @@
+"""The arrays that a registered model takes: names, types, shapes, and a check that says what is wrong with them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+MEANING = {
+    "T": "tasks",
+    "S": "support examples",
+    "Q": "queries",
+    "J": "batches of trajectories",
+    "N": "trajectories",
+    "H": "steps",
+    "H+1": "steps and one",
+}
+
+
+class Field(NamedTuple):
+    """One array: its name, its type as numpy calls it, and its shape, free sizes by a letter of :data:`MEANING`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape with -1 for free sizes."""
+        return tuple(size if isinstance(size, int) else -1 for size in self.shape)
+
+    def __str__(self) -> str:
+        """As in messages: ``support_inputs [T, S, 1] float64``."""
+        return f"{self.name} [{', '.join(map(str, self.shape))}] {self.dtype}"
+
+
+def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
+    """The arrays of some fields, of the right types.
+
+    Raises:
+        ValueError: naming the first that is missing, of another shape, empty, or not finite.
+
+    >>> points = [Field("x", "float64", ("T", "S", 1)), Field("y", "float64", ("T", "S", 1))]
+    >>> checked(points, {"x": np.zeros((2, 5, 1)), "y": np.zeros((2, 4, 1))})
+    Traceback (most recent call last):
+    ...
+    ValueError: y [T, S, 1] float64: expected 5 support examples as in x, received 4
+    """
+    missing = [str(field) for field in fields if field.name not in given]
+    if missing:
+        raise ValueError(f"expected {', '.join(map(str, fields))}; received no {missing[0]}")
+    found: dict[str, NDArray[Any]] = {}
+    seen: dict[str, tuple[int, str]] = {}
+    for field in fields:
+        array = np.asarray(given[field.name])
+        _require_sizes(field, array, seen)
+        if not np.can_cast(array.dtype, field.dtype, "same_kind"):
+            raise ValueError(f"{field}: received {array.dtype}")
+        array = array.astype(field.dtype)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{field}: expected finite numbers, received NaN or infinity")
+        found[field.name] = array
+    return found
+
+
+def _require_sizes(field: Field, array: NDArray[Any], seen: dict[str, tuple[int, str]]) -> None:
+    """Check one array's shape, against the free sizes of those before it too, and note its own."""
+    if array.ndim != len(field.shape):
+        raise ValueError(f"{field}: received shape {list(array.shape)}")
+    for wanted, size in zip(field.shape, array.shape, strict=True):
+        if isinstance(wanted, int):
+            if size != wanted:
+                raise ValueError(f"{field}: received shape {list(array.shape)}")
+            continue
+        letter, more, _ = wanted.partition("+")
+        size -= 1 if more else 0
+        if size < 1:
+            raise ValueError(f"{field}: expected at least one of the {MEANING[letter]}, received none")
+        expected, where = seen.setdefault(letter, (size, field.name))
+        if size != expected:
+            raise ValueError(f"{field}: expected {expected} {MEANING[letter]} as in {where}, received {size}")

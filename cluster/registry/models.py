@@ -1,0 +1,74 @@
+"""Adapting a registered model to tasks by labelled examples of them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import vmap
+
+from cluster.builder import DTYPES, build_algorithm
+from cluster.registry.adapting import require_finite, require_shapes, require_step, with_step_size
+from cluster.registry.fields import Arrays, Field, checked
+from cluster.registry.package import Package
+from meta.algorithms import Algorithm
+from meta.episode import Episode, Examples
+
+
+class AdaptableModel:
+    """A model of examples: values for regression, probabilities of the classes for classification."""
+
+    def __init__(self, package: Package) -> None:
+        """Build model and algorithm."""
+        config, spec = package.config, package.spec
+        self._package, self._classes = package, spec.outputs if spec.objective == "cross_entropy" else None
+        self.inner_steps, self.inner_lr = config.select_steps, config.inner.lr
+        require_shapes(package, self._algorithm(self.inner_lr).init(torch.Generator(), DTYPES[config.dtype]))
+        shape, reals = spec.input_shape, "float64"
+        if package.pixels:
+            channels, height, width = shape
+            shape, reals = (height, width, channels), "uint8"
+        labels = Field("support_targets", "int64", ("T", "S"))
+        values = Field("support_targets", "float64", ("T", "S", spec.outputs))
+        self.inputs: tuple[Field, ...] = (
+            Field("support_inputs", reals, ("T", "S", *shape)),
+            values if self._classes is None else labels,
+            Field("query_inputs", reals, ("T", "Q", *shape)),
+        )
+        self.output = Field("predictions", config.dtype, ("T", "Q", spec.outputs))
+
+    def predict(self, given: Arrays, inner_steps: int, inner_lr: float) -> NDArray[Any]:
+        """Outputs [T, Q, …] for the queries after ``inner_steps`` inner steps on the support."""
+        require_step(inner_steps, inner_lr)
+        support_inputs, targets, query_inputs = checked(self.inputs, given).values()
+        if self._classes is not None and not ((targets >= 0) & (targets < self._classes)).all():
+            raise ValueError(f"support_targets: expected classes from 0 to {self._classes - 1}, received {targets}")
+        dtype, params = DTYPES[self._package.config.dtype], self._package.params
+        algorithm = self._algorithm(inner_lr)
+
+        def one(support: Examples, queries: Tensor) -> Tensor:
+            # The queries' targets are what is asked for; adapting reads the support alone.
+            blank = queries.new_zeros(len(queries))
+            episode = Episode(support, Examples(queries, blank), queries.new_zeros(0))
+            return algorithm.predict(params, episode, queries, inner_steps)
+
+        support = Examples(
+            self._as_tensor(support_inputs, dtype),
+            torch.tensor(targets) if self._classes is not None else torch.tensor(targets, dtype=dtype),
+        )
+        with torch.no_grad():
+            batched = vmap(one, chunk_size=self._package.config.shard_size)
+            outputs: Tensor = batched(support, self._as_tensor(query_inputs, dtype))
+            require_finite(outputs, inner_lr)
+            return (outputs if self._classes is None else torch.softmax(outputs, dim=-1)).numpy()
+
+    def _algorithm(self, lr: float) -> Algorithm:
+        return build_algorithm(with_step_size(self._package.config, lr), self._package.spec)
+
+    def _as_tensor(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+        """Inputs as the family gives them: pixels [T, B, H, W, C] become [T, B, C, H, W] in [0, 1]."""
+        if not self._package.pixels:
+            return torch.tensor(array, dtype=dtype)
+        pixels = torch.tensor(np.moveaxis(array, -1, -3).copy(), dtype=torch.float32)
+        return pixels.div_(255).to(dtype)

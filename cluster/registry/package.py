@@ -1,0 +1,94 @@
+"""What a registered model consists of: a run's folder again, with θ alone, and what stands in for the task family.
+
+    config.yaml  run.json  evaluation.json  checkpoints/best.safetensors  spec.json
+
+``evaluate`` works on it as on any run. To adapt and predict, the first and the last two files are enough: neither data
+nor environments are opened, and the family need not be importable.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import checkpoint as checkpoints
+from cluster.builder import AnySetup
+from cluster.checkpoint import Checkpoint
+from cluster.config import Config, read_yaml
+from cluster.errors import CheckpointError
+from cluster.runs import RunFolder, write_json
+from cluster.storage import Store, write_file
+from meta.params import Params
+from tasks.environments.contract import EnvironmentSpec
+from tasks.family import FamilySpec
+from tasks.images import Images
+
+FORMAT = 1
+SPEC = "spec.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A registered model as read from its folder.
+
+    Attributes:
+        config: the run's configuration.
+        spec: the family's spec; an :class:`EnvironmentSpec` if its tasks are acted in.
+        pixels: inputs are given as images are stored, uint8 and channels last, not as the model takes them.
+        params: θ.
+    """
+
+    config: Config
+    spec: FamilySpec
+    pixels: bool
+    params: Params
+
+
+def write_package(
+    path: Path, folder: RunFolder, setup: AnySetup, state: Checkpoint, evaluation: Mapping[str, Any]
+) -> None:
+    """Write a run's model into a folder.
+
+    Args:
+        path: the folder to make.
+        folder: the run.
+        setup: what the run's configuration builds.
+        state: the checkpoint to take θ from.
+        evaluation: held-out figures of this θ.
+    """
+    theta = {name: tensor for name, tensor in state.tensors.items() if name.startswith("theta.")}
+    write_file(path / "config.yaml", folder.config.to_yaml().encode())
+    write_json(path / "run.json", folder.info | {"checkpoints": None})
+    write_json(path / "evaluation.json", evaluation)
+    best = checkpoints.encode(dataclasses.replace(state, tensors=theta))
+    Store(str(path / "checkpoints")).write(checkpoints.BEST, best)
+    spec = setup.family.spec
+    cls = EnvironmentSpec if isinstance(spec, EnvironmentSpec) else FamilySpec
+    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(cls)}
+    pixels = isinstance(setup.family, Images)
+    write_json(path / SPEC, {"format": FORMAT, "acted": cls is EnvironmentSpec, "pixels": pixels, "spec": values})
+
+
+def read_package(path: Path) -> Package:
+    """The inverse of :func:`write_package`, as far as adapting and predicting need it.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged, or of another format.
+    """
+    try:
+        # Checked when it was written; to check it anew would take the family, and whatever the family needs.
+        config = Config.model_validate(read_yaml(path / "config.yaml"))
+        described = json.loads((path / SPEC).read_text())
+        if described["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path / SPEC}: expected format {FORMAT}, received {described['format']}; use the version of metaray "
+                "that registered the model"
+            )
+        values = described["spec"] | {"input_shape": tuple(described["spec"]["input_shape"])}
+        spec = EnvironmentSpec(**values) if described["acted"] else FamilySpec(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: expected a model that metaray registered, received {error}") from error
+    _, state = checkpoints.chosen(Store(str(path / "checkpoints")))
+    return Package(config=config, spec=spec, pixels=described["pixels"], params=state.params)

@@ -1,0 +1,139 @@
+"""Adapting a registered policy to tasks by trajectories of it in them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import vmap
+
+from cluster.builder import DTYPES
+from cluster.policy_setup import build_policy_algorithm
+from cluster.policy_work import as_examples
+from cluster.registry.adapting import require_finite, require_shapes, require_step, with_step_size
+from cluster.registry.fields import Arrays, Field, checked
+from cluster.registry.package import Package
+from meta.episode import Examples
+from meta.params import Params
+from meta.policy import GaussianPolicy, Policy, PolicyMAML
+from meta.policy.advantages import AdvantageSettings, Trajectories
+from tasks.environments.contract import EnvironmentSpec
+
+
+class AdaptablePolicy:
+    """A policy: distributions of actions at the queried observations.
+
+    Batch j of trajectories is what the policy did after j inner steps, as in an evaluation: to take J steps, act and
+    adapt in turn, each time with all batches so far.
+    """
+
+    def __init__(self, package: Package, spec: EnvironmentSpec) -> None:
+        """Build policy and algorithm."""
+        self._package, self._spec, config = package, spec, package.config
+        self.inner_steps, self.inner_lr = config.select_steps, config.inner.lr
+        algorithm = self._algorithm(self.inner_lr, spec.horizon)
+        require_shapes(package, algorithm.init(torch.Generator(), DTYPES[config.dtype]))
+        self._policy = algorithm.model
+        rows, size = ("T", "J", "N"), spec.input_shape
+        real, whole = Field("support_actions", "float64", (*rows, "H", spec.outputs)), ("int64", (*rows, "H"))
+        self.inputs: tuple[Field, ...] = (
+            Field("support_observations", "float64", (*rows, "H+1", *size)),
+            Field("support_actions", *whole) if spec.discrete else real,
+            Field("support_rewards", "float64", (*rows, "H")),
+            Field("support_lengths", "int64", rows),
+            Field("support_terminated", "bool", rows),
+            Field("query_observations", "float64", ("T", "Q", *size)),
+        )
+        width = spec.outputs if spec.discrete else self._policy.width
+        self.output = Field("predictions", config.dtype, ("T", "Q", width))
+
+    def predict(self, given: Arrays, inner_steps: int, inner_lr: float) -> NDArray[Any]:
+        """Distributions [T, Q, …] of the adapted policy's actions.
+
+        Probabilities of discrete actions; means, then deviations, of a Gaussian policy; of another policy its outputs.
+        """
+        require_step(inner_steps, inner_lr)
+        arrays = checked(self.inputs, given)
+        _, batches, _, horizon = arrays["support_rewards"].shape
+        if inner_steps not in (0, batches):
+            raise ValueError(
+                f"expected as many batches of trajectories as inner_steps ({inner_steps}), the support has {batches}: "
+                "batch j holds what the policy did after j steps"
+            )
+        self._require_trajectories(arrays)
+        algorithm = self._algorithm(inner_lr, horizon)
+        queries = self._as_tensor(arrays["query_observations"])
+        chunk = self._package.config.shard_size
+        params = self._package.params
+        own = {name: value.expand(len(queries), *value.shape).clone() for name, value in params.items()}
+        with torch.no_grad():
+            for number in range(inner_steps):
+                lr = inner_lr * (self._package.config.eval.later_lr if number else 1.0)
+
+                def step(own: Params, examples: Examples, lr: float = lr) -> Params:
+                    return algorithm.step(own, examples, lr)
+
+                own = vmap(step, chunk_size=chunk)(own, self._examples(own, arrays, number))
+            outputs = self._outputs(own, queries)
+            require_finite(outputs, inner_lr)
+            return self._distributions(outputs).numpy()
+
+    def _algorithm(self, lr: float, horizon: int) -> PolicyMAML:
+        spec = EnvironmentSpec(**(vars(self._spec) | {"horizon": horizon}))
+        return build_policy_algorithm(with_step_size(self._package.config, lr), spec)
+
+    def _as_tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.tensor(array, dtype=DTYPES[self._package.config.dtype])
+
+    def _outputs(self, own: Params, observations: Tensor) -> Tensor:
+        """Distributions [T, B, M] of each task's own policy at observations [T, B, O]."""
+        outputs: Tensor = vmap(self._policy.apply, chunk_size=self._package.config.shard_size)(own, observations)
+        return outputs
+
+    def _examples(self, own: Params, arrays: Arrays, number: int) -> Examples:
+        """One batch of trajectories as the algorithm takes them, [T, N · H, …], with the policies that acted."""
+        kinds = ("observations", "actions", "rewards", "lengths", "terminated")
+        observations, actions, rewards, lengths, terminated = (arrays[f"support_{kind}"][:, number] for kind in kinds)
+        actions = actions[..., None] if self._spec.discrete else actions
+        times = np.arange(rewards.shape[-1] + 1)
+        taken = times[:-1] < lengths[..., None]
+        # What comes after an end is the caller's padding. As in rollouts: the last observation, and nothing else.
+        last = np.minimum(times, lengths[..., None])
+        observed = self._as_tensor(np.take_along_axis(observations, last[..., None], axis=2))
+        shape = observed[:, :, :-1].shape
+        outputs = self._outputs(own, observed[:, :, :-1].flatten(1, 2)).unflatten(1, shape[1:3])
+        seen = Trajectories(
+            observed, self._as_tensor(rewards * taken), torch.tensor(taken), torch.tensor(np.array(terminated))
+        )
+        done = self._as_tensor(np.where(taken[..., None], actions, 0))
+        return as_examples(self._policy, self._advantage, seen, done, outputs)
+
+    @property
+    def _advantage(self) -> AdvantageSettings:
+        return AdvantageSettings(**self._package.config.advantage.model_dump())
+
+    def _require_trajectories(self, arrays: Arrays) -> None:
+        lengths, actions = arrays["support_lengths"], arrays["support_actions"]
+        horizon = arrays["support_rewards"].shape[-1]
+        if not ((lengths >= 1) & (lengths <= horizon)).all():
+            raise ValueError(f"support_lengths: expected from 1 to the {horizon} steps given, received {lengths}")
+        allowed = (actions >= 0) & (actions < self._spec.outputs)
+        if self._spec.discrete and not allowed[np.arange(horizon) < lengths[..., None]].all():
+            raise ValueError(f"support_actions: expected from 0 to {self._spec.outputs - 1}, received {actions}")
+
+    def _distributions(self, outputs: Tensor) -> Tensor:
+        if self._spec.discrete:
+            return _probabilities(self._policy, outputs)
+        if isinstance(self._policy, GaussianPolicy):
+            mean, log_std = outputs.tensor_split(2, dim=-1)
+            outputs = torch.cat([mean, log_std.exp()], dim=-1)
+        return outputs
+
+
+def _probabilities(policy: Policy, outputs: Tensor) -> Tensor:
+    """Probabilities [T, Q, A] of discrete actions under distributions [T, Q, M]."""
+    rows = outputs.flatten(0, 1)
+    each = [policy.log_probability(rows, rows.new_full((len(rows), 1), action)) for action in range(policy.outputs)]
+    found: Tensor = torch.stack(each, dim=-1).exp().unflatten(0, outputs.shape[:2])
+    return found

@@ -1,0 +1,181 @@
+"""Registering a run's best θ as a version of a model, with an alias if it is asked for and earned."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster import checkpoint as checkpoints
+from cluster.builder import build
+from cluster.checkpoint import Checkpoint
+from cluster.config import overridden
+from cluster.errors import ConfigError, MetarayError
+from cluster.evaluate_run import evaluate_one
+from cluster.policy_setup import PolicySetup
+from cluster.registry import card
+from cluster.registry.champion import Contender, Difference, compare
+from cluster.registry.client import Contents, Registry, require_names
+from cluster.registry.loading import load_adaptable
+from cluster.registry.package import write_package
+from cluster.registry.pyfunc import PACKAGE, example_of, save
+from cluster.runs import RunFolder
+from cluster.training import with_engine_of
+from cluster.worker import fix_arithmetic
+from meta.algorithms import Oracle
+from meta.params import fingerprint
+
+CHAMPION = "champion"  # alias unless another is given
+MAY_CHANGE = ("cluster.", "task.root=", "tracking.uri=")  # of the configuration: where things are, and who computes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """What a registration came to.
+
+    Attributes:
+        name: of the registered model.
+        version: number of the new version.
+        alias: the alias that was asked for, or None.
+        promoted: whether the alias stands for the new version now.
+        champion: version that the alias stood for before, or None.
+        difference: how much better than the champion it is; None if they were not compared.
+        verdict: in words, why the alias moved or did not.
+    """
+
+    name: str
+    version: int
+    alias: str | None
+    promoted: bool
+    champion: int | None
+    difference: Difference | None
+    verdict: str | None
+
+    @property
+    def uri(self) -> str:
+        """The address of the version, for ``mlflow.pyfunc.load_model`` and ``metaray evaluate``."""
+        return f"models:/{self.name}/{self.version}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys that ``metaray register --json`` prints."""
+        difference = None if self.difference is None else asdict(self.difference)
+        return {**vars(self), "difference": difference, "uri": self.uri}
+
+
+def register(
+    folder: RunFolder,
+    name: str,
+    *,
+    alias: str | None = None,
+    if_better: bool = False,
+    tasks: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Registered:
+    """Register the best θ of a run as a new version of ``name``.
+
+    Args:
+        folder: the run.
+        name: of the registered model, made if there is none.
+        alias: name for the version, which it takes from the version that has it.
+        if_better: move the alias, ``champion`` unless another is given, only if the new version beats the one that has
+            it: the 95 % interval of the difference over the same test tasks has to lie above zero.
+        tasks: number of these; by default ``eval.tasks``.
+        overrides: what has changed since the training: ``task.root=…``, ``cluster.…``, ``tracking.uri=…``.
+
+    Raises:
+        ConfigError: if a name is illegal, MLflow does not have the run, or the champion is of other tasks.
+        CheckpointError: if the run has no checkpoint.
+        MetarayError: if the registry does not answer. In each case nothing is registered.
+    """
+    alias = CHAMPION if alias is None and if_better else alias
+    require_names(name, alias)
+    fix_arithmetic(threads=1)
+    contender = _contender(folder, overrides)
+    registry = Registry(contender.config.tracking)
+    run_id = registry.require_run(folder)
+    before = None if alias is None else registry.holder(name, alias)
+    difference = None
+    if if_better and before is not None:
+        with registry.package(name, before) as theirs:
+            difference = compare(contender, theirs, tasks or contender.config.eval.tasks)
+    promoted = alias is not None and (difference is None or difference.is_gain)
+    verdict = _verdict(str(alias), before, difference) if if_better else None
+    evaluation = _evaluation(folder, contender.state, overrides)
+    with tempfile.TemporaryDirectory(prefix="metaray-") as temporary:
+        contents = _contents(Path(temporary) / PACKAGE, folder, contender, evaluation, run_id, verdict)
+        version = registry.publish(name, contents, alias if promoted else None, before)
+    return Registered(
+        name=name,
+        version=version,
+        alias=alias,
+        promoted=promoted,
+        champion=before,
+        difference=difference,
+        verdict=verdict,
+    )
+
+
+def _contender(folder: RunFolder, overrides: Sequence[str]) -> Contender:
+    """A run's best θ, and what it is of."""
+    other = [text for text in overrides if not text.startswith(MAY_CHANGE)]
+    if other:
+        raise ConfigError(
+            f"expected overrides of task.root, cluster.… and tracking.uri alone, received '{other[0]}': a run is "
+            "registered as it was trained"
+        )
+    config = with_engine_of(folder, overridden(folder.config, overrides))
+    _, state = checkpoints.chosen(folder.checkpoints)
+    setup = build(config)
+    if isinstance(setup.algorithm, Oracle) or (isinstance(setup, PolicySetup) and setup.algorithm.informed):
+        raise ConfigError(
+            "expected a run that adapts to tasks, received one of an oracle, which is told them; register one of "
+            "maml, fomaml or pretrain"
+        )
+    checkpoints.require_data(state, setup.family.spec.data)
+    return Contender(config, setup, state)
+
+
+def _evaluation(folder: RunFolder, state: Checkpoint, overrides: Sequence[str]) -> dict[str, Any]:
+    """Held-out figures of θ: the run's own, or new ones if it ended without, or was trained on since."""
+    path = folder.path / "evaluation.json"
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text())
+        if found.get("checkpoint_step") == state.step:
+            return found
+    return evaluate_one(folder, overrides, "test")
+
+
+def _contents(
+    package: Path,
+    folder: RunFolder,
+    contender: Contender,
+    evaluation: dict[str, Any],
+    run_id: str,
+    verdict: str | None,
+) -> Contents:
+    """Write the package, see that it can be served, and describe it."""
+    setup, state = contender.setup, contender.state
+    write_package(package, folder, setup, state, evaluation)
+    model = load_adaptable(package)
+    try:
+        model.predict(example_of(model), model.inner_steps, 0.0)  # steps of no length: they cannot diverge
+    except ValueError as error:
+        raise MetarayError(f"{folder.path}: expected a model that can be served, received: {error}") from error
+    theta = fingerprint(setup.layout.flatten(state.params))
+    return Contents(
+        run_id=run_id,
+        save=partial(save, package=package, model=model),
+        description=card.describe(folder, state, evaluation, model, theta, verdict),
+        tags=card.tags(folder, state, evaluation, model, theta),
+    )
+
+
+def _verdict(alias: str, before: int | None, difference: Difference | None) -> str:
+    """Why an alias moved, or did not."""
+    if difference is None:
+        return f"promoted to {alias}: there was none"
+    if difference.is_gain:
+        return f"promoted to {alias}: {difference} than version {before}"
+    return f"not promoted to {alias}, which stays with version {before}: {difference}"

@@ -1,0 +1,109 @@
+"""The table of a search for people: redrawn on a terminal, a line now and then elsewhere. On standard error."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cluster.search.folder import Trial
+
+LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+SHOWN = 20  # trials on a terminal: those under way and the best
+
+
+class Board:
+    """Shows what becomes of the trials."""
+
+    def __init__(
+        self, console: Console, metric: str, keys: Sequence[str], total: int, steps: int, *, higher: bool
+    ) -> None:
+        """Show nothing yet.
+
+        Args:
+            console: where to.
+            metric: what trials are judged by.
+            keys: what is searched.
+            total: number of trials.
+            steps: outer steps of a whole trial.
+            higher: whether larger scores are better.
+        """
+        self._console, self._metric, self._keys = console, metric, keys
+        self._total, self._steps, self._higher = total, steps, higher
+        self._trials: dict[int, Trial] = {}
+        self._live: Live | None = None
+        self._shown = time.monotonic()
+
+    def update(self, trial: Trial) -> None:
+        """Take in how a trial stands."""
+        self._trials[trial.number] = trial
+        if self._live is not None:
+            self._live.update(self.table())
+        elif time.monotonic() - self._shown > LINE_EVERY:
+            self._shown = time.monotonic()
+            self._console.print(self.line())
+
+    def line(self) -> str:
+        """How the search stands, in a line."""
+        over = [trial for trial in self._trials.values() if trial.over]
+        kinds = {kind: sum(trial.status == kind for trial in over) for kind in ("stopped", "diverged", "failed")}
+        notes = [f"{count} {kind}" for kind, count in kinds.items() if count]
+        text = f"search: {len(over)} of {self._total} trials over" + (f" ({', '.join(notes)})" if notes else "")
+        running = sorted(t.number for t in self._trials.values() if not t.over)
+        if running:
+            text += f", {', '.join(str(number) for number in running)} under way"
+        ranked = self.ranked()
+        if ranked:
+            best = ranked[0]
+            text += f"; best {self._metric} {best.value:.4g} in trial {best.number} ({words(best.values)})"
+        return text
+
+    def ranked(self) -> list[Trial]:
+        """Trials that have a score, the best first."""
+        scored = [trial for trial in self._trials.values() if trial.value is not None]
+        return sorted(scored, key=lambda trial: (-1 if self._higher else 1) * (trial.value or 0.0))
+
+    def table(self) -> Group:
+        """Trials under way, then the best."""
+        table = Table()
+        table.add_column("trial", justify="right")
+        for key in self._keys:
+            table.add_column(key, justify="right")
+        table.add_column("steps", justify="right")
+        table.add_column(self._metric, justify="right")
+        table.add_column("")
+        running = [trial for trial in self._trials.values() if not trial.over]
+        rest = [trial for trial in self.ranked() if trial.over]
+        for trial in [*running, *rest][:SHOWN]:
+            score = "" if trial.value is None else f"{trial.value:.4g}"
+            values = (shown(trial.values.get(key)) for key in self._keys)
+            table.add_row(str(trial.number), *values, f"{trial.steps}/{self._steps}", score, trial.status)
+        return Group(table, Text(self.line()))
+
+
+def shown(value: Any) -> str:
+    """A value in few characters."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def words(values: Mapping[str, Any]) -> str:
+    """Values by key, in a line."""
+    return ", ".join(f"{key} {shown(value)}" for key, value in values.items())
+
+
+@contextmanager
+def board(metric: str, keys: Sequence[str], total: int, steps: int, *, higher: bool) -> Iterator[Board]:
+    """Show a search while the block runs."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False, file=sys.stderr)
+    shown = Board(console, metric, keys, total, steps, higher=higher)
+    if not console.is_terminal:
+        yield shown
+        return
+    with Live(console=console, refresh_per_second=2) as live:
+        shown._live = live
+        yield shown

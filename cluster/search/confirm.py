@@ -1,0 +1,80 @@
+"""How sure a ranking is: the best few trials again, on validation tasks that have not chosen anything yet."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster import checkpoint as checkpoints
+from cluster.builder import build
+from cluster.config import Config
+from cluster.evaluation import Scores, start, table
+from cluster.search.folder import SearchFolder
+from cluster.search.settings import Search
+from cluster.training import open_pool, with_engine_of
+from cluster.worker import fix_arithmetic
+
+Interval = dict[str, float]
+
+
+def score_again(search: Search, folder: SearchFolder, number: int) -> Scores:
+    """Scores [T] of a trial's best θ on ``search.confirm_tasks`` validation tasks after those of its training."""
+    fix_arithmetic(threads=1)
+    run = folder.run(number)
+    config = with_engine_of(run, run.config)
+    setup = build(config)
+    _, state = checkpoints.chosen(run.checkpoints)
+    with open_pool(config) as pool:
+        ticket = start(
+            pool,
+            config,
+            setup.layout.flatten(state.params).numpy(),
+            step=0,
+            split="val",
+            tasks=search.settings.confirm_tasks,
+            steps=[search.inner_steps],
+            first=config.eval.val_tasks,
+        )
+        return table(pool.gather(ticket))[:, 0]
+
+
+def same_tasks(one: Config, other: Config) -> bool:
+    """Whether two configurations draw the same tasks, so that their scores may be compared task by task."""
+    return one.task == other.task and one.seed == other.seed
+
+
+def difference(better: Scores, worse: Scores, *, paired: bool, higher_is_better: bool) -> Interval | None:
+    """Mean advantage of one set of scores over another and the half-width of its 95 % interval; positive is better.
+
+    Paired scores are subtracted task by task, which takes the difficulty of the tasks out: 1.96·std(a − b)/√n.
+
+    Returns:
+        ``{"mean", "ci95"}``, or None if a score is not finite.
+
+    >>> ones = np.ones(4)
+    >>> difference(ones + 1, ones, paired=True, higher_is_better=True)
+    {'mean': 1.0, 'ci95': 0.0}
+    """
+    if not (np.isfinite(better).all() and np.isfinite(worse).all()):
+        return None
+    sign = 1.0 if higher_is_better else -1.0
+    variances = [(better - worse).var(ddof=1)] if paired else [better.var(ddof=1), worse.var(ddof=1)]
+    spread = 1.96 * float(np.sqrt(sum(variances) / len(better)))
+    return {"mean": sign * float(better.mean() - worse.mean()), "ci95": spread}
+
+
+def interval(scores: Scores) -> dict[str, float | None]:
+    """Mean over tasks and half-width of its 95 % interval; null where a score is not finite."""
+    if not np.isfinite(scores).all():
+        return {"mean": None, "ci95": None}
+    return {"mean": float(scores.mean()), "ci95": 1.96 * float(scores.std(ddof=1)) / len(scores) ** 0.5}
+
+
+def ranked(scores: Mapping[int, Scores], *, higher_is_better: bool) -> Sequence[int]:
+    """Trials by their mean score, the best first; those with a score that is not finite last."""
+
+    def place(number: int) -> Any:
+        mean = scores[number].mean()
+        return (not np.isfinite(mean), -mean if higher_is_better else mean, number)
+
+    return sorted(scores, key=place)

@@ -1,0 +1,143 @@
+"""A search's folder: what lies where, and what became of every trial."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.errors import ConfigError
+from cluster.runs import PACKAGES, RunFolder, git_commit, hardware, write_json
+from cluster.search.settings import Search
+from cluster.storage import write_file
+
+Status = Literal["running", "finished", "stopped", "diverged", "failed"]
+INFO = "search.json"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What became of one trial.
+
+    Attributes:
+        number: its number, from 0 on.
+        values: what it was given, by configuration key.
+        status: ``finished`` all outer steps, ``stopped`` early by the scheduler, ``diverged``, or ``failed``.
+        steps: outer steps done.
+        value: best validation score, None if there is none that is finite.
+        history: outer steps and scores, in order; None where one is not finite.
+        error: why it failed or diverged.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    status: Status = "running"
+    steps: int = 0
+    value: float | None = None
+    history: tuple[tuple[int, float | None], ...] = ()
+    error: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is left to do."""
+        return self.status != "running"
+
+
+class SearchFolder:
+    """``search.yaml``, ``search.json``, ``metrics.jsonl``, ``trials/NNN/`` (a run's folder each), ``figures/``."""
+
+    def __init__(self, path: Path) -> None:
+        """Name a folder; nothing is read or written yet."""
+        self.path = path
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The contents of ``search.json``."""
+        data: dict[str, Any] = json.loads((self.path / INFO).read_text())
+        return data
+
+    def update_info(self, **values: Any) -> None:
+        """Change entries of ``search.json``."""
+        write_json(self.path / INFO, self.info | values)
+
+    @property
+    def metrics_path(self) -> Path:
+        """The search's own metrics: the best score after each trial."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def state(self) -> Path:
+        """Where Ray Tune keeps its own state while a search runs; nothing in it outlives the search."""
+        return self.path / "tune"
+
+    def run(self, number: int) -> RunFolder:
+        """The run's folder of a trial."""
+        return RunFolder(self.path / "trials" / f"{number:03d}")
+
+    def trials(self) -> list[Trial]:
+        """All trials so far, by number."""
+        found = [self.read(int(path.parent.name)) for path in sorted(self.path.glob("trials/*/trial.json"))]
+        return sorted(found, key=lambda trial: trial.number)
+
+    def read(self, number: int) -> Trial:
+        """One trial."""
+        plain = json.loads((self.run(number).path / "trial.json").read_text())
+        return Trial(**plain | {"history": tuple((step, score) for step, score in plain["history"])})
+
+    def refreshed(self, trial: Trial, metric: str, *, higher: bool) -> Trial:
+        """A trial with the scores that its run has recorded by now."""
+        history = scores(self.run(trial.number), metric)
+        finite = [score for _, score in history if score is not None]
+        best = (max(finite) if higher else min(finite)) if finite else None
+        return dataclasses.replace(trial, history=tuple(history), steps=history[-1][0] if history else 0, value=best)
+
+    def write(self, trial: Trial) -> None:
+        """Record a trial."""
+        write_json(self.run(trial.number).path / "trial.json", dataclasses.asdict(trial))
+
+
+def scores(run: RunFolder, metric: str) -> list[tuple[int, float | None]]:
+    """Outer steps and validation scores in a run's own record, None where one is not finite."""
+    found: list[tuple[int, float | None]] = []
+    for line in run.metrics_path.read_bytes().splitlines() if run.metrics_path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break  # the last line, cut short by a crash or being written
+        if metric in record["values"]:
+            found.append((record["step"], record["values"][metric]))
+    return found
+
+
+def create(search: Search, name: str) -> SearchFolder:
+    """Make a search's folder, under ``checkpoint.root`` where that is a folder; ``search.json`` is written last."""
+    root = search.base.checkpoint.root
+    folder = SearchFolder((Path("runs" if "://" in root else root) / name).absolute())
+    write_file(folder.path / "search.yaml", search.to_yaml().encode())
+    info = {
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mlflow_run_id": None,
+        "mlflow_uri": None,
+        "versions": {package: version(package) for package in PACKAGES},
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+    }
+    write_json(folder.path / INFO, info)
+    return folder
+
+
+def find(search: str, root: str = "runs") -> SearchFolder:
+    """The folder of a search given by its path or its name under ``root``.
+
+    Raises:
+        ConfigError: if there is no such search.
+    """
+    for path in (Path(search), Path(root) / search):
+        if (path / INFO).is_file():
+            return SearchFolder(path.absolute())
+    raise ConfigError(f"expected a search's folder, received '{search}'; searches are in the folder '{root}/'")

@@ -1,0 +1,60 @@
+"""What a search found, as its figures and its page want it."""
+
+from typing import Any
+
+from cluster.figures.searches import Axis, Searched
+from cluster.figures.searches import Trial as Drawn
+from cluster.search import confirm
+from cluster.search.ranking import Result
+from cluster.search.space import Domain
+from cluster.search_page import draw_search, write_search_page
+
+
+def draw(result: Result) -> None:
+    """Draw the figures of a search and write its page; their paths are added to the result."""
+    found, settings, folder = searched(result), result.search.settings, result.folder
+    drawn = draw_search(found, folder.path / "figures")
+    facts = {
+        "searcher": settings.searcher,
+        "scheduler": settings.scheduler,
+        "fresh validation tasks": str(settings.confirm_tasks),
+        "folder": str(folder.path),
+    }
+    write_search_page(found, folder.path, drawn, name=folder.info["name"], base=settings.base, facts=facts)
+    result.figures.extend(drawn.paths)
+    result.warnings.extend(drawn.notes)
+
+
+def searched(result: Result) -> Searched:
+    """The search, its trials and how they ended."""
+    return Searched(
+        axes=[_axis(key, domain) for key, domain in result.search.space.domains.items()],
+        trials=[
+            Drawn(
+                number=trial.number,
+                values=trial.values,
+                score=trial.value,
+                status=trial.status,
+                steps=trial.steps,
+                history=[(step, score) for step, score in trial.history if score is not None],
+            )
+            for trial in result.trials
+        ],
+        metric=result.search.settings.metric,
+        higher_is_better=result.higher_is_better,
+        best=result.best.number,
+        base=result.base,
+        confirmed={number: confirm.interval(scores) for number, scores in result.confirmed.items()},
+    )
+
+
+def _axis(key: str, domain: Domain) -> Axis:
+    if domain.bounds is None:
+        return Axis(key=key, kind="categories", choices=tuple(_plain(value) for value in domain.values or ()))
+    low, high = domain.bounds
+    kind: Any = "log" if domain.loguniform else "integer" if domain.randint else "linear"
+    return Axis(key=key, kind=kind, low=low, high=high)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

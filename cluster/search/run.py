@@ -1,0 +1,111 @@
+"""A search from its file to its best trial: runs or goes on with the trials, looks at the best again, draws, tells."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from cluster.builder import build
+from cluster.checkpoint import newest
+from cluster.errors import Interrupted
+from cluster.interrupts import SignalFlag
+from cluster.runs import write_json
+from cluster.search.board import board
+from cluster.search.folder import RESULT, SearchFolder, Trial
+from cluster.search.picture import draw
+from cluster.search.points import Point, points, total
+from cluster.search.ranking import Result, rank
+from cluster.search.settings import Search
+from cluster.search.track import Tracked
+from cluster.session import ray_session
+
+Changed = Callable[[Trial], None]
+Suggest = Callable[[int], Point]
+
+
+def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
+    """Run the trials of a search that are not over, and rank them.
+
+    Raises:
+        Interrupted: if ``stop`` was set; what is done is kept.
+        MetarayError: if no trial came to a score.
+    """
+    objective = build(search.base).algorithm.objective
+    higher = objective.higher_is_better
+    past = _recovered(search, folder, higher=higher)
+    with Tracked(search, folder, objective) as tracked, ray_session(search.base.cluster, search.settings.at_once):
+        stop.listen()
+        keys, steps = list(search.space.domains), search.base.outer.steps
+        with board(search.settings.metric, keys, total(search), steps, higher=higher) as shown:
+            for trial in past:
+                shown.update(trial)
+            _run_trials(search, folder, past, [shown.update, tracked.update], stop, higher=higher)
+        if stop:
+            raise Interrupted(
+                f"the search was stopped by {stop.reason}, what is done is kept; go on with: metaray tune --resume "
+                f"{folder.path}"
+            )
+        result = rank(search, folder, higher=higher)
+        write_json(folder.path / RESULT, result.as_json())
+        draw(result)
+    result.warnings.extend(tracked.warnings)
+    return result
+
+
+def _recovered(search: Search, folder: SearchFolder, *, higher: bool) -> list[Trial]:
+    """The trials of the search before it was interrupted, as their own folders have them."""
+    found = []
+    for trial in folder.trials():
+        if not trial.over:
+            run = folder.run(trial.number)
+            trial = folder.refreshed(trial, search.settings.metric, higher=higher)
+            state = newest(run.checkpoints) if (run.path / "run.json").exists() else None
+            if state is not None:
+                # The members of a population take over values with the state.
+                trial = dataclasses.replace(trial, values=search.values_of(state.config))
+                if state.step == search.base.outer.steps:
+                    trial = dataclasses.replace(trial, status="finished")
+            folder.write(trial)
+        found.append(trial)
+    return found
+
+
+def _run_trials(
+    search: Search,
+    folder: SearchFolder,
+    past: list[Trial],
+    changed: Sequence[Changed],
+    stop: SignalFlag,
+    *,
+    higher: bool,
+) -> None:
+    """Run what is not over yet."""
+    from cluster.search.tuner import run_trials  # Ray Tune and Optuna take seconds to load
+    from cluster.search.watch import Watch
+
+    over = {trial.number for trial in past if trial.over}
+    if len(over) == total(search):
+        return
+    waiting = {trial.number: dict(trial.values) for trial in past if not trial.over}
+    suggest: Suggest | None = None
+    if search.settings.searcher == "tpe":
+        suggest = _suggesting(search, folder, higher=higher)
+    else:
+        for number, point in enumerate(points(search)):
+            if number not in over and number not in waiting:
+                folder.write(Trial(number=number, values=point))
+                waiting[number] = point
+    watch = Watch(search, folder, stop, changed, higher=higher)
+    run_trials(search, folder, watch, past, waiting, suggest, stop, higher_is_better=higher)
+
+
+def _suggesting(search: Search, folder: SearchFolder, *, higher: bool) -> Suggest:
+    """Points that depend on the results so far; each is on disk before it is tried."""
+    from cluster.search.tpe import Suggestions
+
+    suggestions = Suggestions(search, higher_is_better=higher)
+
+    def suggest(number: int) -> Point:
+        values = suggestions.suggest(number, folder.trials())
+        folder.write(Trial(number=number, values=values))
+        return values
+
+    return suggest

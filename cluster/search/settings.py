@@ -1,0 +1,243 @@
+"""A search file: a base configuration, what is changed in it, and the section ``search``."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from cluster.components import nearest
+from cluster.config import Config, differences, parse, problems, read_yaml, with_overrides, with_values
+from cluster.errors import ConfigError
+from cluster.search.space import Domain, Space
+from cluster.sections import Count, CountOrNone, Section
+
+MUTABLE = ("inner", "outer", "advantage")  # sections whose numbers may change while θ is trained
+
+
+class SearchConfig(Section):
+    """The section ``search``."""
+
+    base: str
+    space: Annotated[dict[str, Domain], Field(min_length=1)]
+    metric: str
+    trials: Count | None = None
+    searcher: Literal["random", "grid", "tpe", "quasi_random"] = "random"
+    scheduler: Literal["none", "asha", "hyperband", "pbt"] = "asha"
+    grace: Count | None = None
+    reduction: Annotated[float, Field(gt=1)] = 3.0
+    at_once: Count = 2
+    retries: CountOrNone = 2
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    confirm: Count = 3
+    confirm_tasks: Annotated[int, Field(ge=2)] = 600
+    register_as: str | None = None
+    alias: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for key, domain in self.space.items():
+            if self.searcher == "grid" and domain.values is None:
+                raise ValueError(
+                    f"space: {key} is a continuum, searcher: grid tries all values; write {key}: {{grid: [...]}}"
+                )
+            if self.searcher != "grid" and domain.grid is not None:
+                raise ValueError(f"space: {key} is a grid; set searcher: grid, or write {key}: {{choice: [...]}}")
+        if self.searcher == "grid" and self.trials is not None:
+            raise ValueError("trials: a grid has as many trials as points; leave it out")
+        if self.searcher != "grid" and self.trials is None:
+            raise ValueError("trials: missing; how many trainings?")
+        if self.scheduler == "pbt" and self.searcher != "random":
+            raise ValueError("searcher: expected random with scheduler: pbt, which itself changes what was drawn")
+        if self.alias is not None and self.register_as is None:
+            raise ValueError("alias: expected only with register_as")
+        return self
+
+
+@dataclass(frozen=True)
+class Search:
+    """A checked search.
+
+    Attributes:
+        settings: the section ``search``.
+        raw: the base configuration with what the file changes in it, as nested plain values.
+        base: the same, checked, as a trial that searches nothing would be trained.
+    """
+
+    settings: SearchConfig
+    raw: dict[str, Any]
+    base: Config
+
+    @cached_property
+    def space(self) -> Space:
+        """What is searched."""
+        return Space(self.settings.space)
+
+    @property
+    def inner_steps(self) -> int:
+        """Number of inner steps after which trials are judged."""
+        return int(self.settings.metric.rpartition("_")[2])
+
+    @property
+    def first_rung(self) -> int:
+        """Outer steps that every trial is given, and between two exchanges of a population.
+
+        ``search.grace``, or what leaves room for two more rungs: a ninth of all with the usual reduction by three.
+        """
+        steps, every = self.base.outer.steps, self.base.eval.every
+        return self.settings.grace or min(steps, max(every, round(steps / self.settings.reduction**2)))
+
+    @cached_property
+    def base_values(self) -> dict[str, Any]:
+        """The base configuration's own values of the keys that are searched."""
+        return self.values_of(self.base.model_dump(mode="json"))
+
+    def values_of(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of the searched keys in a configuration of nested plain values."""
+        found = {}
+        for key in self.settings.space:
+            value: Any = plain
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            found[key] = value
+        return found
+
+    def config(self, values: Mapping[str, Any]) -> Config:
+        """The configuration of a trial.
+
+        Raises:
+            ConfigError: if the values do not go together.
+        """
+        return _trial(with_values(self.raw, values), self.inner_steps)
+
+    def plain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration of a trial as nested plain values, also where they do not go together."""
+        try:
+            return self.config(values).model_dump(mode="json")
+        except ConfigError:
+            return with_values(self.base.model_dump(mode="json"), values)
+
+    def to_yaml(self) -> str:
+        """The whole search, as YAML that loads to an equal one wherever the base configuration is."""
+        settings = self.settings.model_dump(mode="json", exclude_none=True)
+        return yaml.safe_dump({"search": settings, **self.base.model_dump(mode="json")}, sort_keys=False)
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Search:
+    """Read a search file and the base configuration it names; override, check.
+
+    Raises:
+        ConfigError: naming every key that is wrong.
+    """
+    raw = with_overrides(read_yaml(path), overrides)
+    settings = _settings(raw, path)
+    own = {key: value for key, value in raw.items() if key != "search"}
+    merged = _merged(read_yaml(path.parent / settings.base), own)
+    return _checked(settings, merged)
+
+
+def reload(path: Path, overrides: Iterable[str] = ()) -> Search:
+    """Read what :meth:`Search.to_yaml` wrote, changed in what leaves trials as they are.
+
+    Raises:
+        ConfigError: if an override asks for another search.
+    """
+    raw = read_yaml(path)
+    searches = []
+    for one in (raw, with_overrides(raw, overrides)):
+        settings = _settings(one, path)
+        searches.append(_checked(settings, {key: value for key, value in one.items() if key != "search"}))
+    before, now = searches
+    free = {"trials", "at_once", "retries", "confirm", "confirm_tasks", "register_as", "alias"}
+    found = differences(
+        before.settings.model_dump(mode="json", exclude=free), now.settings.model_dump(mode="json", exclude=free)
+    ) + differences(before.base.identity, now.base.identity)
+    if found:
+        raise ConfigError(
+            f"the search is of other settings ({'; '.join(found)}); leave them out, or start a new search"
+        )
+    return now
+
+
+def _settings(raw: Mapping[str, Any], path: Path) -> SearchConfig:
+    if "search" not in raw:
+        raise ConfigError(f"{path}: expected a section 'search' (base, space, metric, …), found none")
+    try:
+        return SearchConfig.model_validate(raw["search"])
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, SearchConfig, "search."))) from error
+
+
+def _merged(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the sections of ``own`` laid over it."""
+    result = copy.deepcopy(base)
+    for key, value in own.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _merged(result[key], value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def _trial(raw: dict[str, Any], inner_steps: int) -> Config:
+    """A checked configuration whose best θ is picked by what the search judges by, and saved as often."""
+    config = parse(with_values(raw, {"eval.baselines": [], "eval.select_steps": inner_steps}))
+    saved = min(config.checkpoint.every, config.eval.every or config.checkpoint.every)
+    return config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"every": saved})})
+
+
+def _checked(settings: SearchConfig, raw: dict[str, Any]) -> Search:
+    search = Search(settings, raw, _trial(raw, _judged_at(settings.metric, parse(raw))))
+    if search.base.eval.every == 0:
+        raise ConfigError("eval.every: a search judges by validation; set it to a number of outer steps")
+    every, steps = search.base.eval.every, search.base.outer.steps
+    if not every <= search.first_rung <= steps:
+        raise ConfigError(
+            f"search.grace: expected at least eval.every ({every}, the first validation) and at most outer.steps "
+            f"({steps}), received {search.first_rung}"
+        )
+    for key, domain in settings.space.items():
+        _check_key(search, key, domain)
+    if settings.scheduler == "pbt":
+        _check_mutable(settings)
+    return search
+
+
+def _judged_at(metric: str, config: Config) -> int:
+    """The number of inner steps in the metric's name."""
+    from cluster.builder import build
+
+    name = build(config.model_copy(update={"engine": "loop"})).algorithm.objective.metric
+    reported = [f"val/{name}_{number}" for number in sorted({*config.eval.steps, config.select_steps})]
+    if metric not in reported:
+        raise ConfigError(
+            f"search.metric: expected one that trials report ({', '.join(reported)}), received '{metric}'"
+            f"{nearest(metric, reported)}; for other numbers of inner steps add them to eval.steps"
+        )
+    return int(metric.rpartition("_")[2])
+
+
+def _check_key(search: Search, key: str, domain: Domain) -> None:
+    """Refuse a key that no configuration has, and bounds that it does not take."""
+    if key.partition(".")[0] in ("eval", "cluster", "tracking", "checkpoint"):
+        raise ConfigError(f"search.space: expected keys that change θ, received '{key}'; give it a value instead")
+    if key == "outer.steps":
+        raise ConfigError("search.space: outer.steps is what schedulers shorten; give it a value instead")
+    for value in domain.probes:
+        try:
+            search.config({key: value})
+        except ConfigError as error:
+            raise ConfigError(f"search.space: {error}") from error
+
+
+def _check_mutable(settings: SearchConfig) -> None:
+    for key, domain in settings.space.items():
+        if key.partition(".")[0] not in MUTABLE or domain.bounds is None:
+            raise ConfigError(
+                f"search.space: scheduler: pbt changes values while θ is trained and expects numbers of the sections "
+                f"{', '.join(MUTABLE)}, received '{key}'"
+            )

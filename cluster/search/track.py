@@ -1,0 +1,70 @@
+"""MLflow: a search is a run, and its trials are the runs below it, each fed from its own folder."""
+
+import yaml
+
+from cluster.errors import Interrupted
+from cluster.evaluation import is_better
+from cluster.metrics import MetricsLog
+from cluster.search.folder import RESULT, SearchFolder, Trial
+from cluster.search.settings import Search
+from cluster.tracking import Tracker
+from cluster.training import artifacts_of
+from meta.objectives import Score
+
+ENDED = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
+SHORT = 1.0  # seconds without an answer after which a trial's run is left to a replay, once the search's own was sent
+
+
+class Tracked:
+    """Keeps MLflow in step with a search while a block runs; a server that is down holds nothing up."""
+
+    def __init__(self, search: Search, folder: SearchFolder, objective: Score) -> None:
+        """Follow nothing yet."""
+        self.warnings: list[str] = []
+        self._search, self._folder, self._objective = search, folder, objective
+        self._trials: dict[int, Tracker] = {}
+        self._over: dict[int, float | None] = {}
+
+    def __enter__(self) -> "Tracked":
+        """Begin the search's run, or go on with it."""
+        plain = yaml.safe_load(self._search.to_yaml())
+        self._log = MetricsLog(self._folder.metrics_path)
+        self._own = Tracker(self._folder, self._search.base.tracking, plain)
+        return self
+
+    def update(self, trial: Trial) -> None:
+        """Take in how a trial stands: begin its run as soon as it has a folder, end it when the trial is over."""
+        run = self._folder.run(trial.number)
+        if trial.number not in self._trials and trial.number not in self._over and (run.path / "run.json").exists():
+            params = self._search.plain(trial.values)
+            self._trials[trial.number] = Tracker(run, self._search.base.tracking, params, parent=self._own)
+        if trial.over and trial.number not in self._over:
+            self._over[trial.number] = trial.value
+            self._note()
+            if trial.number in self._trials:
+                self._trials[trial.number].end(ENDED[trial.status], [*artifacts_of(run), run.path / "trial.json"])
+
+    def _note(self) -> None:
+        """The search's own metrics, over the number of trials that are over."""
+        best: float | None = None
+        for value in self._over.values():
+            if value is not None and is_better(value, best, self._objective):
+                best = value
+        self._log.write(len(self._over), {} if best is None else {"search/best": best})
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """End the runs as the block ended, and say what could not be sent."""
+        del error, trace
+        status = "FINISHED" if kind is None else "FAILED"
+        if kind is not None and issubclass(kind, Interrupted | KeyboardInterrupt):
+            status = "KILLED"
+        self._log.close()
+        for number, tracker in self._trials.items():
+            if number not in self._over:
+                tracker.end("KILLED", artifacts_of(self._folder.run(number)))
+        names = ("search.yaml", "search.json", RESULT, "search.html", "figures")
+        warning = self._own.close(status, [self._folder.path / name for name in names])
+        waited = [tracker.wait(SHORT if warning is not None else 60.0) for tracker in self._trials.values()]
+        unsent = [one for one in (warning, *waited) if one is not None]
+        if unsent:
+            self.warnings.append(unsent[0] if len(unsent) == 1 else f"{unsent[0]} (and {len(unsent) - 1} more runs)")

@@ -1,0 +1,120 @@
+"""One trial: a training like any other, judged by validation alone, that goes on from its checkpoint if it has one."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster import checkpoint as checkpoints
+from cluster.books import Books, Validated
+from cluster.builder import build
+from cluster.checkpoint import Checkpoint
+from cluster.config import Config, parse
+from cluster.errors import ClusterError, ConfigError, DivergedError
+from cluster.interrupts import StopFlag
+from cluster.metrics import MetricsLog
+from cluster.runs import RunFolder, create
+from cluster.search.folder import INFO, Status
+from cluster.search.settings import Search
+from cluster.storage import write_file
+from cluster.training import learn, open_pool, with_engine_of
+from cluster.worker import fix_arithmetic
+
+LOST = 0.5  # share of diverged validation tasks from which on a trial is given up
+Report = Callable[[int, float, Checkpoint], None]
+
+
+class _Diverged(Exception):  # noqa: N818 - an outcome, not a fault
+    """What diverged, in words."""
+
+
+class _Quiet:
+    """Progress that nobody watches."""
+
+    def update(self, step: int, metrics: object) -> None:
+        """Show nothing."""
+
+
+def train_trial(
+    search: Search,
+    values: Mapping[str, Any],
+    name: str,
+    path: Path,
+    taken_over: Checkpoint | None,
+    report: Report,
+) -> tuple[Status, str | None]:
+    """Train in a trial's folder until the end, or until ``report`` raises.
+
+    Args:
+        search: the search.
+        values: what the trial is given.
+        name: of its run.
+        path: its folder, which all machines of the cluster have to see.
+        taken_over: the state of another trial to go on from, instead of this one's own.
+        report: told of outer steps, validation score and the state that was validated, but not of the last one.
+
+    Returns:
+        ``finished``, ``diverged`` or ``failed`` (a configuration that cannot run), and why.
+    """
+    if not (path.parents[1] / INFO).is_file():
+        raise ClusterError(
+            f"expected the search's folder {path.parents[1]} on every machine of the cluster, found none; put runs "
+            "where all see them, with checkpoint.root"
+        )
+    fix_arithmetic(threads=1)
+    try:
+        config, folder = search.config(values), RunFolder(path)
+        if not (path / "run.json").exists():
+            setup = build(config)
+            folder = create(config, name, setup.choice, path, setup.family.spec.data)
+        write_file(path / "config.yaml", config.to_yaml().encode())
+        config = with_engine_of(folder, config)
+        if taken_over is not None:
+            _take_over(folder, config, values, taken_over)
+        _train(config, folder, report)
+        _settle(folder)
+    except (DivergedError, _Diverged) as error:
+        return "diverged", str(error)
+    except ConfigError as error:
+        return "failed", str(error)
+    return "finished", None
+
+
+def _train(config: Config, folder: RunFolder, report: Report) -> None:
+    setup = build(config)
+
+    def told(validated: Validated) -> None:
+        score, step = validated.means[config.select_steps], validated.state.step
+        if validated.diverged > LOST:
+            raise _Diverged(f"{validated.diverged:.0%} of the validation tasks diverged at outer step {step}")
+        if step < config.outer.steps:  # the last one is told when all is saved
+            report(step, score, validated.state)
+
+    with open_pool(config) as pool:
+        books = Books(config, setup, folder, pool, _Quiet(), told)
+        learn(pool, config, setup, books, checkpoints.newest(folder.checkpoints), StopFlag())
+
+
+def _settle(folder: RunFolder) -> None:
+    """Make the run's configuration that of its best θ, which in a population may have come to other values since."""
+    _, best = checkpoints.chosen(folder.checkpoints)
+    write_file(folder.path / "config.yaml", parse(best.config).to_yaml().encode())
+
+
+def _take_over(folder: RunFolder, config: Config, values: Mapping[str, Any], state: Checkpoint) -> None:
+    """Make another trial's state this one's newest; its own best θ stays its best. The new values become metrics."""
+    store = folder.checkpoints
+    own = checkpoints.newest(store)
+    mine = dataclasses.replace(
+        state,
+        engine=config.engine,
+        config=config.model_dump(mode="json"),
+        config_hash=config.hash,
+        best=own.best if own is not None else None,
+    )
+    checkpoints.replace_all(store, mine)
+    log = MetricsLog(folder.metrics_path)
+    try:
+        log.write(state.step, {f"search/{key}": value for key, value in values.items()})
+    finally:
+        log.close()

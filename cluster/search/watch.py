@@ -1,0 +1,92 @@
+# ruff: noqa: ARG002 - the signatures are Ray Tune's
+"""Keeps the record of a search while Ray Tune runs it: trials' folders, the table on the screen, MLflow."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray import tune
+
+from cluster.interrupts import StopFlag
+from cluster.search.folder import SearchFolder, Status, Trial
+from cluster.search.points import Point
+from cluster.search.settings import Search
+
+Changed = Callable[[Trial], None]
+
+
+class Watch(tune.Callback):
+    """What Ray Tune tells of the trials, written down."""
+
+    def __init__(
+        self, search: Search, folder: SearchFolder, stop: StopFlag, changed: Sequence[Changed], *, higher: bool
+    ) -> None:
+        """Listen.
+
+        Args:
+            search: the search.
+            folder: its folder.
+            stop: if set, a trial that ends has only been interrupted.
+            changed: called with a trial whenever something of it has changed.
+            higher: whether larger validation scores are better.
+        """
+        self._search, self._folder, self._stop = search, folder, stop
+        self._changed, self._higher = changed, higher
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles what it is given, to restore it as we never do."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note what the trial is given; it may have taken over another's values."""
+        number, values = _point(trial)
+        self._keep(dataclasses.replace(self._folder.read(number), values=values))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Add a score, or how the trial ended."""
+        record = self._folder.read(_point(trial)[0])
+        if "status" in result:
+            self._end(record, result["status"], result["error"])
+        else:
+            self._keep(self._refreshed(record))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial that did not end by itself was stopped by the scheduler, or by whoever stops the search."""
+        record = self._folder.read(_point(trial)[0])
+        if not record.over and not self._stop:
+            self._end(record, "stopped", None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial that failed as often as it may."""
+        self._end(self._folder.read(_point(trial)[0]), "failed", _reason(trial))
+
+    def _end(self, record: Trial, status: Status, error: str | None) -> None:
+        record = self._refreshed(record)
+        if status == "finished":  # with the values of its best θ
+            plain = self._folder.run(record.number).config.model_dump(mode="json")
+            record = dataclasses.replace(record, values=self._search.values_of(plain))
+        value = None if status in ("diverged", "failed") else record.value
+        self._keep(dataclasses.replace(record, status=status, value=value, error=error))
+
+    def _refreshed(self, record: Trial) -> Trial:
+        return self._folder.refreshed(record, self._search.settings.metric, higher=self._higher)
+
+    def _keep(self, record: Trial) -> None:
+        self._folder.write(record)
+        for changed in self._changed:
+            changed(record)
+
+
+def _point(trial: Any) -> tuple[int, Point]:
+    """Number and values of a trial of Ray Tune's."""
+    values = {key: value for key, value in trial.config["point"].items() if key != "number"}
+    return int(trial.custom_trial_name), values
+
+
+def _reason(trial: Any) -> str:
+    """The last line of the error that Ray Tune kept of a trial."""
+    error = trial.get_error()
+    lines = str(getattr(error, "cause", error) or error).strip().splitlines()
+    return lines[-1] if lines else "the trial's process ended"

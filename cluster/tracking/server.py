@@ -1,0 +1,49 @@
+"""The MLflow server or database: its address, a client that gives up soon, and the experiment there."""
+
+import logging
+import os
+from pathlib import Path
+
+# Without the first three a server that is down would hold a call for minutes; a run's address, which MLflow prints on
+# ending it, would be in the way of results on standard output.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from cluster.sections import TrackingConfig
+
+NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
+
+
+def tracking_uri(config: TrackingConfig) -> str:
+    """``tracking.uri``, else ``MLFLOW_TRACKING_URI``, else a SQLite file in the working directory."""
+    return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def connect(uri: str) -> mlflow.MlflowClient:
+    """A client; only an embedded database is opened yet."""
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of every attempt that a server that is down misses
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def experiment_id(client: mlflow.MlflowClient, uri: str, name: str) -> str:
+    """The experiment of a name, made if need be; an embedded database has its artifacts beside it."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    beside = uri.removeprefix("sqlite:///")
+    location = (Path(beside).parent / "mlruns").absolute().as_uri() if beside != uri else None
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # another run may have been quicker
+        if found is None:
+            raise
+        return str(found.experiment_id)

@@ -1,0 +1,159 @@
+"""A folder's spool: which of its metrics are sent already, where to, and how the training in it ended."""
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from cluster.runs import write_json
+
+BATCH = 1000  # MLflow's limit of metrics per call
+RUNNING = "RUNNING"
+_UPDATING = threading.Lock()
+
+
+class Tracked(Protocol):
+    """A folder that MLflow is kept in step with: a run's, or a search's.
+
+    Attributes:
+        path: the folder.
+        info: its description. ``name``, ``created`` and ``mlflow_run_id`` are read, and where they are there
+            ``hardware``, ``engine``, ``versions``, ``git_commit``, ``data`` (a fingerprint) and ``checkpoints``.
+        metrics_path: its metrics, as :class:`cluster.metrics.MetricsLog` writes them.
+    """
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def info(self) -> dict[str, Any]: ...  # noqa: D102
+    @property
+    def metrics_path(self) -> Path: ...  # noqa: D102
+
+    def update_info(self, **values: Any) -> None:
+        """Change entries of the description."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One value of one metric; None where it was not finite."""
+
+    name: str
+    value: float | None
+    time: float
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a training ended.
+
+    Attributes:
+        status: FINISHED, FAILED or KILLED.
+        time: when, in seconds since 1970.
+        artifacts: files and folders that belong in MLflow.
+    """
+
+    status: str
+    time: float
+    artifacts: Sequence[Path]
+
+
+def note_begin(folder: Tracked) -> None:
+    """Note that a training runs in the folder."""
+    update(folder, status=RUNNING, ended=None, artifacts=[])
+
+
+def note_end(folder: Tracked, status: str, artifacts: Sequence[Path]) -> None:
+    """Note how the training ended, so that any process can tell MLflow."""
+    names = [os.path.relpath(path, folder.path) for path in artifacts]
+    update(folder, status=status, ended=datetime.now(UTC).isoformat(), artifacts=names)
+
+
+def ending(folder: Tracked) -> Ending:
+    """How the training ended in a folder in which nothing runs now; one that did not say was killed."""
+    info = folder.info
+    if info.get("ended") is not None:
+        paths = [folder.path / name for name in info["artifacts"]]
+        return Ending(status=info["status"], time=datetime.fromisoformat(info["ended"]).timestamp(), artifacts=paths)
+    last = folder.metrics_path if folder.metrics_path.exists() else folder.path
+    left = [path for pattern in ("*.yaml", "run.json", "search.json") for path in sorted(folder.path.glob(pattern))]
+    return Ending(status="KILLED", time=last.stat().st_mtime, artifacts=left)
+
+
+def update(folder: Tracked, **values: Any) -> None:
+    """Change entries of a folder's description, which two threads may do at once."""
+    with _UPDATING:
+        folder.update_info(**values)
+
+
+class Spool:
+    """``tracking.json`` and the lock on it: who holds that may send the folder's metrics, nobody else.
+
+    A training holds it from its start to its end, and the system gives it up when the process dies. So a lock that
+    can be had says that nothing is being trained in the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the spool of a folder; nothing is read or written yet."""
+        self.state: dict[str, Any] = {}
+        self._file = path / "tracking.json"
+        self._lock = FileLock(path / "tracking.lock", thread_local=False)
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock.is_locked
+
+    def take(self) -> bool:
+        """Take the lock if it can be had at once; whether this object holds it."""
+        if not self.held:
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                return False
+            self.state = json.loads(self._file.read_text()) if self._file.exists() else {}
+        return True
+
+    def release(self) -> None:
+        """Let others send."""
+        self._lock.release()
+
+    def note(self, **values: Any) -> None:
+        """Change entries of ``tracking.json``."""
+        self.state |= values
+        write_json(self._file, self.state)
+
+    def unsent(self, path: Path) -> Iterator[list[Reading]]:
+        """Batches of what a file holds beyond what was sent of it; each is noted as sent when the next is asked for."""
+        if not path.exists():
+            return
+        with path.open("rb") as stream:
+            sent: Mapping[str, int] = self.state.get("sent", {})
+            position = sent.get(path.name, 0)
+            position = stream.seek(position if position <= path.stat().st_size else 0)  # a shorter one is another file
+            for readings, after in _batches(stream, position):
+                yield readings
+                self.note(sent={**self.state.get("sent", {}), path.name: after})
+
+
+def _batches(lines: Iterable[bytes], position: int) -> Iterator[tuple[list[Reading], int]]:
+    """Readings in batches, and the position in the file after each; a line that is being written is left out."""
+    batch: list[Reading] = []
+    for line in lines:
+        if not line.endswith(b"\n"):
+            break
+        record = json.loads(line)
+        readings = [Reading(name, value, record["time"], record["step"]) for name, value in record["values"].items()]
+        if batch and len(batch) + len(readings) > BATCH:
+            yield batch, position
+            batch = []
+        batch += readings
+        position += len(line)
+    if batch:
+        yield batch, position
