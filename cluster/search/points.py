@@ -39,6 +39,14 @@ def base_point(search: Search) -> list[Point]:
     return [search.base_values] if search.space.holds(search.base_values) else []
 
 
+def base_number(search: Search) -> int | None:
+    """Number of the trial with the base configuration's own values, None if they are not tried."""
+    own = base_point(search)
+    if search.settings.searcher == "grid":
+        return search.space.grid().index(own[0]) if own else None
+    return 0 if own else None
+
+
 def random_point(search: Search, number: int) -> Point:
     """Point ``number`` of the search's own stream."""
     rng = np.random.Generator(np.random.Philox(key=[search.settings.seed, number]))

@@ -10,7 +10,7 @@ from cluster.evaluation import Scores
 from cluster.progress import progress
 from cluster.search import confirm
 from cluster.search.folder import SearchFolder, Trial
-from cluster.search.points import base_point
+from cluster.search.points import base_number
 from cluster.search.settings import Search
 
 
@@ -97,8 +97,7 @@ def rank(search: Search, folder: SearchFolder, *, higher: bool) -> Result:
         kinds = ", ".join(f"trial {trial.number} {trial.status}: {trial.error}" for trial in trials[:3])
         raise MetarayError(f"none of {len(trials)} trials came to a finite {search.settings.metric} ({kinds})")
     best = sorted(scored, key=lambda trial: (trial.value or 0.0) * (-1 if higher else 1))
-    own = base_point(search)
-    base = next((trial.number for trial in trials if own and dict(trial.values) == own[0]), None)
+    base = base_number(search)
     again = [trial.number for trial in best[: search.settings.confirm]]
     if base is not None and base not in again and any(trial.number == base for trial in scored):
         again.append(base)

@@ -9,6 +9,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 
 from cluster.search.folder import Trial
+from cluster.search.points import base_number
 from cluster.search.settings import Search
 
 STEP, SCORE = "step", "score"  # names in what a trial reports; higher scores are better
@@ -32,6 +33,7 @@ def scheduler(search: Search, past: Sequence[Trial], score: Callable[[float | No
     return _Halving(
         past,
         score,
+        spared=base_number(search),
         time_attr=STEP,
         metric=SCORE,
         mode="max",
@@ -46,8 +48,11 @@ def scheduler(search: Search, past: Sequence[Trial], score: Callable[[float | No
 class _Halving(AsyncHyperBandScheduler):
     """Asynchronous successive halving (Li et al. 2020) whose brackets are filled in turn, by the trials' numbers."""
 
-    def __init__(self, past: Sequence[Trial], score: Callable[[float | None], float], **settings: Any) -> None:
+    def __init__(
+        self, past: Sequence[Trial], score: Callable[[float | None], float], spared: int | None, **settings: Any
+    ) -> None:
         super().__init__(**settings)
+        self._spared = spared
         self._past = {trial.number: trial for trial in past if not trial.over}
         self._score = score
         for trial in past:
@@ -63,6 +68,12 @@ class _Halving(AsyncHyperBandScheduler):
         else:
             self._trial_info[trial.trial_id] = self._bracket(number)
 
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether a trial goes on. The base always does: what others gain over it is to be a matter of their values."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        spared = self._spared is not None and trial.config["point"]["number"] == self._spared
+        return TrialScheduler.CONTINUE if spared else decision
+
     def _bracket(self, number: int) -> Any:
         """Brackets of more rungs get more of the trials, e times as many for each rung."""
         weights = [math.exp(len(bracket._rungs)) for bracket in self._brackets]
@@ -75,7 +86,7 @@ class _Halving(AsyncHyperBandScheduler):
 
     def _recall(self, trial_id: str, trial: Trial) -> None:
         self._trial_info[trial_id] = self._bracket(trial.number)
-        stand_in: Any = types.SimpleNamespace(trial_id=trial_id)
+        stand_in: Any = types.SimpleNamespace(trial_id=trial_id, config={"point": {"number": trial.number}})
         controller: Any = None
         for step, value in trial.history:
             self.on_trial_result(controller, stand_in, {STEP: step, SCORE: self._score(value)})

@@ -88,7 +88,7 @@ class Domain(Section):
     def holds(self, value: Any) -> bool:
         """Whether a value is one of the domain's."""
         if self.values is not None:
-            return value in self.values or (isinstance(value, list) and tuple(value) in self.values)
+            return value in self.values
         assert self.bounds is not None
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and self.bounds[0] <= value <= self.bounds[1]

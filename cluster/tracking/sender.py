@@ -127,7 +127,7 @@ class Sender:
         client, info, state = self._client, self._folder.info, self._spool.state
         experiment = experiment_id(client, self._uri, state["experiment"])
         # A call that was cut off may have made the run all the same.
-        made = self._made(experiment) if state.get("key") else []
+        made = self._made(experiment)
         if not made:
             self._spool.note(key=state.get("key") or uuid.uuid4().hex, sent={}, reported=None)
             tags = {"metaray.key": state["key"]} | ({"mlflow.parentRunId": parent} if parent else {})
@@ -140,8 +140,10 @@ class Sender:
         return run_id
 
     def _made(self, experiment: str) -> list[str]:
-        """Runs that were made for this folder."""
-        key = self._spool.state["key"]
+        """Runs that were made for this folder; earlier versions did not mark them."""
+        key = self._spool.state.get("key")
+        if key is None:
+            return []
         found = self._client.search_runs(
             [experiment], f"tags.`metaray.key` = '{key}'", order_by=["attribute.start_time ASC"]
         )

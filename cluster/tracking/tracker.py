@@ -18,6 +18,7 @@ INTERVAL = 5.0  # seconds between sends: each takes some 50 ms of the interprete
 RETRY = 1.0  # seconds between attempts when the training has ended
 LONGEST_PAUSE = 30.0  # seconds between attempts while the server is down
 IMPATIENT = 10.0  # seconds that a finished run waits for a server that is down
+ATTEMPTS = 5  # after the training, at a server that does answer but refuses something each time
 
 
 class Tracker:
@@ -62,6 +63,7 @@ class Tracker:
         self._ending, self._given_up, self._done = threading.Event(), threading.Event(), threading.Event()
         self._last_heard = time.monotonic()
         self._error: Exception | None = None
+        self._failures = 0  # since the training has ended
         note_begin(folder)
         sampled = config.system_every > 0 and parent is None
         self._machine = MachineSampler(folder.path, config.system_every) if sampled else None
@@ -104,7 +106,7 @@ class Tracker:
         while self._thread.is_alive():
             down = self._error is not None and self._spool.held  # else somebody else is just sending
             patience = min(timeout, IMPATIENT) if down else timeout
-            if time.monotonic() - max(began, self._last_heard) > patience:
+            if time.monotonic() - max(began, self._last_heard) > patience or self._failures >= ATTEMPTS:
                 break
             self._thread.join(0.1)
         self._given_up.set()
@@ -142,6 +144,7 @@ class Tracker:
                 self._error, pause = None, INTERVAL
             except Exception as error:  # whatever a tracking store raises must not reach the training
                 self._error, pause = error, RETRY if ending else min(2 * pause, LONGEST_PAUSE)
+                self._failures += ending and self._spool.held
             else:
                 if ending:
                     self._done.set()

@@ -165,3 +165,17 @@ def test_ending_does_not_wait_and_the_next_in_line_takes_over(make_config: Calla
     client = mlflow.MlflowClient(tracking_uri=config.tracking.uri)
     assert client.get_run(str(second.run_id)).data.params == {"a": "1"}
     assert not any(thread.name in {"mlflow", "machine"} for thread in threading.enumerate())
+
+
+def test_a_server_that_answers_but_refuses_is_given_up(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(self: object, run_id: str, *arguments: object, **named: object) -> None:
+        raise mlflow.exceptions.MlflowException("no room")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifacts", refuse)  # heard of other artifacts before it each time
+    monkeypatch.setattr(tracker, "RETRY", 0.01)
+    outcome = train(make_config(cluster__workers=0))
+    (warning,) = outcome.warnings
+    assert "no room" in warning
+    assert "metaray tracking replay" in warning
