@@ -79,6 +79,26 @@ def summary(scores: Scores, steps: Sequence[int], objective: Score) -> dict[str,
     return rows
 
 
+def difference(better: Scores, worse: Scores, *, paired: bool, higher_is_better: bool) -> dict[str, float] | None:
+    """Mean advantage of one set of scores over another and the half-width of its 95 % interval; positive is better.
+
+    Paired scores are subtracted task by task, which takes the difficulty of the tasks out: 1.96·std(a − b)/√n.
+
+    Returns:
+        ``{"mean", "ci95"}``, or None if a score is not finite.
+
+    >>> ones = np.ones(4)
+    >>> difference(ones + 1, ones, paired=True, higher_is_better=True)
+    {'mean': 1.0, 'ci95': 0.0}
+    """
+    if not (np.isfinite(better).all() and np.isfinite(worse).all()):
+        return None
+    sign = 1.0 if higher_is_better else -1.0
+    variances = [(better - worse).var(ddof=1)] if paired else [better.var(ddof=1), worse.var(ddof=1)]
+    spread = 1.96 * float(np.sqrt(sum(variances) / len(better)))
+    return {"mean": sign * float(better.mean() - worse.mean()), "ci95": spread}
+
+
 def evaluate(pool: Pool, config: Config, setup: AnySetup, theta: Flat, *, split: Split) -> dict[str, Any]:
     """Evaluate flat θ on the first ``eval.tasks`` tasks of a split at ``eval.steps``, and state the protocol.
 

@@ -1,7 +1,7 @@
 """Whether a run's model beats the registered champion: both on the same held-out tasks, task by task."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from cluster.builder import AnySetup, build
 from cluster.checkpoint import Checkpoint
 from cluster.config import Config, differences
 from cluster.errors import ConfigError
-from cluster.evaluation import Scores, start, table
+from cluster.evaluation import Scores, difference, start, table
 from cluster.policy_setup import PolicySetup
 from cluster.runs import RunFolder
 from cluster.training import open_pool, shared_session, with_engine_of
@@ -66,13 +66,10 @@ def paired(challenger: Scores, champion: Scores, objective: Score) -> Difference
     >>> gain.mean, round(gain.ci95, 3), gain.is_gain
     (1.0, 1.132, False)
     """
-    finite = np.isfinite(challenger) & np.isfinite(champion)
-    known: dict[str, Any] = {"metric": objective.metric, "tasks": len(finite), "lost": int((~finite).sum())}
-    if not finite.all():
-        return Difference(mean=None, ci95=None, **known)
-    gains = (challenger - champion) if objective.higher_is_better else (champion - challenger)
-    half = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
-    return Difference(mean=float(gains.mean()), ci95=half, **known)
+    lost = int((~(np.isfinite(challenger) & np.isfinite(champion))).sum())
+    found = difference(challenger, champion, paired=True, higher_is_better=objective.higher_is_better)
+    mean, half = (None, None) if found is None else (found["mean"], found["ci95"])
+    return Difference(mean=mean, ci95=half, metric=objective.metric, tasks=len(challenger), lost=lost)
 
 
 def compare(challenger: Contender, folder: RunFolder, tasks: int) -> Difference:

@@ -14,8 +14,6 @@ from cluster.search.settings import Search
 from cluster.training import open_pool, with_engine_of
 from cluster.worker import fix_arithmetic
 
-Interval = dict[str, float]
-
 
 def score_again(search: Search, folder: SearchFolder, number: int) -> Scores:
     """Scores [T] of a trial's best θ on ``search.confirm_tasks`` validation tasks after those of its training."""
@@ -41,26 +39,6 @@ def score_again(search: Search, folder: SearchFolder, number: int) -> Scores:
 def same_tasks(one: Config, other: Config) -> bool:
     """Whether two configurations draw the same tasks, so that their scores may be compared task by task."""
     return one.task == other.task and one.seed == other.seed
-
-
-def difference(better: Scores, worse: Scores, *, paired: bool, higher_is_better: bool) -> Interval | None:
-    """Mean advantage of one set of scores over another and the half-width of its 95 % interval; positive is better.
-
-    Paired scores are subtracted task by task, which takes the difficulty of the tasks out: 1.96·std(a − b)/√n.
-
-    Returns:
-        ``{"mean", "ci95"}``, or None if a score is not finite.
-
-    >>> ones = np.ones(4)
-    >>> difference(ones + 1, ones, paired=True, higher_is_better=True)
-    {'mean': 1.0, 'ci95': 0.0}
-    """
-    if not (np.isfinite(better).all() and np.isfinite(worse).all()):
-        return None
-    sign = 1.0 if higher_is_better else -1.0
-    variances = [(better - worse).var(ddof=1)] if paired else [better.var(ddof=1), worse.var(ddof=1)]
-    spread = 1.96 * float(np.sqrt(sum(variances) / len(better)))
-    return {"mean": sign * float(better.mean() - worse.mean()), "ci95": spread}
 
 
 def interval(scores: Scores) -> dict[str, float | None]:

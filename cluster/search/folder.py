@@ -88,6 +88,11 @@ class SearchFolder:
         plain = json.loads((self.run(number).path / "trial.json").read_text())
         return Trial(**plain | {"history": tuple((step, score) for step, score in plain["history"])})
 
+    def told_mlflow(self, number: int) -> bool:
+        """Whether the end of a trial was handed to its tracker."""
+        run = self.run(number)
+        return (run.path / "run.json").exists() and run.info.get("ended") is not None
+
     def refreshed(self, trial: Trial, metric: str, *, higher: bool) -> Trial:
         """A trial with the scores that its run has recorded by now."""
         history = scores(self.run(trial.number), metric)

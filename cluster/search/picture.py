@@ -50,11 +50,7 @@ def searched(result: Result) -> Searched:
 
 def _axis(key: str, domain: Domain) -> Axis:
     if domain.bounds is None:
-        return Axis(key=key, kind="categories", choices=tuple(_plain(value) for value in domain.values or ()))
+        return Axis(key=key, kind="categories", choices=domain.values or ())
     low, high = domain.bounds
     kind: Any = "log" if domain.loguniform else "integer" if domain.randint else "linear"
     return Axis(key=key, kind=kind, low=low, high=high)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -40,8 +40,8 @@ def base_point(search: Search) -> list[Point]:
 
 
 def base_number(search: Search) -> int | None:
-    """Number of the trial with the base configuration's own values, None if they are not tried."""
-    own = base_point(search)
+    """Number of the trial with the base configuration's own values; None if they are not tried, or not kept to."""
+    own = base_point(search) if search.settings.scheduler != "pbt" else []
     if search.settings.searcher == "grid":
         return search.space.grid().index(own[0]) if own else None
     return 0 if own else None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import MetarayError
-from cluster.evaluation import Scores
+from cluster.evaluation import Scores, difference
 from cluster.progress import progress
 from cluster.search import confirm
 from cluster.search.folder import SearchFolder, Trial
@@ -52,7 +52,7 @@ class Result:
         if over is None or over == self.best.number or over not in self.confirmed:
             return None
         one, other = (self.folder.run(number).config for number in (self.best.number, over))
-        found = confirm.difference(
+        found = difference(
             self.confirmed[self.best.number],
             self.confirmed[over],
             paired=confirm.same_tasks(one, other),

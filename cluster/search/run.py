@@ -37,6 +37,7 @@ def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
         with board(search.settings.metric, keys, total(search), steps, higher=higher) as shown:
             for trial in past:
                 shown.update(trial)
+                tracked.recall(trial)
             _run_trials(search, folder, past, [shown.update, tracked.update], stop, higher=higher)
         if stop:
             raise Interrupted(

@@ -66,18 +66,13 @@ class Suggestions:
 
     def _param(self, key: str, value: Any) -> Any:
         domain = self._search.space.domains[key]
-        return value if domain.bounds is not None else _position(domain, value)
+        return value if domain.bounds is not None else (domain.values or ()).index(value)
 
     def _values(self, params: dict[str, Any]) -> Point:
         found = {}
         for key, domain in self._search.space.domains.items():
             found[key] = domain.within(params[key]) if domain.bounds is not None else (domain.values or ())[params[key]]
         return found
-
-
-def _position(domain: Domain, value: Any) -> int:
-    values = [list(one) if isinstance(one, tuple) else one for one in domain.values or ()]
-    return values.index(list(value) if isinstance(value, tuple) else value)
 
 
 def _distribution(domain: Domain) -> BaseDistribution:

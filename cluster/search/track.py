@@ -44,6 +44,13 @@ class Tracked:
             if trial.number in self._trials:
                 self._trials[trial.number].end(ENDED[trial.status], [*artifacts_of(run), run.path / "trial.json"])
 
+    def recall(self, trial: Trial) -> None:
+        """Take in a trial from before the search was interrupted; MLflow knows of its end unless that came between."""
+        if trial.over and self._folder.told_mlflow(trial.number):
+            self._over[trial.number] = trial.value
+        else:
+            self.update(trial)
+
     def _note(self) -> None:
         """The search's own metrics, over the number of trials that are over."""
         best: float | None = None

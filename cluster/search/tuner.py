@@ -71,7 +71,8 @@ def run_trials(
     score = partial(oriented, higher_is_better=higher_is_better)
     population = search.settings.scheduler == "pbt"
     trainable = partial(_run_trial, search=search, root=folder.path, higher_is_better=higher_is_better)
-    searcher = None if suggest is None else _Suggested(points, suggest, search.settings.trials or 0)
+    known = max((number for number in (*points, *(trial.number for trial in past))), default=-1) + 1
+    searcher = None if suggest is None else Suggested(points, suggest, range(known, search.settings.trials or 0))
     grid = [{"number": number, **point} for number, point in points.items()]
     shutil.rmtree(folder.state, ignore_errors=True)
     try:
@@ -168,14 +169,14 @@ class _OnRequest(Stopper):
         return bool(self._stop)
 
 
-class _Suggested(Searcher):
-    """Points that depend on what came before."""
+class Suggested(Searcher):
+    """Points that depend on what came before, for Ray Tune."""
 
-    def __init__(self, points: Mapping[int, Point], suggest: Callable[[int], Point], trials: int) -> None:
+    def __init__(self, points: Mapping[int, Point], suggest: Callable[[int], Point], more: range) -> None:
+        """Try ``points``, by number, then ask for those of the numbers in ``more``."""
         super().__init__(metric=SCORE, mode="max")
-        self._waiting = dict(points)
-        self._suggest, self._trials = suggest, trials
-        self._next = max(points, default=-1) + 1
+        self._waiting = dict(sorted(points.items()))
+        self._suggest, self._more = suggest, iter(more)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as Watch
@@ -183,13 +184,11 @@ class _Suggested(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next point, or that there are no more."""
         del trial_id
-        if self._waiting:
-            number = min(self._waiting)
+        for number in list(self._waiting):
             return {"point": {"number": number, **self._waiting.pop(number)}}
-        if self._next >= self._trials:
-            return Searcher.FINISHED
-        number, self._next = self._next, self._next + 1
-        return {"point": {"number": number, **self._suggest(number)}}
+        for number in self._more:
+            return {"point": {"number": number, **self._suggest(number)}}
+        return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: results are read from the record."""

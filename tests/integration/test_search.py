@@ -25,6 +25,7 @@ from cluster.search.folder import SearchFolder, create
 from cluster.search.points import points
 from cluster.search.ranking import Result
 from cluster.search.settings import Search, load
+from cluster.search.tuner import Suggested
 from cluster.training import new_folder, run
 
 ROOT = Path(__file__).parents[2]
@@ -272,6 +273,16 @@ def test_suggestions_are_interrupted_and_go_on(search_file, metaray, finished, t
         if one.over:
             assert result["trials"][one.number]["value"] == one.value
     assert {trial["status"] for trial in result["trials"]} <= {"finished", "stopped", "diverged"}
+
+
+def test_numbers_of_trials_are_given_once():
+    # Of eight trials 0, 1 and 4 are over, 2 and 3 were under way.
+    asked: list[int] = []
+    searcher = Suggested({3: {"a": 3}, 2: {"a": 2}}, lambda number: asked.append(number) or {"a": number}, range(5, 8))
+    given = [searcher.suggest("")["point"] for _ in range(5)]
+    assert given == [{"number": number, "a": number} for number in (2, 3, 5, 6, 7)]
+    assert asked == [5, 6, 7]
+    assert searcher.suggest("") == searcher.FINISHED
 
 
 def found(tmp_path: Path) -> list[Any]:
