@@ -54,7 +54,7 @@ class Board:
         kinds = {kind: sum(trial.status == kind for trial in over) for kind in ("stopped", "diverged", "failed")}
         notes = [f"{count} {kind}" for kind, count in kinds.items() if count]
         text = f"search: {len(over)} of {self._total} trials over" + (f" ({', '.join(notes)})" if notes else "")
-        running = sorted(t.number for t in self._trials.values() if not t.over)
+        running = sorted(trial.number for trial in self._trials.values() if trial.status == "running")
         if running:
             text += f", {', '.join(str(number) for number in running)} under way"
         ranked = self.ranked()
@@ -77,7 +77,7 @@ class Board:
         table.add_column("steps", justify="right")
         table.add_column(self._metric, justify="right")
         table.add_column("")
-        running = [trial for trial in self._trials.values() if not trial.over]
+        running = [trial for trial in self._trials.values() if trial.status == "running"]
         rest = [trial for trial in self.ranked() if trial.over]
         for trial in [*running, *rest][:SHOWN]:
             score = "" if trial.value is None else f"{trial.value:.4g}"

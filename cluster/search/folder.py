@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.errors import ConfigError
-from cluster.runs import PACKAGES, RunFolder, git_commit, hardware, write_json
-from cluster.search.settings import Search
+from cluster.runs import PACKAGES, RunFolder, git_commit, hardware, place, require_name, write_json
+from cluster.search.settings import Search, reload, require_same
 from cluster.storage import write_file
 
-Status = Literal["running", "finished", "stopped", "diverged", "failed"]
+Status = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]
 INFO = "search.json"
 RESULT = "result.json"
 
@@ -26,7 +26,8 @@ class Trial:
     Attributes:
         number: its number, from 0 on.
         values: what it was given, by configuration key.
-        status: ``finished`` all outer steps, ``stopped`` early by the scheduler, ``diverged``, or ``failed``.
+        status: ``waiting``, ``running``, ``finished`` all outer steps, ``stopped`` early by the scheduler,
+            ``diverged``, or ``failed``.
         steps: outer steps done.
         value: best validation score, None if there is none that is finite.
         history: outer steps and scores, in order; None where one is not finite.
@@ -35,7 +36,7 @@ class Trial:
 
     number: int
     values: Mapping[str, Any]
-    status: Status = "running"
+    status: Status = "waiting"
     steps: int = 0
     value: float | None = None
     history: tuple[tuple[int, float | None], ...] = ()
@@ -44,7 +45,7 @@ class Trial:
     @property
     def over(self) -> bool:
         """Whether nothing of it is left to do."""
-        return self.status != "running"
+        return self.status not in ("waiting", "running")
 
 
 class SearchFolder:
@@ -120,8 +121,7 @@ def scores(run: RunFolder, metric: str) -> list[tuple[int, float | None]]:
 
 def create(search: Search, name: str) -> SearchFolder:
     """Make a search's folder, under ``checkpoint.root`` where that is a folder; ``search.json`` is written last."""
-    root = search.base.checkpoint.root
-    folder = SearchFolder((Path("runs" if "://" in root else root) / name).absolute())
+    folder = SearchFolder(place(search.base, name).absolute())
     write_file(folder.path / "search.yaml", search.to_yaml().encode())
     info = {
         "name": name,
@@ -133,6 +133,20 @@ def create(search: Search, name: str) -> SearchFolder:
         "hardware": hardware(),
     }
     write_json(folder.path / INFO, info)
+    return folder
+
+
+def named(search: Search, name: str) -> SearchFolder:
+    """The folder of the search of a name, new or begun before under the same settings.
+
+    Raises:
+        ConfigError: if the name is none for a folder, or the search there is of other settings.
+    """
+    require_name(name)
+    folder = SearchFolder(place(search.base, name).absolute())
+    if not (folder.path / INFO).is_file():
+        return create(search, name)
+    require_same(reload(folder.path / "search.yaml"), search)
     return folder
 
 

@@ -34,7 +34,7 @@ def searched(result: Result) -> Searched:
                 number=trial.number,
                 values=trial.values,
                 score=trial.value,
-                status=trial.status,
+                status="running" if trial.status == "waiting" else trial.status,
                 steps=trial.steps,
                 history=[(step, score) for step, score in trial.history if score is not None],
             )

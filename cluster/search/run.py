@@ -57,7 +57,9 @@ def _recovered(search: Search, folder: SearchFolder, *, higher: bool) -> list[Tr
     for trial in folder.trials():
         if not trial.over:
             run = folder.run(trial.number)
-            trial = folder.refreshed(trial, search.settings.metric, higher=higher)
+            trial = folder.refreshed(
+                dataclasses.replace(trial, status="waiting"), search.settings.metric, higher=higher
+            )
             state = newest(run.checkpoints) if (run.path / "run.json").exists() else None
             if state is not None:
                 # The members of a population take over values with the state.

@@ -152,6 +152,16 @@ def reload(path: Path, overrides: Iterable[str] = ()) -> Search:
         settings = _settings(one, path)
         searches.append(_checked(settings, {key: value for key, value in one.items() if key != "search"}))
     before, now = searches
+    require_same(before, now)
+    return now
+
+
+def require_same(before: Search, now: Search) -> None:
+    """Refuse to go on with a search under settings that make other trials.
+
+    Raises:
+        ConfigError: naming every key that differs.
+    """
     free = {"trials", "at_once", "retries", "confirm", "confirm_tasks", "register_as", "alias"}
     found = differences(
         before.settings.model_dump(mode="json", exclude=free), now.settings.model_dump(mode="json", exclude=free)
@@ -160,7 +170,6 @@ def reload(path: Path, overrides: Iterable[str] = ()) -> Search:
         raise ConfigError(
             f"the search is of other settings ({'; '.join(found)}); leave them out, or start a new search"
         )
-    return now
 
 
 def _settings(raw: Mapping[str, Any], path: Path) -> SearchConfig:

@@ -55,7 +55,8 @@ class Suggestions:
 
     def _told(self, trial: Trial) -> FrozenTrial:
         """A trial as Optuna has it; one that was stopped early counts for the step that it came to."""
-        state = {"running": TrialState.RUNNING, "stopped": TrialState.PRUNED}.get(trial.status, TrialState.COMPLETE)
+        state = {"stopped": TrialState.PRUNED}.get(trial.status, TrialState.COMPLETE)
+        state = state if trial.over else TrialState.RUNNING
         return create_trial(
             state=state,
             params={key: self._param(key, value) for key, value in trial.values.items()},

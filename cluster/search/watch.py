@@ -40,7 +40,7 @@ class Watch(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note what the trial is given; it may have taken over another's values."""
         number, values = _point(trial)
-        self._keep(dataclasses.replace(self._folder.read(number), values=values))
+        self._keep(dataclasses.replace(self._folder.read(number), values=values, status="running"))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -314,7 +314,7 @@ def test_the_board_says_how_the_search_stands():
     board.update(one)
     board.update(dataclasses.replace(one, number=1, values={"inner.lr": 0.02}, value=0.4))
     board.update(Trial(number=2, values={"inner.lr": 1.0}, status="diverged"))
-    board.update(Trial(number=3, values={"inner.lr": 0.05}, steps=100, value=0.9))
+    board.update(Trial(number=3, values={"inner.lr": 0.05}, steps=100, value=0.9, status="running"))
     assert board.line() == (
         "search: 3 of 4 trials over (1 diverged), 3 under way; best val/mse_5 0.4 in trial 1 (inner.lr 0.02)"
     )
