@@ -46,7 +46,7 @@ class Board:
             self._live.update(self.table())
         elif time.monotonic() - self._shown > LINE_EVERY:
             self._shown = time.monotonic()
-            self._console.print(self.line())
+            self._console.print(self.line(), soft_wrap=True)
 
     def line(self) -> str:
         """How the search stands, in a line."""
@@ -99,7 +99,7 @@ def words(values: Mapping[str, Any]) -> str:
 @contextmanager
 def board(metric: str, keys: Sequence[str], total: int, steps: int, *, higher: bool) -> Iterator[Board]:
     """Show a search while the block runs."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False, file=sys.stderr)
+    console = Console(stderr=True, highlight=False, file=sys.stderr)
     shown = Board(console, metric, keys, total, steps, higher=higher)
     if not console.is_terminal:
         yield shown
