@@ -49,8 +49,8 @@ types: $(STAMP) ## Check the types
 doctest: $(STAMP) ## Run the examples in docstrings
 	$(BIN)/pytest --doctest-modules meta tasks benchmarks cluster
 
-unit: $(STAMP) ## Run the unit tests
-	$(BIN)/pytest tests/unit
+unit: $(STAMP) ## Run the unit tests, a file of them on each of two cores
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile
 
 integration: $(STAMP) ## Run the tests on real Ray and MLflow
 	$(BIN)/pytest tests/integration

@@ -28,6 +28,13 @@ def bench(
     rollouts: Annotated[
         Path | None, typer.Option(metavar="CONFIG", help="Environment steps per second of its workers.")
     ] = None,
+    serving: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Requests per second of a registered model, models:/NAME@ALIAS.")
+    ] = None,
+    servers: Annotated[
+        str, typer.Option(metavar="A,B", help="With --serving: metaray, mlflow, ray.")
+    ] = "metaray,mlflow",
+    soak: Annotated[float, typer.Option(min=0, metavar="MINUTES", help="With --serving: memory over so long.")] = 0,
     fit: Annotated[bool, typer.Option("--fit", help="Measure anew the rule by which a strategy is chosen.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -42,6 +49,9 @@ def bench(
             return
         if rollouts is not None:
             _rollouts(rollouts, workers, pairs, as_json)
+            return
+        if serving is not None:
+            _serving(serving, servers, soak, as_json)
             return
         with _wrong_usage():
             if workers:
@@ -138,6 +148,31 @@ def _rollouts(path: Path, workers: int, pairs: int, as_json: bool) -> None:
             "ratio": f"{found['ratio']:.2f}, median of {pairs} turns",
         }
     )
+
+
+def _serving(model: str, servers: str, soak: float, as_json: bool) -> None:
+    """Measure how fast servers answer for a registered model, or how much memory ours takes in the long run."""
+    from benchmarks.names import words
+    from cluster import bench_serving
+
+    if soak:
+        memory = bench_serving.soak(model, soak, _say)
+        if as_json:
+            print_json(memory)
+        else:
+            first, last = memory["memory_mb"][0], memory["memory_mb"][-1]
+            print_lines({"answers": memory["answers"], "memory": f"{first:.0f} MB at first, {last:.0f} MB at last"})
+        return
+    found = bench_serving.serving(model, words(servers), _say)
+    if as_json:
+        print_json(found)
+        return
+    table = Table(title=f"{model}, one task a request")
+    for column in bench_serving.COLUMNS:
+        table.add_column(column, justify="right" if column != "server" else "left")
+    for row in found["results"]:
+        table.add_row(*bench_serving.cells(row))
+    print_table(table)
 
 
 def _keep_ray(results: Sequence[Mapping[str, Any]]) -> Path:

@@ -13,6 +13,8 @@ from cluster.console import AsJson, Debug, print_json, print_lines, print_table,
 from cluster.data_command import data
 from cluster.errors import ConfigError
 from cluster.register_command import register
+from cluster.serve_command import serve
+from cluster.submit_command import submit
 from cluster.tracking_command import tracking
 from cluster.tune_command import tune
 
@@ -42,6 +44,7 @@ def train(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run; one that is there goes on.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say which engine runs, and why no other.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -57,6 +60,8 @@ def train(
     from cluster.interrupts import stop_on_signals
     from cluster.runs import find, new_name
 
+    if resume is not None and name is not None:
+        raise ConfigError("expected --resume RUN or --name NAME, received both; a run has its name already")
     if config is not None and "=" in config.name and resume is not None:
         overrides, config = [str(config), *(overrides or [])], None
     if resume is not None:
@@ -70,7 +75,10 @@ def train(
         )
     else:
         loaded = load(config, overrides or [])
-        folder = training.new_folder(loaded, new_name(config.stem))
+        if name is None:
+            folder = training.new_folder(loaded, new_name(config.stem))
+        else:
+            folder = training.named_folder(loaded, name)
     if verbose:
         _print_engine(folder.info)
     with stop_on_signals() as stop:
@@ -85,7 +93,7 @@ def train(
     print_lines(
         {"trained": rate, "run": folder.path, "page": folder.path / "report.html"}
         | {f"figure {path.stem}": path for path in outcome.figures}
-        | {"MLflow": f"run {folder.info['mlflow_run_id']} in {folder.info['mlflow_uri']}"}
+        | {"MLflow": _tracked(folder.info)}
     )
 
 
@@ -133,7 +141,15 @@ def report(run: Run, overrides: Overrides = None, as_json: AsJson = False, debug
 
 app.command()(tune)
 app.command()(register)
+app.command()(serve)
 app.command()(bench)
+app.command()(submit)
+
+
+def _tracked(info: Mapping[str, Any]) -> str:
+    """Where MLflow has a run, or that it has none yet."""
+    run = info["mlflow_run_id"]
+    return f"run {run} in {info['mlflow_uri']}" if run else "not there yet; send it with: metaray tracking replay"
 
 
 def _print_engine(info: Mapping[str, Any]) -> None:

@@ -52,6 +52,11 @@ def print_json(data: Mapping[str, Any]) -> None:
     print(json.dumps(data, allow_nan=False), file=_output())
 
 
+def print_part(text: str) -> None:
+    """Text as it comes, on standard output at once."""
+    print(text, end="", file=_output(), flush=True)
+
+
 def print_lines(lines: Mapping[str, Any]) -> None:
     """Names and values, one a line, in two columns."""
     width = max(len(name) for name in lines)

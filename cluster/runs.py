@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import secrets
 import subprocess
 import time
@@ -14,10 +15,12 @@ from typing import Any
 
 from cluster.config import Config, parse, read_yaml
 from cluster.errors import ConfigError
+from cluster.jobs.inside import require_lasting_root, require_lasting_store
 from cluster.storage import Store, write_file
 from meta.choice import Choice
 
 PACKAGES = ("metaray", "torch", "ray", "mlflow", "numpy")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class RunFolder:
@@ -74,9 +77,8 @@ def create(config: Config, name: str, engine: Choice, path: Path | None = None, 
     ``data`` is the fingerprint of the data that tasks are drawn from, empty for families that need none.
     """
     root = config.checkpoint.root
-    remote = "://" in root
-    path = path if path is not None else Path("runs" if remote else root) / name
-    checkpoints = f"{root.rstrip('/')}/{name}/checkpoints" if remote else None
+    path = path if path is not None else place(config, name)
+    checkpoints = f"{root.rstrip('/')}/{name}/checkpoints" if "://" in root else None
     info = {
         "name": name,
         "algorithm": config.algorithm,
@@ -96,6 +98,30 @@ def create(config: Config, name: str, engine: Choice, path: Path | None = None, 
     write_file(path / "config.yaml", config.to_yaml().encode())
     write_json(path / "run.json", info)
     return RunFolder(path)
+
+
+def place(config: Config, name: str) -> Path:
+    """Where the folder of a run, or of a search, of this name is: under ``checkpoint.root`` unless that is a URI.
+
+    Raises:
+        ConfigError: if the folder, or what is tracked in MLflow, would be gone with the Ray job that makes it.
+    """
+    root = config.checkpoint.root
+    require_lasting_root(root)
+    require_lasting_store(config.tracking.uri)
+    return Path("runs" if "://" in root else root) / name
+
+
+def require_name(name: str) -> None:
+    """Refuse a name that could not be a folder's.
+
+    Raises:
+        ConfigError: saying what a name is made of.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"name: expected letters, digits, '.', '_' and '-', beginning with a letter or digit, received '{name}'"
+        )
 
 
 def new_name(stem: str) -> str:

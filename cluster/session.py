@@ -10,6 +10,7 @@ import ray
 from ray._private import ray_constants
 
 from cluster.errors import ClusterError
+from cluster.jobs.inside import in_job
 from cluster.sections import ClusterConfig
 from cluster.wire import LARGE
 
@@ -22,7 +23,8 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
 
     A local one has room for ``at_once`` trainings.
 
-    A session that the caller has opened already is used and left open.
+    A session that the caller has opened already is used and left open. In a Ray job ``local`` is the cluster that the
+    job runs on, so that the same configuration serves on a laptop and there.
 
     Raises:
         ClusterError: if no cluster answers at the address.
@@ -33,11 +35,13 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        if config.address == "local":
+        # Ray tells the command of a job where its cluster is, which it then finds by 'auto'.
+        address = "auto" if config.address == "local" and in_job() else config.address
+        if address == "local":
             _start_local(config, at_once)
         else:
-            _require_answer(config.address)
-            ray.init(address=config.address, log_to_driver=False, configure_logging=False)
+            _require_answer(address)
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"expected a Ray cluster at '{config.address}', received: {error}. If it uses token authentication, "

@@ -20,7 +20,7 @@ from cluster.policy_setup import PolicySetup
 from cluster.pool import InlinePool, Pool
 from cluster.progress import progress
 from cluster.report import draw_figures, write_report
-from cluster.runs import RunFolder, create, write_json
+from cluster.runs import RunFolder, create, place, require_name, write_json
 from cluster.storage import write_file
 from cluster.tracking import Tracker
 from cluster.worker import fix_arithmetic
@@ -261,6 +261,20 @@ def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder
     """A new run's folder for ``config``; the engine of the whole run is settled here."""
     setup = build(config)
     return create(config, name, setup.choice, path, setup.family.spec.data)
+
+
+def named_folder(config: Config, name: str) -> RunFolder:
+    """The folder of the run of a name, new or begun before under the same configuration.
+
+    Raises:
+        ConfigError: if the name is none for a folder, or the run there is of another configuration.
+    """
+    require_name(name)
+    folder = RunFolder(place(config, name))
+    if not (folder.path / "run.json").is_file():
+        return new_folder(config, name)
+    checkpoints.require_config(str(folder.path), folder.config, config, moved=True)
+    return folder
 
 
 def with_engine_of(folder: RunFolder, config: Config) -> Config:

@@ -3,13 +3,17 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
 from cluster.errors import ConfigError, MetarayError
+
+if TYPE_CHECKING:
+    from cluster.search.folder import SearchFolder
+    from cluster.search.settings import Search
 
 SHOWN = 12  # trials in the table at the end
 
@@ -23,6 +27,7 @@ def tune(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. search.trials=32 outer.steps=2000")
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="SEARCH", help="Go on with this search.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the search; one that is there goes on.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -32,26 +37,10 @@ def tune(
     """
     del debug
     from cluster.interrupts import stop_on_signals
-    from cluster.registry.client import require_names
     from cluster.registry.register import register
-    from cluster.runs import new_name
-    from cluster.search import folder as folders
     from cluster.search.run import run
-    from cluster.search.settings import load, reload
 
-    if resume is not None:
-        asked = [*([] if search is None else [str(search)]), *(overrides or [])]
-        folder = folders.find(resume)
-        loaded = reload(folder.path / "search.yaml", asked)
-    elif search is None:
-        raise ConfigError(
-            "expected a search file, received none; for example: metaray tune tune_configs/search/sinusoid.yaml"
-        )
-    else:
-        loaded = load(search, overrides or [])
-        if loaded.settings.register_as is not None:
-            require_names(loaded.settings.register_as, loaded.settings.alias)
-        folder = folders.create(loaded, new_name(f"search-{search.stem}"))
+    loaded, folder = _chosen(search, overrides or [], resume, name)
     with stop_on_signals() as stop:
         result = run(loaded, folder, stop)
     for warning in result.warnings:
@@ -72,6 +61,32 @@ def tune(
         return
     _print_trials(plain)
     _print_best(plain)
+
+
+def _chosen(
+    search: Path | None, overrides: list[str], resume: str | None, name: str | None
+) -> "tuple[Search, SearchFolder]":
+    """The search that is asked for and its folder, one that is there or a new one."""
+    from cluster.registry.client import require_names
+    from cluster.runs import new_name
+    from cluster.search import folder as folders
+    from cluster.search.settings import load, reload
+
+    if resume is not None and name is not None:
+        raise ConfigError("expected --resume SEARCH or --name NAME, received both; a search has its name already")
+    if resume is not None:
+        folder = folders.find(resume)
+        return reload(folder.path / "search.yaml", [*([] if search is None else [str(search)]), *overrides]), folder
+    if search is None:
+        raise ConfigError(
+            "expected a search file, received none; for example: metaray tune tune_configs/search/sinusoid.yaml"
+        )
+    loaded = load(search, overrides)
+    if loaded.settings.register_as is not None:
+        require_names(loaded.settings.register_as, loaded.settings.alias)
+    if name is not None:
+        return loaded, folders.named(loaded, name)
+    return loaded, folders.create(loaded, new_name(f"search-{search.stem}"))
 
 
 def _print_trials(plain: Mapping[str, Any]) -> None:

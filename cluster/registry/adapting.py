@@ -1,20 +1,48 @@
 """What is served: adapting a model to tasks and predicting with what it became, numpy arrays in, an array out.
 
-Nothing is compiled, recorded or kept between calls, so that tasks and examples may be of any number. The predictions
-are those that ``metaray evaluate`` scores, up to rounding.
+Unless the caller brings programs, nothing is compiled, recorded or kept between calls, so that tasks and examples may
+be of any number. The predictions are those that ``metaray evaluate`` scores, up to rounding.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.func import vmap
 
 from cluster.config import Config
 from cluster.errors import CheckpointError
 from cluster.registry.fields import Arrays, Field
 from cluster.registry.package import Package
 from meta.params import Layout, Params
+
+
+class Run(Protocol):
+    """A way to compute a function of one task for every task of a batch."""
+
+    def __call__(self, what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
+        """``function(params, one task)`` for each of ``tasks``, outputs stacked.
+
+        Args:
+            what: tells functions apart that a program could be kept for.
+            function: of tensors, the same for every task.
+            params: what all tasks share.
+            tasks: tensors [T, …], or tuples and dictionaries of them.
+        """
+        ...
+
+
+def vectorised(chunk: int) -> Run:
+    """Vectorise over ``chunk`` tasks at a time, anew at every call."""
+
+    def run(what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
+        del what
+        return vmap(function, in_dims=(None, 0), chunk_size=chunk)(params, tasks)
+
+    return run
 
 
 class Adaptable(Protocol):
@@ -32,13 +60,34 @@ class Adaptable(Protocol):
     inner_steps: int
     inner_lr: float
 
+    def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
+        """The arrays of a call, of the right types.
+
+        Raises:
+            ValueError: if an argument is out of range.
+        """
+        ...
+
+    def adapted(self, arrays: Arrays, inner_steps: int, inner_lr: float, run: Run | None = None) -> NDArray[Any]:
+        """Predictions [T, Q, …] from checked arrays; NaN throughout for a task whose adaptation diverged.
+
+        Args:
+            arrays: what :meth:`check` gave, of one call or of several stacked.
+            inner_steps: inner steps.
+            inner_lr: α.
+            run: how it is computed; vectorised by default.
+        """
+        ...
+
     def predict(self, given: Arrays, inner_steps: int, inner_lr: float) -> NDArray[Any]:
-        """Outputs for the queries after adaptation.
+        """Predictions for the queries after adaptation.
 
         Raises:
             ValueError: if an argument is out of range, or adaptation diverges.
         """
-        ...
+        found = self.adapted(self.check(given, inner_steps, inner_lr), inner_steps, inner_lr)
+        require_finite(found, inner_lr)
+        return found
 
 
 def with_step_size(config: Config, lr: float) -> Config:
@@ -58,13 +107,22 @@ def require_step(inner_steps: int, inner_lr: float) -> None:
         raise ValueError(f"inner_lr: expected a finite number of at least 0, received {inner_lr}")
 
 
-def require_finite(outputs: Tensor, inner_lr: float) -> None:
-    """Check the outputs [T, …].
+def lost_as_nan(predictions: Tensor, outputs: Tensor) -> NDArray[Any]:
+    """Predictions [T, …], NaN throughout for a task whose outputs [T, …] of the model are not finite.
+
+    A probability may be finite where the outputs that it is made of are not.
+    """
+    lost = ~torch.isfinite(outputs).flatten(1).all(dim=1)
+    return torch.where(lost.view(-1, *[1] * (predictions.dim() - 1)), torch.nan, predictions).numpy()
+
+
+def require_finite(predictions: NDArray[Any], inner_lr: float) -> None:
+    """Check predictions [T, …].
 
     Raises:
-        ValueError: naming the tasks whose outputs are not finite.
+        ValueError: naming the tasks whose predictions are not finite.
     """
-    lost = (~torch.isfinite(outputs).flatten(1).all(dim=1)).nonzero().flatten().tolist()
+    lost = np.flatnonzero(~np.isfinite(predictions).reshape(len(predictions), -1).all(axis=1)).tolist()
     if lost:
         raise ValueError(
             f"expected finite predictions, adaptation diverged for tasks {lost}; lower inner_lr ({inner_lr:g}), take "

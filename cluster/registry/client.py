@@ -166,12 +166,11 @@ class Registry:
                 )
             yield folder
 
-    @contextmanager
-    def open(self, address: str) -> Iterator[RunFolder]:
-        """As :meth:`package`, for ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+    def resolve(self, address: str) -> tuple[str, int]:
+        """Name and version that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` stands for now.
 
         Raises:
-            ConfigError: if the address is another, or there is no such model.
+            ConfigError: if the address is another, or no version has the alias.
         """
         match = MODEL.fullmatch(address)
         if match is None:
@@ -181,8 +180,22 @@ class Registry:
             raise ConfigError(
                 f"expected a model at {address} in {self.shown}, found none; register one with that alias"
             )
-        with self.package(match["name"], int(version)) as folder:
+        return match["name"], int(version)
+
+    @contextmanager
+    def open(self, address: str) -> Iterator[RunFolder]:
+        """As :meth:`package`, for an address.
+
+        Raises:
+            ConfigError: if the address is another, or there is no such model.
+        """
+        with self.package(*self.resolve(address)) as folder:
             yield folder
+
+    def card(self, name: str, version: int) -> str:
+        """The description of a version."""
+        with self._answers():
+            return str(self._client.get_model_version(name, str(version)).description or "")
 
     def publish(self, name: str, contents: Contents, alias: str | None, instead_of: int | None) -> int:
         """Upload a model, register it as a new version, and give it its alias last.

@@ -6,17 +6,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import vmap
 
 from cluster.builder import DTYPES, build_algorithm
-from cluster.registry.adapting import require_finite, require_shapes, require_step, with_step_size
+from cluster.registry.adapting import (
+    Adaptable,
+    Run,
+    lost_as_nan,
+    require_shapes,
+    require_step,
+    vectorised,
+    with_step_size,
+)
 from cluster.registry.fields import Arrays, Field, checked
 from cluster.registry.package import Package
 from meta.algorithms import Algorithm
 from meta.episode import Episode, Examples
+from meta.params import Params
 
 
-class AdaptableModel:
+class AdaptableModel(Adaptable):
     """A model of examples: values for regression, probabilities of the classes for classification."""
 
     def __init__(self, package: Package) -> None:
@@ -31,24 +39,31 @@ class AdaptableModel:
             shape, reals = (height, width, channels), "uint8"
         labels = Field("support_targets", "int64", ("T", "S"))
         values = Field("support_targets", "float64", ("T", "S", spec.outputs))
-        self.inputs: tuple[Field, ...] = (
+        self.inputs = (
             Field("support_inputs", reals, ("T", "S", *shape)),
             values if self._classes is None else labels,
             Field("query_inputs", reals, ("T", "Q", *shape)),
         )
         self.output = Field("predictions", config.dtype, ("T", "Q", spec.outputs))
 
-    def predict(self, given: Arrays, inner_steps: int, inner_lr: float) -> NDArray[Any]:
-        """Outputs [T, Q, …] for the queries after ``inner_steps`` inner steps on the support."""
+    def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
+        """The arrays of a call."""
         require_step(inner_steps, inner_lr)
-        support_inputs, targets, query_inputs = checked(self.inputs, given).values()
+        arrays = checked(self.inputs, given)
+        targets = arrays["support_targets"]
         if self._classes is not None and not ((targets >= 0) & (targets < self._classes)).all():
             raise ValueError(f"support_targets: expected classes from 0 to {self._classes - 1}, received {targets}")
+        return arrays
+
+    def adapted(self, arrays: Arrays, inner_steps: int, inner_lr: float, run: Run | None = None) -> NDArray[Any]:
+        """Values or probabilities [T, Q, …] for the queries after ``inner_steps`` inner steps on the support."""
+        support_inputs, targets, query_inputs = (arrays[field.name] for field in self.inputs)
         dtype, params = DTYPES[self._package.config.dtype], self._package.params
         algorithm = self._algorithm(inner_lr)
 
-        def one(support: Examples, queries: Tensor) -> Tensor:
+        def one(params: Params, task: tuple[Examples, Tensor]) -> Tensor:
             # The queries' targets are what is asked for; adapting reads the support alone.
+            support, queries = task
             blank = queries.new_zeros(len(queries))
             episode = Episode(support, Examples(queries, blank), queries.new_zeros(0))
             return algorithm.predict(params, episode, queries, inner_steps)
@@ -57,11 +72,10 @@ class AdaptableModel:
             self._as_tensor(support_inputs, dtype),
             torch.tensor(targets) if self._classes is not None else torch.tensor(targets, dtype=dtype),
         )
+        run = run or vectorised(self._package.config.shard_size)
         with torch.no_grad():
-            batched = vmap(one, chunk_size=self._package.config.shard_size)
-            outputs: Tensor = batched(support, self._as_tensor(query_inputs, dtype))
-            require_finite(outputs, inner_lr)
-            return (outputs if self._classes is None else torch.softmax(outputs, dim=-1)).numpy()
+            outputs = run((inner_steps, inner_lr), one, params, (support, self._as_tensor(query_inputs, dtype)))
+            return lost_as_nan(outputs if self._classes is None else torch.softmax(outputs, dim=-1), outputs)
 
     def _algorithm(self, lr: float) -> Algorithm:
         return build_algorithm(with_step_size(self._package.config, lr), self._package.spec)

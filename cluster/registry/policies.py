@@ -6,12 +6,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import vmap
 
 from cluster.builder import DTYPES
 from cluster.policy_setup import build_policy_algorithm
 from cluster.policy_work import as_examples
-from cluster.registry.adapting import require_finite, require_shapes, require_step, with_step_size
+from cluster.registry.adapting import (
+    Adaptable,
+    Run,
+    lost_as_nan,
+    require_shapes,
+    require_step,
+    vectorised,
+    with_step_size,
+)
 from cluster.registry.fields import Arrays, Field, checked
 from cluster.registry.package import Package
 from meta.episode import Examples
@@ -21,7 +28,7 @@ from meta.policy.advantages import AdvantageSettings, Trajectories
 from tasks.environments.contract import EnvironmentSpec
 
 
-class AdaptablePolicy:
+class AdaptablePolicy(Adaptable):
     """A policy: distributions of actions at the queried observations.
 
     Batch j of trajectories is what the policy did after j inner steps, as in an evaluation: to take J steps, act and
@@ -37,7 +44,7 @@ class AdaptablePolicy:
         self._policy = algorithm.model
         rows, size = ("T", "J", "N"), spec.input_shape
         real, whole = Field("support_actions", "float64", (*rows, "H", spec.outputs)), ("int64", (*rows, "H"))
-        self.inputs: tuple[Field, ...] = (
+        self.inputs = (
             Field("support_observations", "float64", (*rows, "H+1", *size)),
             Field("support_actions", *whole) if spec.discrete else real,
             Field("support_rewards", "float64", (*rows, "H")),
@@ -48,36 +55,42 @@ class AdaptablePolicy:
         width = spec.outputs if spec.discrete else self._policy.width
         self.output = Field("predictions", config.dtype, ("T", "Q", width))
 
-    def predict(self, given: Arrays, inner_steps: int, inner_lr: float) -> NDArray[Any]:
-        """Distributions [T, Q, …] of the adapted policy's actions.
-
-        Probabilities of discrete actions; means, then deviations, of a Gaussian policy; of another policy its outputs.
-        """
+    def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
+        """The arrays of a call."""
         require_step(inner_steps, inner_lr)
         arrays = checked(self.inputs, given)
-        _, batches, _, horizon = arrays["support_rewards"].shape
+        batches = arrays["support_rewards"].shape[1]
         if inner_steps not in (0, batches):
             raise ValueError(
                 f"expected as many batches of trajectories as inner_steps ({inner_steps}), the support has {batches}: "
                 "batch j holds what the policy did after j steps"
             )
         self._require_trajectories(arrays)
+        return arrays
+
+    def adapted(self, arrays: Arrays, inner_steps: int, inner_lr: float, run: Run | None = None) -> NDArray[Any]:
+        """Distributions [T, Q, …] of the adapted policy's actions.
+
+        Probabilities of discrete actions; means, then deviations, of a Gaussian policy; of another policy its outputs.
+        """
+        run = run or vectorised(self._package.config.shard_size)
+        horizon = arrays["support_rewards"].shape[-1]
         algorithm = self._algorithm(inner_lr, horizon)
         queries = self._as_tensor(arrays["query_observations"])
-        chunk = self._package.config.shard_size
         params = self._package.params
         own = {name: value.expand(len(queries), *value.shape).clone() for name, value in params.items()}
         with torch.no_grad():
             for number in range(inner_steps):
                 lr = inner_lr * (self._package.config.eval.later_lr if number else 1.0)
 
-                def step(own: Params, examples: Examples, lr: float = lr) -> Params:
+                def step(params: Params, task: tuple[Params, Examples], lr: float = lr) -> Params:
+                    del params  # every task has its own by now
+                    own, examples = task
                     return algorithm.step(own, examples, lr)
 
-                own = vmap(step, chunk_size=chunk)(own, self._examples(own, arrays, number))
-            outputs = self._outputs(own, queries)
-            require_finite(outputs, inner_lr)
-            return self._distributions(outputs).numpy()
+                own = run(("step", inner_lr, lr, horizon), step, {}, (own, self._examples(own, arrays, number, run)))
+            outputs = self._outputs(own, queries, run)
+            return lost_as_nan(self._distributions(outputs), outputs)
 
     def _algorithm(self, lr: float, horizon: int) -> PolicyMAML:
         spec = EnvironmentSpec(**(vars(self._spec) | {"horizon": horizon}))
@@ -86,12 +99,17 @@ class AdaptablePolicy:
     def _as_tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.tensor(array, dtype=DTYPES[self._package.config.dtype])
 
-    def _outputs(self, own: Params, observations: Tensor) -> Tensor:
+    def _outputs(self, own: Params, observations: Tensor, run: Run) -> Tensor:
         """Distributions [T, B, M] of each task's own policy at observations [T, B, O]."""
-        outputs: Tensor = vmap(self._policy.apply, chunk_size=self._package.config.shard_size)(own, observations)
+
+        def one(params: Params, task: tuple[Params, Tensor]) -> Tensor:
+            del params
+            return self._policy.apply(*task)
+
+        outputs: Tensor = run("outputs", one, {}, (own, observations))
         return outputs
 
-    def _examples(self, own: Params, arrays: Arrays, number: int) -> Examples:
+    def _examples(self, own: Params, arrays: Arrays, number: int, run: Run) -> Examples:
         """One batch of trajectories as the algorithm takes them, [T, N · H, …], with the policies that acted."""
         kinds = ("observations", "actions", "rewards", "lengths", "terminated")
         observations, actions, rewards, lengths, terminated = (arrays[f"support_{kind}"][:, number] for kind in kinds)
@@ -102,7 +120,7 @@ class AdaptablePolicy:
         last = np.minimum(times, lengths[..., None])
         observed = self._as_tensor(np.take_along_axis(observations, last[..., None], axis=2))
         shape = observed[:, :, :-1].shape
-        outputs = self._outputs(own, observed[:, :, :-1].flatten(1, 2)).unflatten(1, shape[1:3])
+        outputs = self._outputs(own, observed[:, :, :-1].flatten(1, 2), run).unflatten(1, shape[1:3])
         seen = Trajectories(
             observed, self._as_tensor(rewards * taken), torch.tensor(taken), torch.tensor(np.array(terminated))
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.errors import ConfigError
+from cluster.jobs.inside import in_job
 from cluster.runs import PACKAGES, RunFolder, git_commit, hardware, place, require_name, write_json
 from cluster.search.settings import Search, reload, require_same
 from cluster.storage import write_file
@@ -121,7 +122,7 @@ def scores(run: RunFolder, metric: str) -> list[tuple[int, float | None]]:
 
 def create(search: Search, name: str) -> SearchFolder:
     """Make a search's folder, under ``checkpoint.root`` where that is a folder; ``search.json`` is written last."""
-    folder = SearchFolder(place(search.base, name).absolute())
+    folder = SearchFolder(_place(search, name))
     write_file(folder.path / "search.yaml", search.to_yaml().encode())
     info = {
         "name": name,
@@ -143,11 +144,21 @@ def named(search: Search, name: str) -> SearchFolder:
         ConfigError: if the name is none for a folder, or the search there is of other settings.
     """
     require_name(name)
-    folder = SearchFolder(place(search.base, name).absolute())
+    folder = SearchFolder(_place(search, name))
     if not (folder.path / INFO).is_file():
         return create(search, name)
     require_same(reload(folder.path / "search.yaml"), search)
     return folder
+
+
+def _place(search: Search, name: str) -> Path:
+    path = place(search.base, name)
+    if in_job() and not path.is_absolute():
+        raise ConfigError(
+            "checkpoint.root: expected a folder that all nodes share, such as /shared/runs, received "
+            f"'{search.base.checkpoint.root}': a search's own files are in no URI, and the job's folder goes with it"
+        )
+    return path.absolute()
 
 
 def find(search: str, root: str = "runs") -> SearchFolder:

@@ -15,13 +15,19 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from cluster.jobs.inside import require_lasting_store
 from cluster.sections import TrackingConfig
 
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 
 
 def tracking_uri(config: TrackingConfig) -> str:
-    """``tracking.uri``, else ``MLFLOW_TRACKING_URI``, else a SQLite file in the working directory."""
+    """``tracking.uri``, else ``MLFLOW_TRACKING_URI``, else a SQLite file in the working directory.
+
+    Raises:
+        ConfigError: if it would be gone with the Ray job that writes it.
+    """
+    require_lasting_store(config.uri)
     return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
 
 

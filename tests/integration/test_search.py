@@ -154,7 +154,7 @@ def test_search_register_and_predict_elsewhere(search_file, metaray, finished, m
 def test_a_search_killed_and_resumed_has_the_same_trials(search_file, metaray, finished, tmp_path):
     space = {"inner.lr": {"loguniform": [0.001, 0.1]}, "outer.lr": {"loguniform": [0.0005, 0.005]}}
     path = search_file(
-        space, trials=5, searcher="quasi_random", scheduler="none", at_once=1, also={"outer": {"steps": 3000}}
+        space, trials=3, searcher="quasi_random", scheduler="none", at_once=1, also={"outer": {"steps": 2000}}
     )
     search = load(path)
     process = metaray("tune", str(path))

@@ -31,7 +31,7 @@ MAY_IMPORT = {
 # Libraries with a door of their own: nobody else imports them.
 DOORS = {
     "ray": {
-        *("cluster.actor", "cluster.ray_pool", "cluster.session"),
+        *("cluster.actor", "cluster.bench_serving_ray", "cluster.jobs.client", "cluster.ray_pool", "cluster.session"),
         *(f"cluster.search.{module}" for module in ("schedulers", "tuner", "watch")),
     },
     "optuna": {"cluster.search.tpe"},
@@ -46,9 +46,13 @@ DOORS = {
         "cluster.console",
         "cluster.data_command",
         "cluster.register_command",
+        "cluster.serve_command",
+        "cluster.submit_command",
         "cluster.tracking_command",
         "cluster.tune_command",
     },
+    "starlette": {"cluster.bench_serving_ray", "cluster.serving.app"},
+    "uvicorn": {"cluster.serving.server"},
     "PIL": {"tasks.data.decode", "tasks.data.sources.glyphs"},
     "filelock": {"cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
     "mujoco": {"tasks.environments.mujoco"},

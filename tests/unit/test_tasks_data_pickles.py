@@ -110,7 +110,7 @@ class Sets:
         Runs(type("".encode), "x"),
         Runs(np.ndarray, (1,), "O", b"\x10" * 8),  # an array of forged pointers
     ],
-    ids=lambda evil: type(evil).__name__ + str(getattr(evil, "call", ""))[:30],
+    ids=lambda evil: evil.call[0].__name__ if isinstance(evil, Runs) else type(evil).__name__,
 )
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_anything_else_is_refused(tmp_path, monkeypatch, evil, protocol):

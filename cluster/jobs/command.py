@@ -1,0 +1,133 @@
+"""The command that a job is to run, seen from where it is submitted: its name, and the files that it reads."""
+
+import importlib.util
+import os
+import re
+import shlex
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.config import read_yaml, with_overrides
+from cluster.errors import ConfigError
+from cluster.jobs.packaging import module_files, require_size, tree_files
+from cluster.runs import new_name, require_name
+from cluster.secrets import has_credentials, without_credentials
+
+CONTINUED = ("train", "tune")  # commands that go on under a name where they were interrupted
+OWN = ("benchmarks", "cluster", "meta", "tasks")  # packages that come with metaray, on the cluster too
+_IMPORT_PATH = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is sent to a cluster.
+
+    Attributes:
+        name: of the job, and of the run or search where the command makes one.
+        entrypoint: the command line.
+        files: what the working tree holds there, by name, and where each file is here.
+        size: of the files, in bytes.
+    """
+
+    name: str
+    entrypoint: str
+    files: Mapping[str, Path]
+    size: int
+
+
+def prepare(words: Sequence[str], name: str | None, root: Path) -> Job:
+    """Check a command, name it, and collect what it needs.
+
+    Args:
+        words: the command as it is typed after ``metaray``.
+        name: of the job, or None for a new one.
+        root: the working tree.
+
+    Raises:
+        ConfigError: if it names files that a job does not have, or secrets; if the working tree is too large.
+    """
+    if name is not None:
+        require_name(name)
+    for word in words:
+        if has_credentials(word):
+            raise ConfigError(
+                f"expected a command without secrets, received '{without_credentials(word)}': whoever may use the "
+                "cluster sees it; put the address into an environment variable and name that with --env"
+            )
+    files = tree_files(root)
+    words = [words[0], *(_inside(word, root, files) for word in words[1:])]
+    config = next((Path(word) for word in words[1:] if word.endswith((".yaml", ".yml")) and "=" not in word), None)
+    name = name or new_name(
+        re.sub(r"[^A-Za-z0-9._-]+", "-", config.stem if config else words[0]).lstrip("._-") or "job"
+    )
+    if words[0] in CONTINUED:
+        options = {word.partition("=")[0] for word in words}
+        if "--name" in options:
+            raise ConfigError(f"expected --name before '--', where it names the job too, received it after {words[0]}")
+        if "--resume" not in options:
+            words = [words[0], "--name", name, *words[1:]]
+        for origin in _own_modules(config, words, root):
+            files |= module_files(origin)
+    return Job(name, "exec metaray " + shlex.join(words), files, require_size(files))
+
+
+def _inside(word: str, root: Path, files: Mapping[str, Path]) -> str:
+    """A word of the command with a path into the working tree made relative to it.
+
+    An absolute folder elsewhere is left as it is: it may be one that the cluster shares.
+    """
+    before, equals, value = word.rpartition("=")
+    path = root / value
+    known = os.path.exists(path)  # noqa: PTH110 - Path.exists raises where a text is too long for a path
+    if not known or value.startswith("-") or (path.is_dir() and "/" not in value):
+        return word
+    within = path.resolve().is_relative_to(root.resolve())
+    if not within and path.is_dir() and Path(value).is_absolute():
+        return word
+    if not within:
+        raise ConfigError(
+            f"expected a file inside the working tree {root}, received '{value}': a job has nothing else of this "
+            "machine; copy it into the tree, or submit from the folder that holds it"
+        )
+    inside = path.resolve().relative_to(root.resolve()).as_posix()
+    if not any(name == inside or inside == "." or name.startswith(f"{inside}/") for name in files):
+        raise ConfigError(
+            f"'{value}' is not sent to the cluster: it is data, a run, or named in .gitignore. Give the place where "
+            "the cluster has it, as an absolute path or a URI, or bring it back with '!' in .gitignore"
+        )
+    return f"{before}{equals}{inside}"
+
+
+def _own_modules(config: Path | None, words: Sequence[str], root: Path) -> Iterator[Path]:
+    """Where modules are that the command's configuration names and that the cluster cannot have: the user's own."""
+    installed = [Path(path).resolve() for path in set(sysconfig.get_paths().values())]
+    for module in sorted(_named_modules(config, words, root) - set(OWN) - sys.stdlib_module_names):
+        spec = importlib.util.find_spec(module)
+        places = [] if spec is None else [spec.origin] if spec.has_location else spec.submodule_search_locations or []
+        for origin in (Path(place).resolve() for place in places if place):
+            known = any(origin.is_relative_to(path) for path in installed)
+            if not known and not origin.is_relative_to(root.resolve()):
+                yield origin
+
+
+def _named_modules(config: Path | None, words: Sequence[str], root: Path) -> set[str]:
+    """Top-level names of the import paths, ``package.module:Name``, in a configuration and its overrides."""
+    overrides = [word for word in words[1:] if re.match(r"[a-z_.]+=", word)]
+    raw: list[dict[str, Any]] = [with_overrides({} if config is None else read_yaml(root / config), overrides)]
+    base = raw[0].get("search", {}).get("base") if isinstance(raw[0].get("search"), dict) else None
+    if config is not None and isinstance(base, str):
+        raw.append(read_yaml((root / config).parent / base))
+    found = (_IMPORT_PATH.fullmatch(text) for one in raw for text in _texts(one))
+    return {match[1] for match in found if match}
+
+
+def _texts(plain: Any) -> Iterator[str]:
+    if isinstance(plain, str):
+        yield plain
+    elif isinstance(plain, dict | list):
+        for value in plain.values() if isinstance(plain, dict) else plain:
+            yield from _texts(value)

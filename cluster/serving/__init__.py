@@ -1,0 +1,1 @@
+"""A registered model behind HTTP: adapts to each caller's examples and answers, callers of equal shapes together."""

@@ -1,0 +1,132 @@
+"""Questions that wait at the same time are answered together: no question waits for others to come."""
+
+import logging
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cluster.errors import MetarayError
+from cluster.registry.adapting import Adaptable, require_finite
+from cluster.serving.limits import Refused
+from cluster.serving.programs import CHUNK, Programs
+from cluster.serving.requests import Question
+
+logger = logging.getLogger(__name__)
+
+Answer = Future[NDArray[Any]]
+
+
+class _Waiting(NamedTuple):
+    question: Question
+    answer: Answer
+
+
+class Batcher:
+    """Threads that adapt, each with one thread of torch's: whichever is free takes its share of what waits.
+
+    It takes the question that waits longest, and with it others of its kind: as many tasks as :data:`CHUNK` at most,
+    and no more than its share, so that no other thread is idle meanwhile.
+    """
+
+    def __init__(self, model: Adaptable, threads: int) -> None:
+        """Start the threads."""
+        self._model, self._programs = model, Programs()
+        self._waiting: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [threading.Thread(target=self._work, name=f"adapt-{n}", daemon=True) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether all threads are there."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def ask(self, question: Question) -> Answer:
+        """The answer to come, predictions [T, Q, …]; it may be cancelled while it waits.
+
+        It raises :class:`Refused` if adaptation diverges.
+        """
+        waiting = _Waiting(question, Future())
+        with self._changed:
+            self._waiting.append(waiting)
+            self._changed.notify()
+        return waiting.answer
+
+    def close(self) -> None:
+        """Answer what waits still, and end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)
+        while batch := self._next():
+            self._answer(batch)
+
+    def _next(self) -> list[_Waiting]:
+        """Questions of one kind; none once all is done."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if batch := self._taken():
+                    return batch
+                if self._closed and not self._waiting:
+                    return []
+
+    def _taken(self) -> list[_Waiting]:
+        if not self._waiting:
+            return []
+        kind = self._waiting[0].question.kind
+        alike = [one for one in self._waiting if one.question.kind == kind]
+        share = min(CHUNK, -(-sum(one.question.tasks for one in alike) // len(self._threads)))
+        batch: list[_Waiting] = []
+        tasks = 0
+        for one in alike:
+            if batch and tasks + one.question.tasks > share:
+                break
+            tasks += one.question.tasks
+            batch.append(one)
+        taken = set(map(id, batch))
+        self._waiting = deque(one for one in self._waiting if id(one) not in taken)
+        return [one for one in batch if one.answer.set_running_or_notify_cancel()]
+
+    def _answer(self, batch: list[_Waiting]) -> None:
+        try:
+            found = self._predictions([one.question for one in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].answer.set_exception(_refusal(error))
+                return
+            for one in batch:  # whoever is to blame, the others are not
+                self._answer([one])
+            return
+        for one, predictions in zip(batch, found, strict=True):
+            try:
+                require_finite(predictions, one.question.inner_lr)
+            except ValueError as error:
+                one.answer.set_exception(Refused(400, str(error)))
+            else:
+                one.answer.set_result(predictions)
+
+    def _predictions(self, questions: list[Question]) -> list[NDArray[Any]]:
+        first = questions[0]
+        arrays = {name: np.concatenate([one.arrays[name] for one in questions]) for name in first.arrays}
+        found = self._model.adapted(arrays, first.inner_steps, first.inner_lr, self._programs)
+        return np.split(found, np.cumsum([one.tasks for one in questions])[:-1])
+
+
+def _refusal(error: Exception) -> Exception:
+    """A model's own complaint is for the caller; any other error is ours, and is logged."""
+    if isinstance(error, ValueError | MetarayError):
+        return Refused(400, str(error))
+    logger.error("a question was not answered", exc_info=error)
+    return Refused(500, f"expected predictions, received {type(error).__name__}; see the server's log")
