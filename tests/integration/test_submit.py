@@ -24,7 +24,7 @@ from cluster.errors import ClusterError
 from cluster.jobs.client import JobServer
 
 ROOT = Path(__file__).parents[2]
-SECTION = "## From nothing to a registered model"
+SECTION = "## From nothing to answers over HTTP"
 LASTING = "checkpoint.root={shared}/runs"
 
 
@@ -344,6 +344,30 @@ def test_the_guide(head, tree, finished):
     assert "models:/sinusoid/1" in output
     assert "mse after inner steps" in output
     assert (head.shared / "runs" / "first" / "report.html").is_file()
+    assert_served(head, tree)
+
+
+def assert_served(head: Head, tree: Path) -> None:
+    """The guide's last two blocks, on a port that is free: the server, and the question that curl asks."""
+    (port,) = free_ports(1)
+    serve, ask = guide_blocks()[2:]
+    server = subprocess.Popen(
+        ["bash", "-ec", f"exec {serve.strip()} --port {port}"],
+        cwd=tree,
+        env=head.environment,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: answers(port) or server.poll() is not None)
+        asked = subprocess.run(
+            ["bash", "-ec", ask.replace(":8000/", f":{port}/")], env=head.environment, capture_output=True, check=True
+        )
+        (task,) = json.loads(asked.stdout)["predictions"]
+        assert [len(point) for point in task] == [1, 1]
+        assert all(abs(value) < 10 for (value,) in task)
+    finally:
+        server.terminate()
+    assert server.wait(timeout=60) == 0
 
 
 SRUN = """#!/bin/bash
