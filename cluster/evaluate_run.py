@@ -4,14 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import ValidationError
-
 from cluster import checkpoint as checkpoints
 from cluster.builder import build
-from cluster.config import Config, overridden, problems, with_overrides
+from cluster.config import Config, overridden
 from cluster.errors import ConfigError
 from cluster.runs import RunFolder, find
-from cluster.sections import TrackingConfig
 from cluster.training import evaluate_params, open_pool, shared_session, with_engine_of
 from cluster.worker import fix_arithmetic
 from tasks.family import SPLITS
@@ -37,12 +34,7 @@ def _located(name: str, overrides: Sequence[str]) -> Iterator[RunFolder]:
         return
     from cluster.registry.client import Registry
 
-    tracking = with_overrides({}, overrides).get("tracking", {})
-    try:
-        registry = Registry(TrackingConfig.model_validate(tracking))
-    except ValidationError as error:
-        raise ConfigError("\n".join(problems(error, TrackingConfig, "tracking."))) from error
-    with registry.open(name) as folder:
+    with Registry.of(overrides).open(name) as folder:
         yield folder
 
 

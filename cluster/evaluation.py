@@ -53,6 +53,13 @@ def is_better(score: float, best: float | None, objective: Score) -> bool:
     return best is None or (score > best if objective.higher_is_better else score < best)
 
 
+def interval(scores: Scores) -> dict[str, float | None]:
+    """Mean over tasks and half-width of its 95 % interval; null where a score is not finite."""
+    if not np.isfinite(scores).all():
+        return {"mean": None, "ci95": None}
+    return {"mean": float(scores.mean()), "ci95": 1.96 * float(scores.std(ddof=1)) / len(scores) ** 0.5}
+
+
 def summary(scores: Scores, steps: Sequence[int], objective: Score) -> dict[str, dict[str, Any]]:
     """Mean, half-width of the 95 % interval (1.96·std/√n), median and diverged tasks for each number of steps.
 
@@ -67,12 +74,9 @@ def summary(scores: Scores, steps: Sequence[int], objective: Score) -> dict[str,
     rows = {}
     for column, number in enumerate(steps):
         values = scores[:, column]
-        finite = bool(np.isfinite(values).all())
-        spread = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if finite else None
         median = float(np.median(values)) if not np.isnan(values).any() else float("nan")
         rows[str(number)] = {
-            "mean": float(values.mean()) if finite else None,
-            "ci95": spread,
+            **interval(values),
             "median": median if np.isfinite(median) else None,
             "diverged": int(diverged[column]),
         }

@@ -23,11 +23,10 @@ PACKAGES = ("metaray", "torch", "ray", "mlflow", "numpy")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class RunFolder:
-    """``config.yaml``, ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``evaluation.json``, ``figures/``.
+class DescribedFolder:
+    """A folder with a description, ``run.json`` of a run and ``search.json`` of a search, and with metrics."""
 
-    The checkpoints of a run whose ``checkpoint.root`` is a URI lie there; all else is local.
-    """
+    description = "run.json"
 
     def __init__(self, path: Path) -> None:
         """Name a folder; nothing is read or written yet."""
@@ -35,13 +34,25 @@ class RunFolder:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The contents of ``run.json``."""
-        data: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        """The contents of the description."""
+        data: dict[str, Any] = json.loads((self.path / self.description).read_text())
         return data
 
     def update_info(self, **values: Any) -> None:
-        """Change entries of ``run.json``."""
-        write_json(self.path / "run.json", self.info | values)
+        """Change entries of the description."""
+        write_json(self.path / self.description, self.info | values)
+
+    @property
+    def metrics_path(self) -> Path:
+        """The metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+
+class RunFolder(DescribedFolder):
+    """``config.yaml``, ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``evaluation.json``, ``figures/``.
+
+    The checkpoints of a run whose ``checkpoint.root`` is a URI lie there; all else is local.
+    """
 
     @property
     def config(self) -> Config:
@@ -61,14 +72,22 @@ class RunFolder:
         return {path.name: RunFolder(path) for path in found if (path / "run.json").exists()}
 
     @property
-    def metrics_path(self) -> Path:
-        """The metrics, one JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
     def figures(self) -> Path:
         """The folder of figures."""
         return self.path / "figures"
+
+
+def beginning(name: str) -> dict[str, Any]:
+    """What the description of a run and that of a search begin with: when, with what and on what it was made."""
+    return {
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mlflow_run_id": None,
+        "mlflow_uri": None,
+        "versions": {package: version(package) for package in PACKAGES},
+        "git_commit": _git_commit(),
+        "hardware": hardware(),
+    }
 
 
 def create(config: Config, name: str, engine: Choice, path: Path | None = None, data: str = "") -> RunFolder:
@@ -79,21 +98,14 @@ def create(config: Config, name: str, engine: Choice, path: Path | None = None, 
     root = config.checkpoint.root
     path = path if path is not None else place(config, name)
     checkpoints = f"{root.rstrip('/')}/{name}/checkpoints" if "://" in root else None
-    info = {
-        "name": name,
+    info = beginning(name) | {
         "algorithm": config.algorithm,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoints": checkpoints,
         "engine": engine.name,
         "engine_reason": engine.reason,
         "engines_passed_over": dict(engine.passed_over),
         "recompute": engine.recompute,
         "data": data,
-        "mlflow_run_id": None,
-        "mlflow_uri": None,
-        "versions": {package: version(package) for package in PACKAGES},
-        "git_commit": git_commit(),
-        "hardware": hardware(),
     }
     write_file(path / "config.yaml", config.to_yaml().encode())
     write_json(path / "run.json", info)
@@ -162,8 +174,7 @@ def hardware() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def git_commit() -> str | None:
-    """The commit of the checkout in the working directory, None where there is none."""
+def _git_commit() -> str | None:
     command = ["git", "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ import mlflow.artifacts
 from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+from pydantic import ValidationError
 
+from cluster.config import problems, with_overrides
 from cluster.errors import ConfigError, MetarayError
 from cluster.registry.pyfunc import PACKAGE
 from cluster.runs import RunFolder
@@ -83,6 +85,19 @@ class Registry:
         self.shown = without_credentials(os.environ.get("MLFLOW_REGISTRY_URI") or self._uri)
         with self._answers():
             self._client = connect(self._uri)
+
+    @classmethod
+    def of(cls, overrides: Sequence[str]) -> "Registry":
+        """The registry that ``tracking.…`` among overrides names, where no run's configuration does.
+
+        Raises:
+            ConfigError: if one of them is wrong, or the database does not exist.
+        """
+        tracking = with_overrides({}, overrides).get("tracking", {})
+        try:
+            return cls(TrackingConfig.model_validate(tracking))
+        except ValidationError as error:
+            raise ConfigError("\n".join(problems(error, TrackingConfig, "tracking."))) from error
 
     @contextmanager
     def _answers(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cluster.search.folder import Trial
+from cluster.search.folder import Trial, by_value
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 SHOWN = 20  # trials on a terminal: those under way and the best
@@ -57,16 +57,10 @@ class Board:
         running = sorted(trial.number for trial in self._trials.values() if trial.status == "running")
         if running:
             text += f", {', '.join(str(number) for number in running)} under way"
-        ranked = self.ranked()
-        if ranked:
+        if ranked := by_value(self._trials.values(), higher=self._higher):
             best = ranked[0]
             text += f"; best {self._metric} {best.value:.4g} in trial {best.number} ({words(best.values)})"
         return text
-
-    def ranked(self) -> list[Trial]:
-        """Trials that have a score, the best first."""
-        scored = [trial for trial in self._trials.values() if trial.value is not None]
-        return sorted(scored, key=lambda trial: (-1 if self._higher else 1) * (trial.value or 0.0))
 
     def table(self) -> Group:
         """Trials under way, then the best."""
@@ -78,7 +72,7 @@ class Board:
         table.add_column(self._metric, justify="right")
         table.add_column("")
         running = [trial for trial in self._trials.values() if trial.status == "running"]
-        rest = [trial for trial in self.ranked() if trial.over]
+        rest = [trial for trial in by_value(self._trials.values(), higher=self._higher) if trial.over]
         for trial in [*running, *rest][:SHOWN]:
             score = "" if trial.value is None else f"{trial.value:.4g}"
             values = (shown(trial.values.get(key)) for key in self._keys)

@@ -41,13 +41,6 @@ def same_tasks(one: Config, other: Config) -> bool:
     return one.task == other.task and one.seed == other.seed
 
 
-def interval(scores: Scores) -> dict[str, float | None]:
-    """Mean over tasks and half-width of its 95 % interval; null where a score is not finite."""
-    if not np.isfinite(scores).all():
-        return {"mean": None, "ci95": None}
-    return {"mean": float(scores.mean()), "ci95": 1.96 * float(scores.std(ddof=1)) / len(scores) ** 0.5}
-
-
 def ranked(scores: Mapping[int, Scores], *, higher_is_better: bool) -> Sequence[int]:
     """Trials by their mean score, the best first; those with a score that is not finite last."""
 

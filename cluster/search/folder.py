@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster.errors import ConfigError
 from cluster.jobs.inside import in_job
-from cluster.runs import PACKAGES, RunFolder, git_commit, hardware, place, require_name, write_json
+from cluster.runs import DescribedFolder, RunFolder, beginning, place, require_name, write_json
 from cluster.search.settings import Search, reload, require_same
 from cluster.storage import write_file
 
@@ -49,27 +47,10 @@ class Trial:
         return self.status not in ("waiting", "running")
 
 
-class SearchFolder:
+class SearchFolder(DescribedFolder):
     """``search.yaml``, ``search.json``, ``metrics.jsonl``, ``trials/NNN/`` (a run's folder each), ``figures/``."""
 
-    def __init__(self, path: Path) -> None:
-        """Name a folder; nothing is read or written yet."""
-        self.path = path
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """The contents of ``search.json``."""
-        data: dict[str, Any] = json.loads((self.path / INFO).read_text())
-        return data
-
-    def update_info(self, **values: Any) -> None:
-        """Change entries of ``search.json``."""
-        write_json(self.path / INFO, self.info | values)
-
-    @property
-    def metrics_path(self) -> Path:
-        """The search's own metrics: the best score after each trial."""
-        return self.path / "metrics.jsonl"
+    description = INFO
 
     @property
     def state(self) -> Path:
@@ -82,7 +63,7 @@ class SearchFolder:
 
     def trials(self) -> list[Trial]:
         """All trials so far, by number."""
-        found = [self.read(int(path.parent.name)) for path in sorted(self.path.glob("trials/*/trial.json"))]
+        found = [self.read(int(path.parent.name)) for path in self.path.glob("trials/*/trial.json")]
         return sorted(found, key=lambda trial: trial.number)
 
     def read(self, number: int) -> Trial:
@@ -107,6 +88,12 @@ class SearchFolder:
         write_json(self.run(trial.number).path / "trial.json", dataclasses.asdict(trial))
 
 
+def by_value(trials: Iterable[Trial], *, higher: bool) -> list[Trial]:
+    """Trials that have a score, the best first."""
+    scored = [trial for trial in trials if trial.value is not None]
+    return sorted(scored, key=lambda trial: (-1 if higher else 1) * (trial.value or 0.0))
+
+
 def scores(run: RunFolder, metric: str) -> list[tuple[int, float | None]]:
     """Outer steps and validation scores in a run's own record, None where one is not finite."""
     found: list[tuple[int, float | None]] = []
@@ -124,16 +111,7 @@ def create(search: Search, name: str) -> SearchFolder:
     """Make a search's folder, under ``checkpoint.root`` where that is a folder; ``search.json`` is written last."""
     folder = SearchFolder(_place(search, name))
     write_file(folder.path / "search.yaml", search.to_yaml().encode())
-    info = {
-        "name": name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "mlflow_run_id": None,
-        "mlflow_uri": None,
-        "versions": {package: version(package) for package in PACKAGES},
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-    }
-    write_json(folder.path / INFO, info)
+    write_json(folder.path / INFO, beginning(name))
     return folder
 
 

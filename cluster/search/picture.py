@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from cluster.evaluation import interval
 from cluster.figures.searches import Axis, Searched
 from cluster.figures.searches import Trial as Drawn
-from cluster.search import confirm
 from cluster.search.ranking import Result
 from cluster.search.space import Domain
 from cluster.search_page import draw_search, write_search_page
@@ -44,7 +44,7 @@ def searched(result: Result) -> Searched:
         higher_is_better=result.higher_is_better,
         best=result.best.number,
         base=result.base,
-        confirmed={number: confirm.interval(scores) for number, scores in result.confirmed.items()},
+        confirmed={number: interval(scores) for number, scores in result.confirmed.items()},
     )
 
 

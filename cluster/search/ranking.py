@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import MetarayError
-from cluster.evaluation import Scores, difference
+from cluster.evaluation import Scores, difference, interval
 from cluster.progress import progress
 from cluster.search import confirm
-from cluster.search.folder import SearchFolder, Trial
+from cluster.search.folder import SearchFolder, Trial, by_value
 from cluster.search.points import base_number
 from cluster.search.settings import Search
 
@@ -65,11 +65,11 @@ class Result:
         best = self.best
         return {
             "metric": self.search.settings.metric,
-            "best": self._plain(best) | {"confirmed": confirm.interval(self.confirmed[best.number])},
+            "best": self._plain(best) | {"confirmed": interval(self.confirmed[best.number])},
             "lead": self.lead(self.order[1] if len(self.order) > 1 else None),
             "gain": self.lead(self.base),
             "base": self.base,
-            "confirmed": {str(number): confirm.interval(self.confirmed[number]) for number in self.order},
+            "confirmed": {str(number): interval(self.confirmed[number]) for number in self.order},
             "trials": [self._plain(trial) for trial in self.trials],
             "run_id": self.folder.info["mlflow_run_id"],
             "search_dir": str(self.folder.path),
@@ -92,14 +92,13 @@ class Result:
 def rank(search: Search, folder: SearchFolder, *, higher: bool) -> Result:
     """Look at the best few and the base again, on fresh validation tasks."""
     trials = folder.trials()
-    scored = [trial for trial in trials if trial.value is not None]
-    if not scored:
+    best = by_value(trials, higher=higher)
+    if not best:
         kinds = ", ".join(f"trial {trial.number} {trial.status}: {trial.error}" for trial in trials[:3])
         raise MetarayError(f"none of {len(trials)} trials came to a finite {search.settings.metric} ({kinds})")
-    best = sorted(scored, key=lambda trial: (trial.value or 0.0) * (-1 if higher else 1))
     base = base_number(search)
     again = [trial.number for trial in best[: search.settings.confirm]]
-    if base is not None and base not in again and any(trial.number == base for trial in scored):
+    if base is not None and base not in again and any(trial.number == base for trial in best):
         again.append(base)
     confirmed: dict[int, Scores] = {}
     with progress("again on fresh tasks", 0, len(again), "trial") as shown:

@@ -28,10 +28,9 @@ def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
         Interrupted: if ``stop`` was set; what is done is kept.
         MetarayError: if no trial came to a score.
     """
-    objective = build(search.base).algorithm.objective
-    higher = objective.higher_is_better
+    higher = build(search.base).algorithm.objective.higher_is_better
     past = _recovered(search, folder, higher=higher)
-    with Tracked(search, folder, objective) as tracked, ray_session(search.base.cluster, search.settings.at_once):
+    with Tracked(search, folder, higher=higher) as tracked, ray_session(search.base.cluster, search.settings.at_once):
         stop.listen()
         keys, steps = list(search.space.domains), search.base.outer.steps
         with board(search.settings.metric, keys, total(search), steps, higher=higher) as shown:

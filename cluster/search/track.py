@@ -3,13 +3,11 @@
 import yaml
 
 from cluster.errors import Interrupted
-from cluster.evaluation import is_better
 from cluster.metrics import MetricsLog
-from cluster.search.folder import RESULT, SearchFolder, Trial
+from cluster.search.folder import RESULT, SearchFolder, Trial, by_value
 from cluster.search.settings import Search
 from cluster.tracking import Tracker
 from cluster.training import artifacts_of
-from meta.objectives import Score
 
 ENDED = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 SHORT = 1.0  # seconds without an answer after which a trial's run is left to a replay, once the search's own was sent
@@ -18,12 +16,12 @@ SHORT = 1.0  # seconds without an answer after which a trial's run is left to a 
 class Tracked:
     """Keeps MLflow in step with a search while a block runs; a server that is down holds nothing up."""
 
-    def __init__(self, search: Search, folder: SearchFolder, objective: Score) -> None:
+    def __init__(self, search: Search, folder: SearchFolder, *, higher: bool) -> None:
         """Follow nothing yet."""
         self.warnings: list[str] = []
-        self._search, self._folder, self._objective = search, folder, objective
+        self._search, self._folder, self._higher = search, folder, higher
         self._trials: dict[int, Tracker] = {}
-        self._over: dict[int, float | None] = {}
+        self._over: dict[int, Trial] = {}
 
     def __enter__(self) -> "Tracked":
         """Begin the search's run, or go on with it."""
@@ -39,7 +37,7 @@ class Tracked:
             params = self._search.plain(trial.values)
             self._trials[trial.number] = Tracker(run, self._search.base.tracking, params, parent=self._own)
         if trial.over and trial.number not in self._over:
-            self._over[trial.number] = trial.value
+            self._over[trial.number] = trial
             self._note()
             if trial.number in self._trials:
                 self._trials[trial.number].end(ENDED[trial.status], [*artifacts_of(run), run.path / "trial.json"])
@@ -47,17 +45,15 @@ class Tracked:
     def recall(self, trial: Trial) -> None:
         """Take in a trial from before the search was interrupted; MLflow knows of its end unless that came between."""
         if trial.over and self._folder.told_mlflow(trial.number):
-            self._over[trial.number] = trial.value
+            self._over[trial.number] = trial
         else:
             self.update(trial)
 
     def _note(self) -> None:
         """The search's own metrics, over the number of trials that are over."""
-        best: float | None = None
-        for value in self._over.values():
-            if value is not None and is_better(value, best, self._objective):
-                best = value
-        self._log.write(len(self._over), {} if best is None else {"search/best": best})
+        best = by_value(self._over.values(), higher=self._higher)
+        value = best[0].value if best else None
+        self._log.write(len(self._over), {} if value is None else {"search/best": value})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """End the runs as the block ended, and say what could not be sent."""

@@ -4,13 +4,10 @@ import gc
 import sys
 from collections.abc import Sequence
 
-from pydantic import ValidationError
-
-from cluster.config import problems, with_overrides
+from cluster.config import with_overrides
 from cluster.errors import ConfigError
 from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable
-from cluster.sections import TrackingConfig
 from cluster.serving.app import Described
 from cluster.serving.limits import Limits
 from cluster.worker import fix_arithmetic
@@ -29,13 +26,9 @@ def load(address: str, overrides: Sequence[str], limits: Limits) -> Described:
         ConfigError: if there is no such model, or it takes more inner steps by default than the limits allow.
         CheckpointError: if it is damaged.
     """
-    raw = with_overrides({}, overrides)
-    if other := set(raw) - {"tracking"}:
+    if other := set(with_overrides({}, overrides)) - {"tracking"}:
         raise ConfigError(f"expected tracking.uri=… alone, received '{sorted(other)[0]}': a model is served as it is")
-    try:
-        registry = Registry(TrackingConfig.model_validate(raw.get("tracking", {})))
-    except ValidationError as error:
-        raise ConfigError("\n".join(problems(error, TrackingConfig, "tracking."))) from error
+    registry = Registry.of(overrides)
     fix_arithmetic(threads=1)
     if not keep_freed_memory():
         print("warning: this C library gives memory back between requests, which makes them slower", file=sys.stderr)

@@ -1,6 +1,5 @@
 """Sends later what a training could not send: of runs and searches in which nothing runs now."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from cluster.errors import ConfigError, MetarayError
-from cluster.runs import find, write_json
+from cluster.runs import DescribedFolder, find
 from cluster.secrets import without_credentials
 from cluster.tracking.sender import Sender
 from cluster.tracking.spool import RUNNING, Spool, ending
@@ -19,24 +18,12 @@ DESCRIPTIONS = ("run.json", "search.json")
 NOT_STARTED, UNSENT = "NOT_STARTED", "UNSENT"
 
 
-class _Folder:
+class _Folder(DescribedFolder):
     """The folder of a run or a search."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._description = next(path / name for name in DESCRIPTIONS if (path / name).is_file())
-
-    @property
-    def info(self) -> dict[str, Any]:
-        data: dict[str, Any] = json.loads(self._description.read_text())
-        return data
-
-    def update_info(self, **values: Any) -> None:
-        write_json(self._description, self.info | values)
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
+        super().__init__(path)
+        self.description = next(name for name in DESCRIPTIONS if (path / name).is_file())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,7 +157,6 @@ class Sender:
         tags |= {f"metaray.{key}": str(info[key]) for key in ("hardware", "engine", "data") if info.get(key)}
         tags |= {f"metaray.version.{name}": number for name, number in info.get("versions", {}).items()}
         tags |= {"mlflow.source.git.commit": info["git_commit"]} if info.get("git_commit") else {}
-        tags |= state["tags"]
         pairs = [Param(key, value) for key, value in params.items()]
         texts = [RunTag(key, without_credentials(value)[:LONGEST_TAG]) for key, value in tags.items()]
         self._client.log_batch(run_id, tags=texts, synchronous=True)

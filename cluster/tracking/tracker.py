@@ -36,7 +36,6 @@ class Tracker:
         params: Mapping[str, Any],
         *,
         parent: "Tracker | None" = None,
-        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Start the thread.
 
@@ -46,7 +45,6 @@ class Tracker:
                 runs on the same machine.
             params: what to log as parameters, nested or flat.
             parent: tracker of the run that this one is a part of.
-            tags: tags beside those that follow from the folder's description.
         """
         self._folder, self._uri = folder, tracking_uri(config)
         self._spool = Spool(folder.path)
@@ -57,7 +55,6 @@ class Tracker:
             "named": config.uri is not None,
             "experiment": config.experiment,
             "params": {key: without_credentials(value) for key, value in flatten(params).items()},
-            "tags": dict(tags or {}),
             "reported": None,
         }
         self._ending, self._given_up, self._done = threading.Event(), threading.Event(), threading.Event()

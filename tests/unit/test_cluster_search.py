@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.errors import ConfigError
-from cluster.evaluation import difference
+from cluster.evaluation import difference, interval
 from cluster.search.board import Board
-from cluster.search.confirm import interval, ranked
+from cluster.search.confirm import ranked
 from cluster.search.folder import SearchFolder, Trial, create, find, scores
 from cluster.search.points import points, total
 from cluster.search.settings import Search, load, reload

@@ -149,7 +149,7 @@ def test_a_folder_in_which_nothing_was_begun_is_left_as_it_is(tmp_path):
 
 def test_credentials_have_to_be_given_again(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    make_run(tmp_path, uri="http://***@127.0.0.1:9", named=False, experiment="metaray", params={}, tags={})
+    make_run(tmp_path, uri="http://***@127.0.0.1:9", named=False, experiment="metaray", params={})
     [done] = replay([tmp_path])
     assert done.status == "UNSENT"
     assert done.error is not None
@@ -160,7 +160,7 @@ def test_the_environment_names_the_store_unless_the_configuration_did(tmp_path, 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'env.db'}")
     for name, named in (("own", True), ("any", False)):
         uri = f"sqlite:///{tmp_path / name}.db"
-        make_run(tmp_path / name, uri=uri, named=named, experiment="metaray", params={}, tags={})
+        make_run(tmp_path / name, uri=uri, named=named, experiment="metaray", params={})
     done = list(replay([tmp_path / "own", tmp_path / "any"]))
     assert [one.status for one in done] == ["KILLED", "KILLED"]
     assert [path.name for path in sorted(tmp_path.glob("*.db"))] == ["env.db", "own.db"]
