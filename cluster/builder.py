@@ -5,20 +5,29 @@ from functools import cached_property
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from cluster.basis import Basis
 from cluster.config import Config
 from cluster.errors import ConfigError
-from cluster.model_builder import build_model, resolve_offering
+from cluster.model_builder import (
+    adapted_of,
+    build_model,
+    frozen_of,
+    is_built_in,
+    require_pure,
+    resolve_offering,
+)
 from cluster.policy_setup import PolicySetup, build_policies, require_no_policies
-from meta.algorithms import Algorithm
+from meta.algorithms import Algorithm, noise_size
 from meta.choice import Choice, choose, measure
 from meta.engine import Engine
 from meta.engine import build as build_engine
+from meta.episode import Episode, unstack, with_noise
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
 from tasks.environments.contract import EnvironmentFamily, EnvironmentSpec
-from tasks.family import Family, FamilySpec, draw_batch
+from tasks.family import Family, FamilySpec, draw_batch, draw_noise
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -29,6 +38,7 @@ class Setup(Basis):
 
     family: Family
     algorithm: Algorithm
+    draws: bool
 
     @cached_property
     def choice(self) -> Choice:
@@ -43,7 +53,7 @@ class Setup(Basis):
         tasks = range(self.config.shard_size if measured else 1)
         params = {name: value.to(self.device) for name, value in self.initial_params().items()}
         try:
-            episodes = draw_batch(self.family, self.seed, "train", tasks, self.dtype, self.device)
+            episodes = self.training_episodes(tasks)
             if measured:
                 return measure(self.algorithm, params, episodes, self.limits)
             return choose(self.algorithm, params, episodes, self.device, self.config.training_tasks, self.limits)
@@ -58,6 +68,24 @@ class Setup(Basis):
     def initial_params(self) -> Params:
         """θ before the first step, a function of the seed alone."""
         return _initial_params(self.algorithm, self.seed, self.dtype)
+
+    def training_episodes(self, tasks: range) -> Episode:
+        """Episodes of training tasks [T, ...], with the noise that random layers draw from where there are any."""
+        episodes = self._draw(tasks)
+        if not self.noise:
+            return episodes
+        return with_noise(episodes, draw_noise(self.seed, tasks, self.noise, self.dtype, self.device))
+
+    @cached_property
+    def noise(self) -> int:
+        """Random numbers M that the meta-loss of one task takes."""
+        if not self.draws and is_built_in(self.algorithm):
+            return 0
+        params = {name: value.to(self.device) for name, value in self.initial_params().items()}
+        return noise_size(self.algorithm, params, unstack(self._draw(range(1))))
+
+    def _draw(self, tasks: range) -> Episode:
+        return draw_batch(self.family, self.seed, "train", tasks, self.dtype, self.device)
 
 
 AnySetup = Setup | PolicySetup
@@ -96,9 +124,18 @@ def build_episodes(config: Config) -> Setup:
 def _build_examples(config: Config, family: Family, dtype: torch.dtype, device: torch.device) -> Setup:
     algorithm = build_algorithm(config, family.spec)
     params = _initial_params(algorithm, config.seed, dtype)
+
+    def inputs() -> Tensor:
+        episode = unstack(draw_batch(family, config.seed, "train", range(1), dtype))
+        found = episode.support.inputs if len(episode.support.inputs) else episode.query.inputs
+        shape = algorithm.input_shape(family.spec.input_shape, family.spec.description)
+        return found if tuple(found.shape[1:]) == shape else found.new_zeros(len(found), *shape)
+
     return Setup(
         family=family,
         algorithm=algorithm,
+        draws=require_pure(algorithm.model, params, inputs),
+        frozen=frozen_of(config, algorithm.model, params),
         config=config,
         layout=Layout.of(params),
         dtype=dtype,
@@ -128,12 +165,13 @@ def build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
     """
     cls = resolve_offering("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores")
     inputs = cls.input_shape(spec.input_shape, spec.description)
+    model = build_model(config, inputs, spec.outputs)
     algorithm: Algorithm = cls(
-        model=build_model(config, inputs, spec.outputs),
+        model=model,
         objective=OBJECTIVES[spec.objective],
         inner_lr=config.inner.lr,
         inner_steps=config.inner.steps,
-        adapt=config.inner.adapt,
+        adapt=adapted_of(config, model),
         **({"recompute": True} if config.inner.recompute else {}),  # an algorithm that cannot need not know the word
     )
     return algorithm

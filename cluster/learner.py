@@ -1,6 +1,7 @@
 """The learner: holds θ and the optimizer's state, applies summed meta-gradients."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,14 +29,15 @@ class Learner:
     Algorithm 1 writes the sum, which differs by a factor that Adam does not see.
     """
 
-    def __init__(self, config: OuterConfig, layout: Layout, params: Params) -> None:
-        """Start from ``params`` at step 0."""
+    def __init__(self, config: OuterConfig, layout: Layout, params: Params, frozen: Sequence[str] = ()) -> None:
+        """Start from ``params`` at step 0; those named in ``frozen`` stay as they are."""
         self.step = 0
         self.skipped = 0
         self.layout = layout
         self._config = config
         self._theta = layout.flatten(params)
         self._theta.grad = torch.zeros_like(self._theta)
+        self._frozen = _places(layout, frozen)
         options: dict[str, Any] = {"lr": config.lr} | ({"fused": True} if config.optimizer in FUSED else {})
         self._optimizer = OPTIMIZERS[config.optimizer]([self._theta.requires_grad_()], **options)
 
@@ -82,13 +84,24 @@ class Learner:
         assert mean is not None
         mean.numpy()[:] = gradient
         mean.div_(tasks)
+        self.without_frozen(mean)
         norm = float(mean.norm())
         if self._config.clip_value is not None:
             mean.clamp_(-self._config.clip_value, self._config.clip_value)
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr
+        kept = None if self._frozen is None else self._theta.detach()[self._frozen]
         self._optimizer.step()
+        if kept is not None:  # an optimizer may move what has no gradient, by decay for one
+            with torch.no_grad():
+                self._theta[self._frozen] = kept
         return norm
+
+    def without_frozen(self, vector: Tensor) -> Tensor:
+        """``vector`` [P] with zeros in the places of frozen parameters, changed in place."""
+        if self._frozen is not None:
+            vector[self._frozen] = 0.0
+        return vector
 
     def move(self, theta: Flat) -> None:
         """An outer step to ``theta`` [P], found by other means than the optimizer."""
@@ -117,3 +130,12 @@ class Learner:
         if optimizer:
             self._optimizer.state[self._theta] = {name: value.clone() for name, value in optimizer.items()}
         self.step, self.skipped = step, skipped
+
+
+def _places(layout: Layout, names: Sequence[str]) -> Tensor | None:
+    """Mask [P] of the elements of named parameters; None: there are none."""
+    if not names:
+        return None
+    return layout.flatten(
+        {name: torch.full(shape, name in names) for name, shape in zip(layout.names, layout.shapes, strict=True)}
+    )

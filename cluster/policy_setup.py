@@ -10,7 +10,7 @@ from cluster.basis import Basis
 from cluster.components import resolve
 from cluster.config import Config
 from cluster.errors import ConfigError
-from cluster.model_builder import build_model
+from cluster.model_builder import adapted_of, build_model, frozen_of, require_pure
 from cluster.sections import EvalConfig, InnerConfig, OuterConfig
 from meta.algorithms import Algorithm
 from meta.choice import Choice
@@ -88,7 +88,10 @@ def build_policies(config: Config, family: EnvironmentFamily, dtype: torch.dtype
     """
     algorithm = build_policy_algorithm(config, family.spec)
     params = algorithm.init(torch.Generator().manual_seed(config.seed), dtype)
+    size = _observed(family.spec, informed=algorithm.informed)
+    require_pure(algorithm.model, params, lambda: torch.zeros(3, size, dtype=dtype), keyed=False)
     return PolicySetup(
+        frozen=frozen_of(config, algorithm.model, params),
         family=family,
         algorithm=algorithm,
         config=config,
@@ -123,12 +126,13 @@ def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
             f"outer.estimator: expected likelihood_ratio with outer.optimizer={outer.optimizer}, received dice, which "
             "holds only where the rollouts were sampled; take outer.optimizer=adam"
         )
+    model = _policy(config, size, spec)
     return cls(
-        model=_policy(config, size, spec),
+        model=model,
         inner_lr=config.inner.lr,
         inner_steps=config.inner.steps,
         horizon=spec.horizon,
-        adapt=config.inner.adapt,
+        adapt=adapted_of(config, model),
         estimator=config.inner.estimator,
         outer_estimator=outer.estimator,
         clip=outer.ppo.clip if clipped else None,

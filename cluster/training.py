@@ -230,7 +230,7 @@ def learn(
     Raises:
         ConfigError: if the saved state is of another configuration.
     """
-    learner = Learner(config.outer, setup.layout, setup.initial_params())
+    learner = Learner(config.outer, setup.layout, setup.initial_params(), setup.frozen)
     try:
         if saved is not None:
             checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 
-from meta.algorithms import Algorithm, Metrics
-from meta.episode import Episode, signature, split, unstack
+from meta.algorithms import Algorithm, Metrics, gradient_of
+from meta.episode import Episode, from_leaves, leaves, signature, split, unstack
 from meta.graph import Captured
 from meta.native.strategy import Native
 from meta.params import Params
@@ -76,6 +76,16 @@ Strategy = Callable[[Algorithm, Limits], Engine]
 NONE = Limits()
 
 
+def _over_tasks(function: Callable[[Params, Episode], Any], params: Params, episodes: Episode) -> Any:
+    """``function(params, episode)`` for every task of a batch, vectorised."""
+    parts = leaves(episodes)
+
+    def one(params: Params, *parts: Tensor) -> Any:
+        return function(params, from_leaves(parts))
+
+    return vmap(one, in_dims=(None, *[0] * len(parts)))(params, *parts)
+
+
 def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Vectorise over tasks with ``torch.func.vmap`` at every call.
 
@@ -84,17 +94,17 @@ def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     and a deviation that torch does not differentiate again (github.com/pytorch/functorch/issues/534).
     """
     del limits
-    one_gradient = grad(algorithm.meta_loss, has_aux=True)
+    one_gradient = gradient_of(algorithm)
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
-        gradients, metrics = vmap(one_gradient, in_dims=(None, 0))(params, episodes)
+        gradients, metrics = _over_tasks(one_gradient, params, episodes)
         return MetaGradient({name: value.sum(dim=0) for name, value in gradients.items()}, metrics)
 
     def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
         def one(params: Params, episode: Episode) -> Tensor:
             return algorithm.scores(params, episode, steps)
 
-        result: Tensor = vmap(one, in_dims=(None, 0))(params, episodes)
+        result: Tensor = _over_tasks(one, params, episodes)
         return result
 
     return Engine("vmap", meta_gradient, scores)
@@ -133,7 +143,7 @@ def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
 def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Record one task's program once per input shape and replay it task after task, adding up from the first on."""
     del limits
-    one_gradient = grad(algorithm.meta_loss, has_aux=True)
+    one_gradient = gradient_of(algorithm)
     recorded = Recorded()
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:

@@ -43,7 +43,16 @@ class Objective(Score):
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean of (outputs - targets)² over all elements, a scalar (Finn et al. 2017, eq. 2 as a mean)."""
+    """Mean of (outputs - targets)² over all elements, a scalar (Finn et al. 2017, eq. 2 as a mean).
+
+    Raises:
+        ValueError: if the shapes differ; they are never broadcast.
+    """
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"mse: expected outputs and targets of one shape [B, ...], received outputs {tuple(outputs.shape)} and "
+            f"targets {tuple(targets.shape)}; let the model return an output for every target, without a squeeze"
+        )
     return ((outputs - targets) ** 2).mean()
 
 
@@ -53,13 +62,35 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     Args:
         outputs: logits [B, N].
         targets: int64 class numbers [B].
+
+    Raises:
+        ValueError: if shapes or types are others.
     """
+    _require_classes(outputs, targets)
     return F.cross_entropy(outputs, targets)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Fraction of examples whose largest logit is that of the target, a scalar in [0, 1]."""
+    """Fraction of examples whose largest logit is that of the target, a scalar in [0, 1].
+
+    Raises:
+        ValueError: if shapes or types are not those of :func:`cross_entropy`.
+    """
+    _require_classes(outputs, targets)
     return (outputs.argmax(dim=-1) == targets).to(outputs.dtype).mean()
+
+
+def _require_classes(outputs: Tensor, targets: Tensor) -> None:
+    if outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
+        raise ValueError(
+            f"cross_entropy: expected outputs [B, N] and targets [B], received outputs {tuple(outputs.shape)} and "
+            f"targets {tuple(targets.shape)}; a row of N logits belongs to each example, and one class number"
+        )
+    if targets.dtype != torch.int64:
+        raise ValueError(
+            f"cross_entropy: expected targets of type torch.int64, class numbers from 0 to N - 1, received "
+            f"{targets.dtype}; convert them in the task family"
+        )
 
 
 MSE = Objective(name="mse", loss=mean_squared_error, metric="mse", score=mean_squared_error, higher_is_better=False)
