@@ -144,6 +144,7 @@ class Books:
             config_hash=self._config.hash,
             best=self.best,
             tensors=learner.state(),
+            frozen=self._setup.frozen,
         )
 
     def _settle_validation(self, *, wait: bool) -> None:

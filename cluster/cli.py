@@ -91,7 +91,9 @@ def train(
     _print_evaluation(outcome.evaluation)
     rate = f"{outcome.steps} outer steps, {outcome.seconds:.0f} s"
     print_lines(
-        {"trained": rate, "run": folder.path, "page": folder.path / "report.html"}
+        {"trained": rate}
+        | ({"frozen": ", ".join(frozen)} if (frozen := folder.info.get("frozen")) else {})
+        | {"run": folder.path, "page": folder.path / "report.html"}
         | {f"figure {path.stem}": path for path in outcome.figures}
         | {"MLflow": _tracked(folder.info)}
     )

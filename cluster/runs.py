@@ -7,7 +7,7 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -90,10 +90,23 @@ def beginning(name: str) -> dict[str, Any]:
     }
 
 
-def create(config: Config, name: str, engine: Choice, path: Path | None = None, data: str = "") -> RunFolder:
+def create(
+    config: Config,
+    name: str,
+    engine: Choice,
+    path: Path | None = None,
+    data: str = "",
+    frozen: Sequence[str] = (),
+) -> RunFolder:
     """Make a run's folder, under ``checkpoint.root`` or at ``path``; its ``run.json`` is written last.
 
-    ``data`` is the fingerprint of the data that tasks are drawn from, empty for families that need none.
+    Args:
+        config: the run's configuration.
+        name: of the run.
+        engine: the strategy that it came to.
+        path: of the folder, unless it lies under ``checkpoint.root``.
+        data: fingerprint of the data that tasks are drawn from, empty for families that need none.
+        frozen: names of the parameters that are not trained.
     """
     root = config.checkpoint.root
     path = path if path is not None else place(config, name)
@@ -106,6 +119,7 @@ def create(config: Config, name: str, engine: Choice, path: Path | None = None, 
         "engines_passed_over": dict(engine.passed_over),
         "recompute": engine.recompute,
         "data": data,
+        "frozen": list(frozen),
     }
     write_file(path / "config.yaml", config.to_yaml().encode())
     write_json(path / "run.json", info)

@@ -66,6 +66,7 @@ class Outcome:
             "figures": [str(path) for path in self.figures],
             "warnings": self.warnings,
             "evaluation": self.evaluation,
+            "frozen": self.folder.info.get("frozen", []),
         }
 
 
@@ -260,7 +261,7 @@ def artifacts_of(folder: RunFolder) -> list[Path]:
 def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
     """A new run's folder for ``config``; the engine of the whole run is settled here."""
     setup = build(config)
-    return create(config, name, setup.choice, path, setup.family.spec.data)
+    return create(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
 
 
 def named_folder(config: Config, name: str) -> RunFolder:

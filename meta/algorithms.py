@@ -62,11 +62,15 @@ def gradient_of(algorithm: Algorithm) -> Callable[[Params, Episode], tuple[Param
     While it runs, models are in training: random layers draw from the episode's noise, see :mod:`meta.models.keyed`.
     """
 
-    def meta_loss(params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        with Keyed(episode.noise if isinstance(episode, NoisyEpisode) else NO_NOISE):
+    def meta_loss(params: Params, episode: Episode, noise: Tensor) -> tuple[Tensor, Metrics]:
+        with Keyed(noise):
             return algorithm.meta_loss(params, episode)
 
-    gradient: Callable[[Params, Episode], tuple[Params, Metrics]] = grad(meta_loss, has_aux=True)
+    def gradient(params: Params, episode: Episode) -> tuple[Params, Metrics]:
+        noise = episode.noise if isinstance(episode, NoisyEpisode) else NO_NOISE
+        found: tuple[Params, Metrics] = grad(meta_loss, has_aux=True)(params, Episode(*episode), noise)
+        return found
+
     return gradient
 
 

@@ -118,7 +118,7 @@ def _network(cell: Cell, name: str) -> Callable[..., tuple[Tensor, ...]]:
     """``torch.lstm``, ``torch.gru``, ``torch.rnn_tanh`` or ``torch.rnn_relu`` in elementary operations."""
 
     def network(inputs: Tensor, states: Any, *rest: Any) -> tuple[Tensor, ...]:
-        if not isinstance(rest[0], list | tuple):  # batch sizes came second
+        if not isinstance(rest[1], bool):  # batch sizes came second
             raise ValueError(
                 f"{name}: expected padded sequences [B, L, F], received a PackedSequence, whose lengths differ from "
                 "task to task; pad them and mask what is padded"
@@ -162,6 +162,8 @@ def attention(
 
     Its other kernels on processors (flash attention) have no second derivative.
     """
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
     output, weights = torch.ops.aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, 0.0, is_causal, None, scale=scale, enable_gqa=enable_gqa
     )
