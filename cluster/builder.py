@@ -56,7 +56,9 @@ class Setup(Basis):
             episodes = self.training_episodes(tasks)
             if measured:
                 return measure(self.algorithm, params, episodes, self.limits)
-            return choose(self.algorithm, params, episodes, self.device, self.config.training_tasks, self.limits)
+            tried_at = None if self.is_built_in else self.config.scored_steps
+            count = self.config.training_tasks
+            return choose(self.algorithm, params, episodes, self.device, count, self.limits, tried_at)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
@@ -64,6 +66,11 @@ class Setup(Basis):
     def engine(self) -> Engine:
         """The algorithm under that strategy."""
         return build_engine(self.choice.name, self.algorithm, self.limits)
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether model and algorithm are of metaray itself."""
+        return is_built_in(self.algorithm) and is_built_in(self.algorithm.model)
 
     def initial_params(self) -> Params:
         """θ before the first step, a function of the seed alone."""
@@ -98,7 +105,7 @@ def build(config: Config) -> AnySetup:
         ConfigError: if the parts do not fit together.
     """
     dtype = DTYPES[config.dtype]
-    device = torch.device("cuda" if config.cluster.gpus_per_worker > 0 else "cpu")
+    device = _device(config)
     try:
         family = _build_family(config)
         if isinstance(family.spec, EnvironmentSpec):
@@ -107,6 +114,22 @@ def build(config: Config) -> AnySetup:
         return _build_examples(config, cast(Family, family), dtype, device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _device(config: Config) -> torch.device:
+    """Where workers compute.
+
+    Raises:
+        ConfigError: if they ask for GPUs of a machine that has none.
+    """
+    asked = config.cluster.gpus_per_worker
+    if asked > 0 and not torch.cuda.is_available():
+        built = "" if torch.version.cuda else "; this torch was built without CUDA"
+        raise ConfigError(
+            f"cluster.gpus_per_worker: expected 0 on a machine without a GPU, received {asked:g}: torch sees none here"
+            f"{built}; set it to 0, or start the command on a machine with one"
+        )
+    return torch.device("cuda" if asked > 0 else "cpu")
 
 
 def build_episodes(config: Config) -> Setup:
@@ -163,7 +186,7 @@ def build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
         ConfigError: if the parts do not fit together.
         ValueError: if a value does not suit a part.
     """
-    cls = resolve_offering("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores")
+    cls = resolve_offering("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores", "predict")
     inputs = cls.input_shape(spec.input_shape, spec.description)
     model = build_model(config, inputs, spec.outputs)
     algorithm: Algorithm = cls(

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from cluster.bench_command import bench
-from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
+from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors, warn
 from cluster.data_command import data
 from cluster.errors import ConfigError
 from cluster.register_command import register
@@ -41,7 +41,7 @@ def _main() -> None:
 @app.command()
 @reports_errors
 def train(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; one that is there goes on.")] = None,
@@ -56,27 +56,27 @@ def train(
     del debug
     from cluster import training
     from cluster.checkpoint import require_config
-    from cluster.config import load, overridden
+    from cluster.config import is_override, load, overridden
     from cluster.interrupts import stop_on_signals
     from cluster.runs import find, new_name
 
     if resume is not None and name is not None:
         raise ConfigError("expected --resume RUN or --name NAME, received both; a run has its name already")
-    if config is not None and "=" in config.name and resume is not None:
-        overrides, config = [str(config), *(overrides or [])], None
+    if config is not None and is_override(config) and resume is not None:
+        overrides, config = [config, *(overrides or [])], None
     if resume is not None:
         folder = find(resume)
         own = folder.config
-        loaded = load(config, overrides or []) if config else overridden(own, overrides or [])
+        loaded = load(Path(config), overrides or []) if config else overridden(own, overrides or [])
         require_config(str(folder.path), own, loaded, moved=True)
     elif config is None:
         raise ConfigError(
             "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
         )
     else:
-        loaded = load(config, overrides or [])
+        loaded = load(Path(config), overrides or [])
         if name is None:
-            folder = training.new_folder(loaded, new_name(config.stem))
+            folder = training.new_folder(loaded, new_name(Path(config).stem))
         else:
             folder = training.named_folder(loaded, name)
     if verbose:
@@ -84,7 +84,7 @@ def train(
     with stop_on_signals() as stop:
         outcome = training.run(loaded, folder, stop)
     for warning in outcome.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
     if as_json:
         print_json(outcome.as_json())
         return
@@ -194,7 +194,11 @@ def _cell(figure: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Entry point of the ``metaray`` command."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # classes of the user's own are found from the working directory
+    """Entry point of the ``metaray`` command.
+
+    Classes of the user's own are found from the working directory, after everything that is installed: a folder there
+    called ``tasks`` or ``meta`` does not stand in for the product's own packages.
+    """
+    sys.path[:] = [place for place in sys.path if place not in ("", str(Path.cwd()))]
+    sys.path.append(str(Path.cwd()))
     app()

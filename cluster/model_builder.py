@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.components import parameters, resolve
-from cluster.config import GIVEN_TO_MODELS, Config
+from cluster.config import GIVEN_TO_MODELS, Config, strictly
 from cluster.errors import ConfigError
 from meta.adapt import EVERY, EXCEPT, matches
 from meta.models import Model, TorchModel
@@ -36,7 +36,7 @@ def build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
         resolve_offering("model.name", config.model.name, "init", "apply")
     given: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
     # Values as the constructor's annotations want them: YAML knows lists, constructors ask for tuples.
-    params = dict(parameters(cls, GIVEN_TO_MODELS).model_validate(config.model.params))
+    params = dict(strictly(parameters(cls, GIVEN_TO_MODELS), config.model.params))
     if issubclass(cls, nn.Module):
         taken = parameters(cls, frozenset()).model_fields.keys()
         arguments = {name: value for name, value in given.items() if name in taken} | params

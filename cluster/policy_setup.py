@@ -18,6 +18,7 @@ from meta.engine import Engine
 from meta.engine import build as build_engine
 from meta.native.ir import Unsupported
 from meta.native.strategy import native_memory
+from meta.native.toolchain import NoCompiler, probe
 from meta.params import Layout, Params
 from meta.policy import Policy, PolicyMAML
 from meta.policy.advantages import AdvantageSettings
@@ -49,8 +50,12 @@ class PolicySetup(Basis):
         passed_over = {"trace": f"{rows} rows a task leave nothing to gain by vectorising over tasks"}
         try:
             need = self.limits.threads * native_memory(cast(Algorithm, algorithm), self.initial_params(), example)
+            probe()
         except Unsupported as error:
-            return Choice("loop", "one task after another", passed_over | {"native": str(error)})
+            warning = None
+            if isinstance(error, NoCompiler):
+                warning = f"engine native was passed over, a slower one runs: {error}"
+            return Choice("loop", "one task after another", passed_over | {"native": str(error)}, warning=warning)
         recompute = self.limits.memory is not None and need > self.limits.memory
         return Choice("native", f"compiled; {need / 1e6:.0f} MB", passed_over, recompute)
 

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from cluster import figures as drawing
+from cluster import strict_yaml
 from cluster.errors import MetarayError
 from cluster.figures import Learned, Policies, curve, learners
 from cluster.pages import NOT_FINITE, embedded, interval, rounded, template
@@ -204,7 +205,7 @@ def _read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
 def _settings(config: str) -> tuple[str, int | None]:
     """The family's name, and the inner steps in training if they are given."""
     try:
-        plain = yaml.safe_load(config)
+        plain = strict_yaml.read(config)
         inner = plain.get("inner")
         return str(plain["task"]["family"]), inner.get("steps") if isinstance(inner, dict) else None
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:

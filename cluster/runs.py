@@ -1,5 +1,6 @@
 """A run's folder: what lies where, and how a RUN given by path or MLflow id is found again."""
 
+import contextlib
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import Config, parse, read_yaml
-from cluster.errors import ConfigError
+from cluster.errors import CheckpointError, ConfigError, MetarayError
 from cluster.jobs.inside import require_lasting_root, require_lasting_store
 from cluster.storage import Store, write_file
 from meta.choice import Choice
@@ -35,8 +36,7 @@ class DescribedFolder:
     @property
     def info(self) -> dict[str, Any]:
         """The contents of the description."""
-        data: dict[str, Any] = json.loads((self.path / self.description).read_text())
-        return data
+        return read_json(self.path / self.description)
 
     def update_info(self, **values: Any) -> None:
         """Change entries of the description."""
@@ -117,6 +117,8 @@ def create(
         "engine": engine.name,
         "engine_reason": engine.reason,
         "engines_passed_over": dict(engine.passed_over),
+        "engine_warning": engine.warning,
+        "engine_chosen": config.engine in ("auto", "measure"),
         "recompute": engine.recompute,
         "data": data,
         "frozen": list(frozen),
@@ -165,11 +167,34 @@ def find(run: str, root: str = "runs") -> RunFolder:
         if (path / "run.json").is_file():
             return RunFolder(path)
     for info in Path(root).glob("**/run.json"):
-        if json.loads(info.read_text()).get("mlflow_run_id") == run:
-            return RunFolder(info.parent)
+        with contextlib.suppress(MetarayError):  # another run's damaged description says nothing about this one
+            if read_json(info).get("mlflow_run_id") == run:
+                return RunFolder(info.parent)
     raise ConfigError(
         f"expected a run's folder or an MLflow run id, received '{run}'; the runs are in the folder '{root}/'"
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The contents of a JSON file of a run or a search.
+
+    Raises:
+        CheckpointError: if it is missing, cut short, or no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: expected a JSON file that metaray wrote, received {_cause(error)}; restore it from a copy, or "
+            "start a new run"
+        ) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, received {type(data).__name__}; restore it from a copy")
+    return data
+
+
+def _cause(error: Exception) -> str:
+    return "none" if isinstance(error, FileNotFoundError) else f"something else ({error})"
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

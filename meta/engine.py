@@ -11,6 +11,8 @@ metrics.
 ``loop``
     One task after another, each by replaying the recorded program of one task. Convolutions stay ordinary ones, where
     vectorising over tasks with weights of their own makes grouped ones; only one task's intermediates are kept.
+``eager``
+    One task after another, computed anew each time, for models that cannot be recorded. The slowest.
 ``native``
     One task after another by a program in C++ made for the model and the shapes at hand, compiled once by the machine's
     compiler and kept on disk; see :mod:`meta.native`. Threads take tasks of their own. Processors only.
@@ -165,6 +167,27 @@ def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     return Engine("loop", meta_gradient, scores)
 
 
+def eager(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Compute one task after another without recording, for models whose operations depend on the numbers in them."""
+    del limits
+    one_gradient = gradient_of(algorithm)
+
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        total: Params = {}
+        rows: list[Metrics] = []
+        for task in range(len(episodes.description)):
+            gradient, metrics = one_gradient(params, unstack(episodes, task))
+            rows.append(metrics)
+            total = {name: total[name] + part if total else part for name, part in gradient.items()}
+        return MetaGradient(total, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        tasks = range(len(episodes.description))
+        return torch.stack([algorithm.scores(params, unstack(episodes, task), steps) for task in tasks])
+
+    return Engine("eager", meta_gradient, scores)
+
+
 def native(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Compile one task's program once per shape of a task and run it task after task, on as many threads as allowed."""
     programs = Native(algorithm, limits.threads)
@@ -204,6 +227,7 @@ STRATEGIES: dict[str, Strategy] = {
     "vmap": vmapped,
     "trace": traced,
     "loop": looped,
+    "eager": eager,
     "native": native,
     "graph": graphed,
 }

@@ -43,7 +43,7 @@ class Native:
             try:
                 self._programs[key] = Program(function, params, episodes, adds=adds, threads=self._threads)
             except Unsupported as error:
-                raise Unsupported(
+                raise type(error)(
                     f"engine native cannot run this: {error}; choose engine=trace or engine=loop"
                 ) from error
         return self._programs[key](params, episodes)
