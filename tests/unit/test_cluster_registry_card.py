@@ -112,13 +112,13 @@ def test_a_difference_is_a_gain_only_if_its_whole_interval_is():
     champion, gain, mixed = np.full(4, 0.5), np.array([0.1, 0.2, 0.1, 0.2]), np.array([0.5, -0.2, 0.5, -0.2])
     clear = paired(champion + gain, champion, CROSS_ENTROPY)
     assert clear.is_gain
-    assert str(clear) == "accuracy better by 0.15 ± 0.057 on 4 test tasks"
+    assert str(clear) == "accuracy better by 0.15 ± 0.092 on 4 test tasks"
     assert not paired(champion + mixed, champion, CROSS_ENTROPY).is_gain
     lower = paired(champion - gain, champion, MSE)
     assert (lower.mean, lower.ci95) == pytest.approx((clear.mean, clear.ci95))
     worse = paired(champion, champion + gain, CROSS_ENTROPY)
     assert not worse.is_gain
-    assert str(worse) == "accuracy worse by 0.15 ± 0.057 on 4 test tasks"
+    assert str(worse) == "accuracy worse by 0.15 ± 0.092 on 4 test tasks"
     assert not paired(champion, champion, MSE).is_gain
 
 

@@ -1,0 +1,109 @@
+"""Trainings that do not learn: outer steps without effect are counted, and said once while running."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+PATIENCE = 10  # outer steps in a row without effect after which it is said
+SCHEDULED = 1e-3  # share of outer.lr below which the schedule keeps θ where it is
+
+# Kinds of outer steps without effect, each with what to do. The first that holds is the cause of the others.
+CAUSES = {
+    "skipped because the meta-gradient was not finite": (
+        "lower inner.lr or outer.lr, clip with outer.clip_value, or scale losses or rewards down"
+    ),
+    "with a meta-gradient of zero": (
+        "see that the loss depends on the parameters that are trained, and that rewards differ between trajectories"
+    ),
+    "rejected by the line search": (
+        "see that rewards differ between trajectories and are of moderate size, or raise outer.trpo.backtracks"
+    ),
+    "that left every bit of θ as it was": (
+        "raise outer.lr, or scale losses or rewards to moderate size: numbers overflow or underflow in the optimizer"
+    ),
+}
+SKIPPED, ZERO, REJECTED, UNMOVED = CAUSES
+
+
+class Standstill:
+    """Counts outer steps without effect and warns of them once."""
+
+    def __init__(self, before: Sequence[str] = (), say: Callable[[str], None] | None = None) -> None:
+        """Count from here on.
+
+        Args:
+            before: warnings of the training before it was interrupted; they hold until there is another.
+            say: told of the warning while the training runs; by default it is printed on standard error.
+        """
+        self._before = list(before)
+        self._say = say or (lambda text: print(f"warning: {text}", file=sys.stderr, flush=True))
+        self._causes: Counter[str] = Counter()
+        self._steps = self._first = self._last = 0
+        self._row = self._longest = self._end = 0  # steps in a row without effect: now, at most, and where that ended
+        self._said = False
+
+    def update(self, step: int, metrics: Mapping[str, float], *, moved: bool, lr_share: float = 1.0) -> bool:
+        """Take in an outer step; whether it is the one that brings the warning.
+
+        Args:
+            step: outer steps done, this one included.
+            metrics: those of the step, as :func:`cluster.outer.outer_step` gives them.
+            moved: whether any bit of θ has changed.
+            lr_share: the step size as a share of ``outer.lr``.
+        """
+        if not self._steps:
+            self._first = step
+        self._steps, self._last = self._steps + 1, step
+        cause = _cause(metrics, moved=moved, scheduled=lr_share < SCHEDULED)
+        if cause is None:
+            self._row = 0
+            return False
+        self._causes[cause] += 1
+        self._row += 1
+        if self._row > self._longest:
+            self._longest, self._end = self._row, step
+        return self._row == PATIENCE and self._speak()
+
+    def finish(self) -> bool:
+        """Say at the end what has not been said, as of a training shorter than the patience; whether that was so."""
+        return self._standing and self._speak()
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warning that the training stands still, and why; none if it learns."""
+        return [self._words()] if self._standing else list(self._before)
+
+    @property
+    def _standing(self) -> bool:
+        none_had_effect = self._first == 1 and sum(self._causes.values()) == self._steps
+        return self._longest >= PATIENCE or none_had_effect
+
+    def _speak(self) -> bool:
+        if self._said:
+            return False
+        self._said = True
+        self._say(self._words())
+        return True
+
+    def _words(self) -> str:
+        count = sum(self._causes.values())
+        every = count == self._steps
+        steps = f"none of {count} outer steps" if every else f"{count} of {self._steps} outer steps not"
+        row = "" if every else f", {self._longest} of them in a row up to step {self._end}"
+        causes = self._causes.most_common()
+        kinds = ", ".join(f"{number} {cause}" for cause, number in causes)
+        return (
+            f"the training does not learn: expected outer steps that change θ, {steps} did{row} ({kinds}); "
+            f"{CAUSES[causes[0][0]]}"
+        )
+
+
+def _cause(metrics: Mapping[str, float], *, moved: bool, scheduled: bool) -> str | None:
+    """Why an outer step had no effect, None if it had one or the schedule leaves it none."""
+    if metrics.get("skipped", 0.0) > 0:
+        return SKIPPED
+    if metrics.get("gradient_norm") == 0.0:
+        return ZERO
+    if metrics.get("step_share") == 0.0:
+        return REJECTED
+    return None if moved or scheduled else UNMOVED
