@@ -32,7 +32,7 @@ class Learner:
         """Start from ``params`` at step 0."""
         self.step = 0
         self.skipped = 0
-        self.moved = True  # whether the last outer step changed any bit of θ
+        self.moved = True  # whether the last outer step moved θ by more than rounding
         self.layout = layout
         self._config = config
         self._theta = layout.flatten(params)
@@ -96,13 +96,13 @@ class Learner:
         theta = self._theta.detach()
         self._before.copy_(theta)
         self._optimizer.step()
-        self.moved = not torch.equal(self._before, theta)
+        self.moved = _moved(self._before, theta)
         return norm
 
     def move(self, theta: Flat) -> None:
         """An outer step to ``theta`` [P], found by other means than the optimizer."""
         new = torch.from_numpy(theta)
-        self.moved = not torch.equal(self._theta.detach(), new)
+        self.moved = _moved(self._theta.detach(), new)
         with torch.no_grad():
             self._theta.copy_(new)
         self.step += 1
@@ -129,3 +129,9 @@ class Learner:
         if optimizer:
             self._optimizer.state[self._theta] = {name: value.clone() for name, value in optimizer.items()}
         self.step, self.skipped = step, skipped
+
+
+def _moved(before: Tensor, after: Tensor) -> bool:
+    """Whether θ [P] has changed by more than a rounding error, ‖Δθ‖ > ε ‖θ‖."""
+    step = after - before
+    return float(step @ step) > torch.finfo(before.dtype).eps ** 2 * float(before @ before)

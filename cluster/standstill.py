@@ -1,32 +1,36 @@
-"""Trainings that do not learn: outer steps without effect are counted, and said once while running."""
+"""Trainings that do not learn: outer steps that cannot improve θ are counted, and said once while running."""
 
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-PATIENCE = 10  # outer steps in a row without effect after which it is said
+PATIENCE = 10  # outer steps in a row without use after which it is said
 SCHEDULED = 1e-3  # share of outer.lr below which the schedule keeps θ where it is
+ROUNDING = 1e-9  # norm of a meta-gradient below which it is rounding, if all advantages are zero
 
-# Kinds of outer steps without effect, each with what to do. The first that holds is the cause of the others.
+# Kinds of outer steps that cannot improve θ, each with what to do. The first that holds is the cause of the others.
 CAUSES = {
     "skipped because the meta-gradient was not finite": (
         "lower inner.lr or outer.lr, clip with outer.clip_value, or scale losses or rewards down"
     ),
+    "with the same return in all rollouts": (
+        "see that rewards depend on what the policy does, and that no task is solved from the start"
+    ),
     "with a meta-gradient of zero": (
-        "see that the loss depends on the parameters that are trained, and that rewards differ between trajectories"
+        "see that the loss depends on the parameters that are trained, and that rewards are of moderate size"
     ),
     "rejected by the line search": (
         "see that rewards differ between trajectories and are of moderate size, or raise outer.trpo.backtracks"
     ),
-    "that left every bit of θ as it was": (
+    "that moved θ by less than a rounding error": (
         "raise outer.lr, or scale losses or rewards to moderate size: numbers overflow or underflow in the optimizer"
     ),
 }
-SKIPPED, ZERO, REJECTED, UNMOVED = CAUSES
+SKIPPED, SAME, ZERO, REJECTED, UNMOVED = CAUSES
 
 
 class Standstill:
-    """Counts outer steps without effect and warns of them once."""
+    """Counts outer steps that cannot improve θ and warns of them once."""
 
     def __init__(self, before: Sequence[str] = (), say: Callable[[str], None] | None = None) -> None:
         """Count from here on.
@@ -39,8 +43,9 @@ class Standstill:
         self._say = say or (lambda text: print(f"warning: {text}", file=sys.stderr, flush=True))
         self._causes: Counter[str] = Counter()
         self._steps = self._first = self._last = 0
-        self._row = self._longest = self._end = 0  # steps in a row without effect: now, at most, and where that ended
+        self._row = self._longest = self._end = 0  # useless steps in a row: now, at most, and where that ended
         self._said = False
+        self._return: float | None = None  # of the step before
 
     def update(self, step: int, metrics: Mapping[str, float], *, moved: bool, lr_share: float = 1.0) -> bool:
         """Take in an outer step; whether it is the one that brings the warning.
@@ -48,13 +53,14 @@ class Standstill:
         Args:
             step: outer steps done, this one included.
             metrics: those of the step, as :func:`cluster.outer.outer_step` gives them.
-            moved: whether any bit of θ has changed.
+            moved: whether θ has changed by more than rounding.
             lr_share: the step size as a share of ``outer.lr``.
         """
         if not self._steps:
             self._first = step
         self._steps, self._last = self._steps + 1, step
-        cause = _cause(metrics, moved=moved, scheduled=lr_share < SCHEDULED)
+        cause = _cause(metrics, self._return, moved=moved, scheduled=lr_share < SCHEDULED)
+        self._return = metrics.get("return", self._return)
         if cause is None:
             self._row = 0
             return False
@@ -75,8 +81,8 @@ class Standstill:
 
     @property
     def _standing(self) -> bool:
-        none_had_effect = self._first == 1 and sum(self._causes.values()) == self._steps
-        return self._longest >= PATIENCE or none_had_effect
+        none_of_use = self._first == 1 and sum(self._causes.values()) == self._steps
+        return self._longest >= PATIENCE or none_of_use
 
     def _speak(self) -> bool:
         if self._said:
@@ -88,22 +94,29 @@ class Standstill:
     def _words(self) -> str:
         count = sum(self._causes.values())
         every = count == self._steps
-        steps = f"none of {count} outer steps" if every else f"{count} of {self._steps} outer steps not"
-        row = "" if every else f", {self._longest} of them in a row up to step {self._end}"
+        steps = f"none of {count} could" if every else f"{count} of {self._steps} could not"
+        row = "" if every else f", {self._longest} in a row up to step {self._end}"
         causes = self._causes.most_common()
         kinds = ", ".join(f"{number} {cause}" for cause, number in causes)
         return (
-            f"the training does not learn: expected outer steps that change θ, {steps} did{row} ({kinds}); "
+            f"the training does not learn: expected outer steps that improve θ, {steps}{row} ({kinds}); "
             f"{CAUSES[causes[0][0]]}"
         )
 
 
-def _cause(metrics: Mapping[str, float], *, moved: bool, scheduled: bool) -> str | None:
-    """Why an outer step had no effect, None if it had one or the schedule leaves it none."""
-    if metrics.get("skipped", 0.0) > 0:
-        return SKIPPED
-    if metrics.get("gradient_norm") == 0.0:
-        return ZERO
-    if metrics.get("step_share") == 0.0:
-        return REJECTED
-    return None if moved or scheduled else UNMOVED
+def _cause(metrics: Mapping[str, float], previous: float | None, *, moved: bool, scheduled: bool) -> str | None:
+    """Why an outer step could not improve θ; None if it could, or if the schedule leaves it no length.
+
+    Returns are compared with those before adaptation, or of the step before where nothing adapts: other rollouts, of
+    which means are equal to the last bit only if rewards do not depend on what is done.
+    """
+    gradient, found = metrics.get("gradient_norm"), metrics.get("return")
+    without_advantage = metrics.get("surrogate") == 0.0 and gradient is not None and gradient < ROUNDING
+    causes = {
+        SKIPPED: metrics.get("skipped", 0.0) > 0,
+        SAME: found is not None and found == metrics.get("return_before", previous),
+        ZERO: gradient == 0.0 or without_advantage,
+        REJECTED: metrics.get("step_share") == 0.0,
+        UNMOVED: not moved and not scheduled,
+    }
+    return next((cause for cause, holds in causes.items() if holds), None)
