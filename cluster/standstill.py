@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-PATIENCE = 10  # outer steps in a row without use after which it is said
+PATIENCE = 10  # useless outer steps in a row, or most of at least so many, after which it is said
 SCHEDULED = 1e-3  # share of outer.lr below which the schedule keeps θ where it is
 ROUNDING = 1e-9  # norm of a meta-gradient below which it is rounding, if all advantages are zero
 
@@ -68,7 +68,7 @@ class Standstill:
         self._row += 1
         if self._row > self._longest:
             self._longest, self._end = self._row, step
-        return self._row == PATIENCE and self._speak()
+        return self._stuck and self._speak()
 
     def finish(self) -> bool:
         """Say at the end what has not been said, as of a training shorter than the patience; whether that was so."""
@@ -81,8 +81,14 @@ class Standstill:
 
     @property
     def _standing(self) -> bool:
-        none_of_use = self._first == 1 and sum(self._causes.values()) == self._steps
-        return self._longest >= PATIENCE or none_of_use
+        none_of_use = self._first == 1 and self._causes.total() == self._steps
+        return self._stuck or (self._steps > 0 and none_of_use)
+
+    @property
+    def _stuck(self) -> bool:
+        """Whether many steps in a row, or most of many, were of no use."""
+        count = self._causes.total()
+        return self._longest >= PATIENCE or (count >= PATIENCE and 2 * count > self._steps)
 
     def _speak(self) -> bool:
         if self._said:
@@ -92,7 +98,7 @@ class Standstill:
         return True
 
     def _words(self) -> str:
-        count = sum(self._causes.values())
+        count = self._causes.total()
         every = count == self._steps
         steps = f"none of {count} could" if every else f"{count} of {self._steps} could not"
         row = "" if every else f", {self._longest} in a row up to step {self._end}"
