@@ -71,7 +71,7 @@ class Place:
     def everything(self) -> tuple[list[Any], ...]:
         """Whatever a registration makes, as far as MLflow shows it."""
         experiments = [one.experiment_id for one in self.client.search_experiments(ViewType.ALL)]
-        models = [(one.name, dict(one.aliases)) for one in self.client.search_registered_models()]
+        models = [(one.name, dict(one.aliases), dict(one.tags)) for one in self.client.search_registered_models()]
         versions = [(one.name, one.version) for one in self.client.search_model_versions()]
         logged = [one.model_id for one in self.client.search_logged_models(experiments)]
         runs = self.client.search_runs(experiments)
