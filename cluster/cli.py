@@ -116,6 +116,8 @@ def evaluate(
     asked += [] if tasks is None else [f"eval.tasks={tasks}"]
     asked += [] if steps is None else [f"eval.steps=[{steps}]"]
     evaluation = evaluate_named(run, asked, split)
+    for warning in evaluation.get("warnings", ()):
+        print(f"warning: {warning}", file=sys.stderr)
     if as_json:
         print_json(evaluation)
     else:

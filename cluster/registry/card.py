@@ -43,6 +43,7 @@ def describe(
         "",
         *(f"- {part}" for part in protocol(evaluation, config.inner.steps)),
         *([f"- {verdict}"] if verdict else []),
+        *(f"- warning: {warning}" for warning in evaluation.get("warnings", ())),
         "",
         "## Call",
         "",

@@ -84,6 +84,16 @@ def test_a_card_says_what_a_reader_needs(tmp_path: Path):
     assert lines[-1] == "```"
 
 
+def test_a_card_has_the_kinds_of_task_and_the_warnings(tmp_path: Path):
+    folder, state = run(tmp_path)
+    kinds = {"kinds": {"forward": {"0": ROW, "10": ROW | {"ci95": None}}}, "kind_tasks": {"forward": 3}}
+    evaluation = EVALUATION | kinds | {"warnings": ["the training does not learn: …"]}
+    lines = card.describe(folder, state, evaluation, Regressor(10), "f00d", None).splitlines()
+    assert "| maml, forward | 0.5 ± 0.12 | 0.5 |" in lines
+    assert "- mean over kinds of task (3 forward)" in lines
+    assert "- warning: the training does not learn: …" in lines
+
+
 def test_a_long_card_is_cut_to_what_databases_hold(tmp_path: Path):
     folder, state = run(tmp_path, inner={"adapt": ["*", *(f"layer{number}.*" for number in range(500))]})
     text = card.describe(folder, state, EVALUATION, Regressor(10), "f00d", None)
