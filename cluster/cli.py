@@ -118,6 +118,8 @@ def evaluate(
     asked += [] if tasks is None else [f"eval.tasks={tasks}"]
     asked += [] if steps is None else [f"eval.steps=[{steps}]"]
     evaluation = evaluate_named(run, asked, split)
+    for warning in evaluation.get("warnings", ()):
+        print(f"warning: {warning}", file=sys.stderr)
     if as_json:
         print_json(evaluation)
     else:
@@ -162,8 +164,9 @@ def _print_engine(info: Mapping[str, Any]) -> None:
 
 
 def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
-    """A table of the metric against the number of inner steps, one row per algorithm."""
-    rows = {evaluation["algorithm"]: evaluation["steps"], **evaluation.get("baselines", {})}
+    """A table of the metric against the number of inner steps, one row per algorithm and kind of task."""
+    from cluster.protocol import rows
+
     table = Table(
         title=f"{evaluation['metric']} after inner steps, mean ± 95 % interval (median)",
         caption=f"{evaluation['tasks']} {evaluation['split']} tasks, {_sampled(evaluation)}",
@@ -171,16 +174,18 @@ def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
     table.add_column("")
     for number in evaluation["steps"]:
         table.add_column(f"{number} steps" if number != "1" else "1 step", justify="right")
-    for name, figures in rows.items():
+    for name, figures in rows(evaluation, evaluation["algorithm"]):
         table.add_row(name, *(_cell(figure) for figure in figures.values()))
     print_table(table)
 
 
 def _sampled(evaluation: Mapping[str, Any]) -> str:
     """What was sampled of a task, and how it was adapted to."""
-    from cluster.protocol import is_acted, step_size, trajectories
+    from cluster.protocol import is_acted, kinds_in_words, step_size, trajectories
 
     alpha = f"α {step_size(evaluation)}"
+    if evaluation.get("kind_tasks"):
+        alpha += f", mean over kinds of task ({kinds_in_words(evaluation['kind_tasks'])})"
     if is_acted(evaluation):
         return f"{trajectories(evaluation)} per inner step, {alpha}"
     batch_norm = f", batch norm {evaluation['batch_norm']}" if evaluation["batch_norm"] else ""
@@ -188,7 +193,9 @@ def _sampled(evaluation: Mapping[str, Any]) -> str:
 
 
 def _cell(figure: Mapping[str, Any]) -> str:
-    mean = "not finite" if figure["mean"] is None else f"{figure['mean']:.3f} ± {figure['ci95']:.3f}"
+    from cluster.protocol import mean_in_words
+
+    mean = mean_in_words(figure, mean=".3f", half=".3f")
     median = "" if figure["median"] is None else f" ({figure['median']:.3f})"
     return mean + median + (f", {figure['diverged']} diverged" if figure["diverged"] else "")
 

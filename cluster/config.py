@@ -236,7 +236,7 @@ def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
 
 
 def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``raw`` without the parameters of a model or family in whose place another class is named that has none of them."""
+    """``raw`` without what the class that ``values`` names for a model or family does not take."""
     result = dict(raw)
     for section, own, given in (("model", "name", GIVEN_TO_MODELS), ("task", "family", frozenset())):
         before, name = raw.get(section), values.get(f"{section}.{own}")

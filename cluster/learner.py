@@ -33,11 +33,13 @@ class Learner:
         """Start from ``params`` at step 0; those named in ``frozen`` stay as they are."""
         self.step = 0
         self.skipped = 0
+        self.moved = True  # whether the last outer step moved θ by more than rounding
         self.layout = layout
         self._config = config
         self._theta = layout.flatten(params)
         self._theta.grad = torch.zeros_like(self._theta)
         self._frozen = _places(layout, frozen)
+        self._before = torch.empty_like(self._theta)
         options: dict[str, Any] = {"lr": config.lr} | ({"fused": True} if config.optimizer in FUSED else {})
         self._optimizer = OPTIMIZERS[config.optimizer]([self._theta.requires_grad_()], **options)
 
@@ -60,9 +62,13 @@ class Learner:
     @property
     def lr(self) -> float:
         """The outer step size of the coming step, a function of the step alone."""
+        return self._config.lr * self.lr_share(self.step)
+
+    def lr_share(self, step: int) -> float:
+        """The step size of the outer step after ``step`` others as a share of ``outer.lr``."""
         if self._config.schedule == "cosine":
-            return self._config.lr * 0.5 * (1 + math.cos(math.pi * self.step / self._config.steps))
-        return self._config.lr
+            return 0.5 * (1 + math.cos(math.pi * step / self._config.steps))
+        return 1.0
 
     def update(self, gradient: Flat, tasks: int) -> float:
         """One outer step down the mean of ``tasks`` meta-gradients; see :meth:`descend`."""
@@ -90,11 +96,12 @@ class Learner:
             mean.clamp_(-self._config.clip_value, self._config.clip_value)
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr
-        kept = None if self._frozen is None else self._theta.detach()[self._frozen]
+        theta = self._theta.detach()
+        self._before.copy_(theta)
         self._optimizer.step()
-        if kept is not None:  # an optimizer may move what has no gradient, by decay for one
-            with torch.no_grad():
-                self._theta[self._frozen] = kept
+        if self._frozen is not None:  # an optimizer may move what has no gradient, by decay for one
+            theta[self._frozen] = self._before[self._frozen]
+        self.moved = _moved(self._before, theta)
         return norm
 
     def without_frozen(self, vector: Tensor) -> Tensor:
@@ -105,14 +112,17 @@ class Learner:
 
     def move(self, theta: Flat) -> None:
         """An outer step to ``theta`` [P], found by other means than the optimizer."""
+        new = torch.from_numpy(theta)
+        self.moved = _moved(self._theta.detach(), new)
         with torch.no_grad():
-            self._theta.copy_(torch.from_numpy(theta))
+            self._theta.copy_(new)
         self.step += 1
 
     def skip(self) -> None:
         """Count a step that leaves θ as it is."""
         self.step += 1
         self.skipped += 1
+        self.moved = False
 
     def state(self) -> dict[str, Tensor]:
         """Copies of θ by name (``theta.…``) and the optimizer's state (``optimizer.…``)."""
@@ -139,3 +149,9 @@ def _places(layout: Layout, names: Sequence[str]) -> Tensor | None:
     return layout.flatten(
         {name: torch.full(shape, name in names) for name, shape in zip(layout.names, layout.shapes, strict=True)}
     )
+
+
+def _moved(before: Tensor, after: Tensor) -> bool:
+    """Whether θ [P] has changed by more than a rounding error, ‖Δθ‖ > ε ‖θ‖."""
+    step = after - before
+    return float(step @ step) > torch.finfo(before.dtype).eps ** 2 * float(before @ before)

@@ -99,10 +99,13 @@ class _Again:
     def clipped_steps(self) -> Metrics:
         """``outer.ppo.epochs`` steps of Adam on the clipped surrogate, over the same rollouts (ProMP)."""
         norm = self._learner.descend(self._total.gradient, self._total.tasks)
+        moved = self._learner.moved
         for _ in range(self._config.outer.ppo.epochs - 1):
             total = total_gradient(self._ask("again", self._learner.theta), self._pool, self._learner.layout.size)
             if not total.finite:
                 raise total.diverged(self._learner.step, self._config)
             self._learner.descend(total.gradient, total.tasks)
+            moved |= self._learner.moved
+        self._learner.moved = moved
         self._learner.step += 1
         return {"gradient_norm": norm}

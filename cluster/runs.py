@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from cluster.config import Config, parse, read_yaml
 from cluster.errors import CheckpointError, ConfigError, MetarayError
 from cluster.jobs.inside import require_lasting_root, require_lasting_store
@@ -21,6 +23,7 @@ from cluster.storage import Store, write_file
 from meta.choice import Choice
 
 PACKAGES = ("metaray", "torch", "ray", "mlflow", "numpy")
+PATIENCE = 60.0  # seconds to wait for another writer of a description
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -39,8 +42,9 @@ class DescribedFolder:
         return read_json(self.path / self.description)
 
     def update_info(self, **values: Any) -> None:
-        """Change entries of the description."""
-        write_json(self.path / self.description, self.info | values)
+        """Change entries of the description, one writer at a time: the training, its tracker and its search."""
+        with FileLock(self.path / f".{self.description}.lock", timeout=PATIENCE):
+            write_json(self.path / self.description, self.info | values)
 
     @property
     def metrics_path(self) -> Path:

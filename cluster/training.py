@@ -13,7 +13,7 @@ from cluster.builder import AnySetup, Setup, build
 from cluster.config import Config, overridden
 from cluster.console import warn
 from cluster.errors import EngineError, Interrupted
-from cluster.evaluation import evaluate
+from cluster.evaluation import evaluate, with_baselines
 from cluster.interrupts import SignalFlag, StopFlag
 from cluster.learner import Learner
 from cluster.loop import meta_train
@@ -121,11 +121,11 @@ def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
             beside = RunFolder(path) if (path / "run.json").exists() else new_folder(theirs, name, path)
             with _tracked(theirs, beside, tracked.tracker):
                 baseline = _train(theirs, beside, stop)
-            baselines[algorithm] = baseline.evaluation["steps"]
+            baselines[algorithm] = baseline.evaluation
             outcome.failures.extend(baseline.failures)
-            outcome.warnings.extend(set(baseline.warnings) - set(outcome.warnings))
+            outcome.warnings.extend(f"baseline {algorithm}: {warning}" for warning in baseline.warnings)
         if baselines:
-            outcome.evaluation["baselines"] = baselines
+            outcome.evaluation.update(with_baselines(outcome.evaluation, baselines))
             write_json(folder.path / "evaluation.json", outcome.evaluation)
         outcome.figures.extend(draw(folder))
     outcome.warnings.extend(tracked.warnings)
@@ -234,7 +234,8 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
     label = f"{config.task.family} {config.algorithm}"
     began = monotonic()
     with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
-        learner = learn(pool, config, setup, Books(config, setup, folder, pool, shown), saved, stop)
+        books = Books(config, setup, folder, pool, shown)
+        learner = learn(pool, config, setup, books, saved, stop)
     seconds = monotonic() - began
     if learner.step < config.outer.steps:
         raise Interrupted(
@@ -243,6 +244,8 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
         )
     name, state = checkpoints.chosen(folder.checkpoints)
     evaluation = evaluate_params(pool, config, setup, state)
+    if books.warnings:
+        evaluation["warnings"] = books.warnings
     write_json(folder.path / "evaluation.json", evaluation)
     return Outcome(
         folder=folder,
@@ -253,7 +256,12 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
         failures=list(pool.failures),
         evaluation=evaluation,
         figures=[],
-        warnings=[*_idle_workers(config), *pool.warnings, *filter(None, [folder.info.get("engine_warning")])],
+        warnings=[
+            *_idle_workers(config),
+            *pool.warnings,
+            *filter(None, [folder.info.get("engine_warning")]),
+            *books.warnings,
+        ],
     )
 
 

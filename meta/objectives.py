@@ -102,16 +102,30 @@ OBJECTIVES = {objective.name: objective for objective in (MSE, CROSS_ENTROPY)}
 RETURN = Score(name="return", metric="return", higher_is_better=True)
 
 
-def is_diverged(scores: Tensor, objective: Score, factor: float = 10.0) -> Tensor:
-    """Which tasks an adaptation has thrown off, [T, K] bool, from scores [T, K].
+DIVERGED = 10.0  # factor on a task's error before adaptation above which the task counts as diverged
 
-    A task counts as diverged after some inner steps if its score is not finite or, for errors, larger than
-    ``factor`` times the same task's score in the first column (the fewest inner steps asked for).
 
-    >>> is_diverged(torch.tensor([[1.0, 0.5], [1.0, 500.0]]), MSE).tolist()
-    [[False, False], [False, True]]
+def is_diverged(scores: Tensor, objective: Score, factor: float = DIVERGED, before: Tensor | None = None) -> Tensor:
+    """Mask of diverged tasks, bool [T, K], from scores [T, K] after K numbers of inner steps.
+
+    A task counts as diverged after some inner steps if its score is not finite or, for errors, larger than ``factor``
+    times the task's error before adaptation. An error before adaptation below a ``factor``-th of the tasks' median
+    counts as that: a task which is solved before it is adapted to has diverged only if it ends above the median.
+
+    Args:
+        scores: [T, K].
+        objective: what was scored.
+        factor: see above.
+        before: scores after 0 inner steps, [T]; by default the first column, which has to be that.
+
+    >>> is_diverged(torch.tensor([[1.0, 0.5], [1.0, 500.0], [0.0, 0.5]]), MSE).tolist()
+    [[False, False], [False, True], [False, False]]
     """
     diverged = ~torch.isfinite(scores)
     if not objective.higher_is_better:
-        diverged |= scores > factor * scores[:, :1]
+        reference = scores[:, 0] if before is None else before
+        known = reference[torch.isfinite(reference) & (reference > 0)]
+        typical = known.median() if len(known) else reference.new_ones(())  # of no scale: errors in units
+        reference = torch.where(torch.isfinite(reference), reference, typical)
+        diverged |= scores > factor * reference.clamp(min=float(typical) / factor)[:, None]
     return diverged

@@ -1,7 +1,8 @@
 """The contract of a task family, and the counter-based randomness that keeps draws pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeGuard
+from typing import Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -88,6 +89,9 @@ class FamilySpec:
         description: size D of a task's description, 0 if tasks have none.
         data: fingerprint of the data that tasks are drawn from, empty for families that need none. A run is only
             resumed on the data it was begun with.
+        kinds: where tasks are of a few kinds (forward, backward), their names, all equally likely; one that stands
+            twice is twice as likely. The family then offers ``kind_of(key)``, the name of a task's kind: scores are
+            averaged over kinds, whatever share of the tasks happens to be of which, and shown for each.
     """
 
     input_shape: tuple[int, ...]
@@ -95,6 +99,28 @@ class FamilySpec:
     objective: str
     description: int = 0
     data: str = ""
+    kinds: tuple[str, ...] = ()
+
+
+def kinds_of(family: Any, seed: int, split: Split, tasks: Iterable[int]) -> list[str]:
+    """The kind of each of some tasks of a family whose ``spec`` declares kinds.
+
+    Raises:
+        ValueError: if the family has no ``kind_of``, or it names a kind that is not declared.
+    """
+    declared = family.spec.kinds
+    if not hasattr(family, "kind_of"):
+        raise ValueError(
+            f"spec.kinds: expected a family that declares kinds {list(declared)} to offer kind_of(key), "
+            f"{type(family).__name__} does not; add it, or leave spec.kinds out"
+        )
+    names: list[str] = []
+    for index in tasks:
+        name = family.kind_of(TaskKey(seed, split, index))
+        if name not in declared:
+            raise ValueError(f"kind_of: expected one of spec.kinds, {list(declared)}, received {name!r} for {index}")
+        names.append(name)
+    return names
 
 
 class Family(Protocol):

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from tasks.environments.contract import EnvironmentSpec, Lockstep, Numbers, Step
 from tasks.environments.rows import Rows, counts
-from tasks.environments.varied import Varied, parse
+from tasks.environments.varied import Varied, kind, kinds, parse
 from tasks.environments.vectors import Pool, Vector, alone, together
 from tasks.family import TaskKey
 
@@ -32,7 +32,8 @@ class GymnasiumTasks:
         id: a registered identifier, ``my_module:MyEnv-v0`` to import the module that registers it.
         kwargs: arguments of the constructor that all tasks share.
         vary: what differs between tasks: names with a range ``[low, high]``, from which a number is drawn uniformly, or
-            ``{choice: [value, …]}``.
+            ``{choice: [value, …]}``. The combinations of choices, if they are few, are the kinds of task: scores are
+            averaged over them and shown for each.
         via: where these go. ``kwargs``: to the constructor, so that every task has environments of its own;
             ``options``: to ``reset(options={name: value})``, which needs to build environments only once.
         vectorized: take the vector environment that is registered with the identifier. It has to accept
@@ -90,7 +91,12 @@ class GymnasiumTasks:
             discrete=discrete,
             horizon=self.horizon,
             trajectories=self.trajectories,
+            kinds=kinds(self.varied),
         )
+
+    def kind_of(self, key: TaskKey) -> str:
+        """What is chosen for the task among ``choice``s, such as ``map=small``."""
+        return kind(self.varied, self.draw(key))
 
     def draw(self, key: TaskKey) -> dict[str, Any]:
         """The task's own values, by name."""

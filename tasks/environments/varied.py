@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from numbers import Real
 from typing import Any, Protocol
 
@@ -24,6 +25,9 @@ class Varied(Protocol):
     def describe(self, value: Any) -> list[float]:
         """What an oracle is told of a value."""
         ...
+
+
+MOST_KINDS = 12  # combinations of choices up to which scores are shown for each
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,28 @@ def parse(vary: Mapping[str, Any]) -> dict[str, Varied]:
     {'length': Range(low=0.5, high=1.5, size=1), 'map': Choice(values=('small', 'large'))}
     """
     return {name: _parse(name, vary[name]) for name in sorted(vary)}
+
+
+def kinds(varied: Mapping[str, Varied]) -> tuple[str, ...]:
+    """The kinds of task that choices make, all equally likely; none if nothing is chosen, or too many combinations.
+
+    >>> kinds(parse({"length": [0.5, 1.5], "map": {"choice": ["small", "large"]}}))
+    ('map=small', 'map=large')
+    """
+    choices = {name: one.values for name, one in varied.items() if isinstance(one, Choice)}
+    if not choices or math.prod(map(len, choices.values())) > MOST_KINDS:
+        return ()
+    return tuple(kind(varied, dict(zip(choices, values, strict=True))) for values in product(*choices.values()))
+
+
+def kind(varied: Mapping[str, Varied], values: Mapping[str, Any]) -> str:
+    """The kind of a task of these values: those that are chosen, in words."""
+    chosen = {name: values[name] for name, one in varied.items() if isinstance(one, Choice)}
+    return ", ".join(f"{name}={_word(value)}" for name, value in chosen.items())
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _parse(name: str, form: Any) -> Varied:
