@@ -3,12 +3,15 @@
 import difflib
 import importlib
 import inspect
+import json
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from cluster.errors import ConfigError
+
+_M = TypeVar("_M", bound=BaseModel)
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "task.family": {
@@ -89,6 +92,25 @@ def parameters(cls: type[Any], given: frozenset[str]) -> type[BaseModel]:
         if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (hints.get(name, Any), default)
+        fields[name] = (hints.get(name, _kind(default)), default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     return create_model(cls.__name__, __config__=config, **fields)
+
+
+def validated(model: type[_M], plain: Any) -> _M:
+    """Nested plain values as a pydantic model, with nothing taken for what it is not.
+
+    A text is no number, a boolean neither, and a number with a fraction no integer; an integer will do for a real
+    number and a list for a tuple.
+
+    Raises:
+        ValidationError: naming every value that is of another type.
+    """
+    return model.model_validate_json(json.dumps(plain), strict=True)
+
+
+def _kind(default: Any) -> Any:
+    """The type of a parameter without an annotation, as far as its default tells."""
+    if isinstance(default, bool | str):
+        return type(default)
+    return int | float if isinstance(default, int | float) else Any

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from cluster.components import nearest, parameters, resolve
+from cluster import strict_yaml
+from cluster.components import nearest, parameters, resolve, validated
 from cluster.errors import ConfigError
 from cluster.sections import (
     AdvantageConfig,
@@ -104,7 +104,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults spelled out, as YAML that loads to an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return strict_yaml.dump(self.model_dump(mode="json"))
 
 
 def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
@@ -155,7 +155,7 @@ def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[
     cls = resolve(f"{key}.{own}", getattr(section, own))
     model = parameters(cls, given)
     try:
-        values = model.model_validate(section.params).model_dump()
+        values = validated(model, section.params).model_dump()
         # A constructor checks what annotations cannot say (ranges, sums).
         if not given:
             cls(**values)
@@ -175,7 +175,7 @@ def parse(raw: Any) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"expected a configuration of sections and keys, received {type(raw).__name__}")
     try:
-        config = Config.model_validate(raw)
+        config = validated(Config, raw)
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, Config))) from error
     resolve("algorithm", config.algorithm)
@@ -199,10 +199,7 @@ def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
         dotted, equals, value = text.partition("=")
         if not equals or not dotted:
             raise ConfigError(f"expected an override of the form section.key=value, received '{text}'")
-        try:
-            values[dotted] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{dotted}: expected a YAML value, received '{value}'") from error
+        values[dotted] = strict_yaml.load(value, dotted, f"expected a YAML value, received '{value}'")
     return with_values(raw, values)
 
 
@@ -231,13 +228,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if the file is missing, not YAML, or not a mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = strict_yaml.load(path.read_text(encoding="utf-8"), str(path))
     except (FileNotFoundError, IsADirectoryError) as error:
         siblings = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(
             f"expected a configuration file at '{path}', found none{nearest(str(path), siblings)}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, received a file that does not parse: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected sections and keys, received {type(raw).__name__}")

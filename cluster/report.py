@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from cluster import figures as drawing
-from cluster.errors import MetarayError
+from cluster import strict_yaml
+from cluster.errors import ConfigError, MetarayError
 from cluster.figures import Learned, Policies, curve, learners
 from cluster.pages import NOT_FINITE, embedded, interval, rounded, template
 from cluster.protocol import protocol
@@ -204,10 +204,10 @@ def _read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
 def _settings(config: str) -> tuple[str, int | None]:
     """The family's name, and the inner steps in training if they are given."""
     try:
-        plain = yaml.safe_load(config)
+        plain = strict_yaml.load(config, "config.yaml")
         inner = plain.get("inner")
         return str(plain["task"]["family"]), inner.get("steps") if isinstance(inner, dict) else None
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    except (ConfigError, AttributeError, KeyError, TypeError) as error:
         raise MetarayError(f"config.yaml: expected YAML with task.family, received: {error}; restore it") from error
 
 

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from pydantic import ValidationError
 
+from cluster.components import validated
 from cluster.config import problems, with_overrides
 from cluster.errors import ConfigError, MetarayError
 from cluster.registry.pyfunc import PACKAGE
@@ -95,7 +96,7 @@ class Registry:
         """
         tracking = with_overrides({}, overrides).get("tracking", {})
         try:
-            return cls(TrackingConfig.model_validate(tracking))
+            return cls(validated(TrackingConfig, tracking))
         except ValidationError as error:
             raise ConfigError("\n".join(problems(error, TrackingConfig, "tracking."))) from error
 
