@@ -187,7 +187,7 @@ def _answered(end: Connection) -> None:
 def _compute(end: Connection, text: str, number: int) -> None:
     """Compute one shard's meta-gradient as often as told, until nobody tells any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command that started us closes the pipe
-    config = parse(strict_yaml.load(text, "the suite's configuration"))
+    config = parse(strict_yaml.read(text))
     fix_arithmetic(config.cluster.threads)
     keep_freed_memory()
     setup = build_episodes(config)

@@ -35,6 +35,7 @@ class Checkpoint:
         config: the run's configuration, as nested plain values.
         config_hash: its identity's hash.
         best: the best validation score so far and the step it was reached at, or None.
+        frozen: names of the parameters that the outer loop leaves as they are.
         tensors: ``theta.<name>`` and ``optimizer.<state>``.
     """
 
@@ -47,6 +48,7 @@ class Checkpoint:
     config_hash: str
     best: tuple[float, int] | None
     tensors: Mapping[str, Tensor]
+    frozen: tuple[str, ...] = ()
 
     @property
     def params(self) -> Params:
@@ -71,6 +73,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "config": checkpoint.config,
         "config_hash": checkpoint.config_hash,
         "best": checkpoint.best,
+        "frozen": checkpoint.frozen,
     }
     text = json.dumps(meta, sort_keys=True)
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -112,6 +115,7 @@ def decode(data: bytes, name: str) -> Checkpoint:
         config_hash=meta["config_hash"],
         best=None if best is None else (best[0], best[1]),
         tensors=tensors,
+        frozen=tuple(meta.get("frozen", ())),
     )
 
 

@@ -3,14 +3,16 @@
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
+import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cluster import strict_yaml
-from cluster.components import nearest, parameters, resolve, validated
+from cluster.components import nearest, parameters, resolve
 from cluster.errors import ConfigError
 from cluster.sections import (
     AdvantageConfig,
@@ -77,6 +79,11 @@ class Config(Section):
         return self.inner.steps if self.eval.select_steps is None else self.eval.select_steps
 
     @property
+    def scored_steps(self) -> tuple[int, ...]:
+        """Numbers of inner steps after which validations score."""
+        return tuple(sorted({*self.eval.steps, self.select_steps}))
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The values that decide the bits of θ after a number of steps, defaults spelled out.
 
@@ -104,7 +111,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults spelled out, as YAML that loads to an equal one."""
-        return strict_yaml.dump(self.model_dump(mode="json"))
+        return strict_yaml.write(self.model_dump(mode="json"))
 
 
 def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
@@ -155,7 +162,7 @@ def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[
     cls = resolve(f"{key}.{own}", getattr(section, own))
     model = parameters(cls, given)
     try:
-        values = validated(model, section.params).model_dump()
+        values = strictly(model, section.params).model_dump()
         # A constructor checks what annotations cannot say (ranges, sums).
         if not given:
             cls(**values)
@@ -164,6 +171,18 @@ def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error
     return {own: getattr(section, own), **values}
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def strictly(model: type[Checked], raw: Mapping[str, Any]) -> Checked:
+    """A model of plain values: true is no number, 1.5 no whole one, a text neither; a list may be a tuple.
+
+    Raises:
+        ValidationError: naming every key that is wrong.
+    """
+    return model.model_validate_json(json.dumps(raw), strict=True)
 
 
 def parse(raw: Any) -> Config:
@@ -175,7 +194,7 @@ def parse(raw: Any) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"expected a configuration of sections and keys, received {type(raw).__name__}")
     try:
-        config = validated(Config, raw)
+        config = strictly(Config, raw)
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, Config))) from error
     resolve("algorithm", config.algorithm)
@@ -188,19 +207,47 @@ def parse(raw: Any) -> Config:
     return config.model_copy(update={"task": TaskConfig(**task), "model": ModelConfig(**model)})
 
 
+def is_override(text: str) -> bool:
+    """Whether a word of the command line is an override rather than a file's name.
+
+    >>> is_override("task.root=a/b"), is_override("tune_configs/sinusoid.yaml"), is_override("runs/a=b/config.yaml")
+    (True, False, False)
+    """
+    return re.match(r"[A-Za-z_][\w.]*=", text) is not None
+
+
 def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of ``raw`` with ``section.key=value`` texts applied; values are read as YAML.
 
     >>> with_overrides({"inner": {"lr": 0.01}}, ["inner.lr=0.1", "seed=3"])
     {'inner': {'lr': 0.1}, 'seed': 3}
     """
-    values = {}
+    values: dict[str, Any] = {}
     for text in overrides:
         dotted, equals, value = text.partition("=")
         if not equals or not dotted:
             raise ConfigError(f"expected an override of the form section.key=value, received '{text}'")
-        values[dotted] = strict_yaml.load(value, dotted, f"expected a YAML value, received '{value}'")
-    return with_values(raw, values)
+        try:
+            values[dotted] = strict_yaml.read(value)
+        except yaml.YAMLError as error:
+            reason = getattr(error, "problem", None) or str(error)
+            raise ConfigError(f"{dotted}: expected a YAML value, received '{value}': {reason}") from error
+    return with_values(_for_other_classes(raw, values), values)
+
+
+def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``raw`` without what the class that ``values`` names for a model or family does not take."""
+    result = dict(raw)
+    for section, own, given in (("model", "name", GIVEN_TO_MODELS), ("task", "family", frozenset())):
+        before, name = raw.get(section), values.get(f"{section}.{own}")
+        if not isinstance(before, dict) or not isinstance(name, str) or name == before.get(own):
+            continue
+        try:
+            known = parameters(resolve(f"{section}.{own}", name), given).model_fields
+        except ConfigError:
+            continue  # the check of the whole says what is wrong with the name
+        result[section] = {key: value for key, value in before.items() if key == own or key in known}
+    return result
 
 
 def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,13 +275,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if the file is missing, not YAML, or not a mapping.
     """
     try:
-        raw = strict_yaml.load(path.read_text(encoding="utf-8"), str(path))
+        raw = strict_yaml.read(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         siblings = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(
             f"expected a configuration file at '{path}', found none{nearest(str(path), siblings)}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except strict_yaml.RefusedError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, received a file that does not parse: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected sections and keys, received {type(raw).__name__}")

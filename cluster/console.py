@@ -30,6 +30,7 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         _results.append(sys.stdout)
+        _warned.clear()
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 command(*args, debug=debug, **kwargs)
@@ -45,6 +46,16 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
             _results.pop()
 
     return wrapped
+
+
+_warned: set[str] = set()
+
+
+def warn(text: str) -> None:
+    """A warning on standard error, once in a command."""
+    if text not in _warned:
+        _warned.add(text)
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def print_json(data: Mapping[str, Any]) -> None:

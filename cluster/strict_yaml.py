@@ -13,10 +13,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from cluster.errors import ConfigError
-
-MOST_CHARACTERS = 1_000_000
-MOST_VALUES = 100_000  # with every alias written out
+LARGEST = 2**20  # characters of a document; the longest configuration in use has some 3,000
+MOST = 100_000  # values of a document, aliases written out
 DEEPEST = 50  # levels of nesting
 _PREFIX = "tag:yaml.org,2002:"
 _NULL = r"~|null|Null|NULL|"
@@ -29,10 +27,6 @@ _CORE = {  # in this order: what is an integer is also written like a float
     "int": (_INT, list("-+0123456789")),
     "float": (_FLOAT, list("-+.0123456789")),
 }
-
-
-class _Mistake(yaml.MarkedYAMLError):
-    """Something in a YAML text that is refused; the message says where it stands."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -54,20 +48,22 @@ for _name, (_pattern, _first) in _CORE.items():
         _class.add_implicit_resolver(f"{_PREFIX}{_name}", re.compile(f"(?:{_pattern})\\Z"), _first)
 
 
-def load(text: str, where: str, no_yaml: str = "expected YAML, received a file that does not parse") -> Any:
-    """The value of a YAML text: nested dictionaries, lists, texts, numbers, booleans and None.
+class RefusedError(yaml.YAMLError):
+    """YAML that two readers understand differently, or that is too large; the message says where."""
 
-    Args:
-        text: one YAML document.
-        where: the file, or whatever else the text is from, for messages.
-        no_yaml: what to say of a text that is not YAML.
+
+def read(text: str) -> Any:
+    """The value of a YAML document, made of dictionaries, lists, texts, numbers, truth values and None.
 
     Raises:
-        ConfigError: if the text is not YAML, a key stands twice, a number is read differently by the versions of YAML,
-            or the text is too large, with its aliases written out.
+        yaml.YAMLError: if the text is not YAML; :class:`RefusedError` if a key stands twice, a number is read
+            differently by the versions of YAML, or the document is too large, with its aliases written out.
+
+    >>> read("lr: 1e-3"), read("[yes, true, 0x10]")
+    ({'lr': 0.001}, ['yes', True, 16])
     """
-    if len(text) > MOST_CHARACTERS:
-        raise ConfigError(f"{where}: expected at most {MOST_CHARACTERS} characters of YAML, received {len(text)}")
+    if len(text) > LARGEST:
+        raise RefusedError(f"expected at most {LARGEST} characters, received {len(text)}")
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -75,17 +71,19 @@ def load(text: str, where: str, no_yaml: str = "expected YAML, received a file t
             return None
         _measure(node)
         return loader.construct_document(node)
-    except _Mistake as error:
-        raise ConfigError(f"{where}: {error.problem}") from error
     except RecursionError as error:
-        raise ConfigError(f"{where}: {_TOO_DEEP}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where}: {no_yaml}: {error}") from error
+        raise RefusedError(_TOO_DEEP) from error
 
 
-def dump(data: Any, *, flow: bool = False, width: float = 80) -> str:
-    """Plain values as YAML text that :func:`load`, and readers of YAML 1.1, read as equal ones."""
-    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=width))
+def write(value: Any, *, flow: bool = False, width: float = 80) -> str:
+    """A YAML document that :func:`read`, and readers of YAML 1.1, give back, keys in their order.
+
+    >>> print(write({"name": "1e-3", "lr": 0.001}), end="")
+    name: '1e-3'
+    lr: 0.001
+    """
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=width)
+    return text
 
 
 _TOO_DEEP = f"expected at most {DEEPEST} levels of nesting, received more; write it flatter"
@@ -95,8 +93,8 @@ def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _mistake(problem: str, node: Node) -> _Mistake:
-    return _Mistake(problem=problem, problem_mark=node.start_mark)
+def _at(node: Node, problem: str) -> RefusedError:
+    return RefusedError(f"line {_line(node)}: {problem}")
 
 
 def _measure(root: Node) -> None:
@@ -106,7 +104,7 @@ def _measure(root: Node) -> None:
 
     def measure(node: Node) -> tuple[int, int]:
         if id(node) in under_way:
-            raise _mistake(f"line {_line(node)}: expected a value, received an alias that contains itself", node)
+            raise _at(node, "expected a value, received an alias inside of what it stands for")
         if id(node) not in measured:
             under_way.add(id(node))
             inside = [measure(child) for child in _children(node)]
@@ -117,11 +115,9 @@ def _measure(root: Node) -> None:
 
     total, levels = measure(root)
     if levels > DEEPEST:
-        raise _mistake(_TOO_DEEP, root)
-    if total > MOST_VALUES:
-        raise _mistake(
-            f"expected at most {MOST_VALUES} values, received {total} with every alias (*name) written out", root
-        )
+        raise RefusedError(_TOO_DEEP)
+    if total > MOST:
+        raise RefusedError(f"expected at most {MOST} values, received {total} with every alias (*name) written out")
 
 
 def _children(node: Node) -> list[Node]:
@@ -132,21 +128,19 @@ def _children(node: Node) -> list[Node]:
 
 def _mapping(loader: _Loader, node: Node) -> dict[str, Any]:
     if not isinstance(node, MappingNode):
-        raise _mistake(f"line {_line(node)}: expected a mapping behind !!map", node)
+        raise _at(node, "expected a mapping behind !!map")
     result: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         line = _line(key_node)
         if not isinstance(key, str):
-            raise _mistake(f"line {line}: expected a text as a key, received {key!r}; put it in quotes", key_node)
-        if key == "<<":
-            raise _mistake(f"line {line}: merge keys (<<) are not part of YAML 1.2; write the keys out", key_node)
+            raise _at(key_node, f"expected a text as a key, received {key!r}; put it in quotes")
+        if key == "<<" and key_node.style is None:
+            raise _at(key_node, "merge keys (<<) are not part of YAML 1.2; write the keys out")
         if key in result:
-            raise _mistake(
-                f"expected every key once, received '{key}' on line {lines[key]} and again on line {line}; "
-                "keep one of them",
-                key_node,
+            raise RefusedError(
+                f"expected each key once, received '{key}' at line {lines[key]} and again at line {line}; keep one"
             )
         lines[key] = line
         result[key] = loader.construct_object(value_node, deep=True)
@@ -155,7 +149,7 @@ def _mapping(loader: _Loader, node: Node) -> dict[str, Any]:
 
 def _sequence(loader: _Loader, node: Node) -> list[Any]:
     if not isinstance(node, SequenceNode):
-        raise _mistake(f"line {_line(node)}: expected a list behind !!seq", node)
+        raise _at(node, "expected a list behind !!seq")
     return [loader.construct_object(child, deep=True) for child in node.value]
 
 
@@ -194,25 +188,25 @@ def _scalar(tag: str, read: Callable[[str], Any]) -> Callable[[_Loader, Node], A
     def construct(loader: _Loader, node: Node) -> Any:
         text = str(loader.construct_scalar(node)) if isinstance(node, ScalarNode) else ""
         if not isinstance(node, ScalarNode) or pattern.match(text) is None:
-            raise _mistake(f"line {_line(node)}: expected a value of the type !!{tag}, received '{text}'", node)
+            raise _at(node, f"expected a value of the type !!{tag}, received '{text}'")
         try:
             return read(text)
         except ValueError as error:
-            raise _mistake(f"line {_line(node)}: {error}", node) from error
+            raise _at(node, str(error)) from error
 
     return construct
 
 
 def _text(loader: _Loader, node: Node) -> str:
     if not isinstance(node, ScalarNode):
-        raise _mistake(f"line {_line(node)}: expected a text behind !!str", node)
+        raise _at(node, "expected a text behind !!str")
     return str(loader.construct_scalar(node))
 
 
 def _unknown(loader: _Loader, node: Node) -> Any:
     del loader
     name = str(node.tag).replace(_PREFIX, "!!")
-    raise _mistake(f"line {_line(node)}: expected plain values, received the tag '{name}'; leave it out", node)
+    raise _at(node, f"expected plain values, received the tag '{name}'; leave it out")
 
 
 _CONSTRUCTORS: dict[str | None, Callable[[_Loader, Node], Any]] = {

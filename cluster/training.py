@@ -11,13 +11,15 @@ from cluster import checkpoint as checkpoints
 from cluster.books import Books
 from cluster.builder import AnySetup, Setup, build
 from cluster.config import Config, overridden
-from cluster.errors import Interrupted
-from cluster.evaluation import evaluate
+from cluster.console import warn
+from cluster.errors import EngineError, Interrupted
+from cluster.evaluation import evaluate, with_baselines
 from cluster.interrupts import SignalFlag, StopFlag
 from cluster.learner import Learner
 from cluster.loop import meta_train
 from cluster.policy_setup import PolicySetup
 from cluster.pool import InlinePool, Pool
+from cluster.preflight import require_path, try_workers
 from cluster.progress import progress
 from cluster.report import draw_figures, write_report
 from cluster.runs import RunFolder, create, place, require_name, write_json
@@ -66,6 +68,7 @@ class Outcome:
             "figures": [str(path) for path in self.figures],
             "warnings": self.warnings,
             "evaluation": self.evaluation,
+            "frozen": self.folder.info.get("frozen", []),
         }
 
 
@@ -96,6 +99,8 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
     """
     # One thread: the learner's small steps gain nothing by more, and idle ones would spin in the workers' way.
     fix_arithmetic(threads=1)
+    settled = with_engine_of(folder, config)
+    _require_resumable(settled, build(settled), folder)
     try:
         return _run(config, folder, stop)
     except Interrupted as stopped:
@@ -116,10 +121,11 @@ def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
             beside = RunFolder(path) if (path / "run.json").exists() else new_folder(theirs, name, path)
             with _tracked(theirs, beside, tracked.tracker):
                 baseline = _train(theirs, beside, stop)
-            baselines[algorithm] = baseline.evaluation["steps"]
+            baselines[algorithm] = baseline.evaluation
             outcome.failures.extend(baseline.failures)
+            outcome.warnings.extend(f"baseline {algorithm}: {warning}" for warning in baseline.warnings)
         if baselines:
-            outcome.evaluation["baselines"] = baselines
+            outcome.evaluation.update(with_baselines(outcome.evaluation, baselines))
             write_json(folder.path / "evaluation.json", outcome.evaluation)
         outcome.figures.extend(draw(folder))
     outcome.warnings.extend(tracked.warnings)
@@ -182,11 +188,45 @@ def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
 
 
 def _train(config: Config, folder: RunFolder, stop: StopFlag) -> Outcome:
-    write_file(folder.path / "config.yaml", config.to_yaml().encode())  # a resumed run may have changed what it may
+    text = config.to_yaml().encode()
     config = with_engine_of(folder, config)
     setup = build(config)
-    with open_pool(config) as pool:
-        return _train_on(pool, config, setup, folder, stop)
+    _require_resumable(config, setup, folder)
+    write_file(folder.path / "config.yaml", text)  # a resumed run may have changed what it may
+    try:
+        with open_pool(config) as pool:
+            try_workers(pool, config, setup)
+            return _train_on(pool, config, setup, folder, stop)
+    except EngineError as error:
+        slower = _slower(config, folder, error)
+    return _train(slower, folder, stop)
+
+
+def _slower(config: Config, folder: RunFolder, error: EngineError) -> Config:
+    """The configuration with a strategy that needs nothing of a machine, where a worker's machine lacks something.
+
+    Raises:
+        EngineError: if the strategy was asked for by name, or outer steps were taken under it.
+    """
+    if not folder.info.get("engine_chosen", False) or checkpoints.newest(folder.checkpoints) is not None:
+        raise EngineError(
+            f"{error}; give all machines what it needs, or start a new run with engine=trace or engine=loop"
+        ) from error
+    warning = f"engine {folder.info['engine']} was passed over, a slower one runs: {error}"
+    warn(warning)
+    folder.update_info(engine="loop", engine_reason="runs on every machine", recompute=False, engine_warning=warning)
+    return config.model_copy(update={"engine": "loop"})
+
+
+def _require_resumable(config: Config, setup: AnySetup, folder: RunFolder) -> None:
+    """Check that a run may go on under a configuration, before anything of it is changed.
+
+    Raises:
+        ConfigError: naming what differs from the newest checkpoint.
+    """
+    saved = checkpoints.newest(folder.checkpoints)
+    if saved is not None:
+        checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)
 
 
 def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, stop: StopFlag) -> Outcome:
@@ -194,7 +234,8 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
     label = f"{config.task.family} {config.algorithm}"
     began = monotonic()
     with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
-        learner = learn(pool, config, setup, Books(config, setup, folder, pool, shown), saved, stop)
+        books = Books(config, setup, folder, pool, shown)
+        learner = learn(pool, config, setup, books, saved, stop)
     seconds = monotonic() - began
     if learner.step < config.outer.steps:
         raise Interrupted(
@@ -203,6 +244,8 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
         )
     name, state = checkpoints.chosen(folder.checkpoints)
     evaluation = evaluate_params(pool, config, setup, state)
+    if books.warnings:
+        evaluation["warnings"] = books.warnings
     write_json(folder.path / "evaluation.json", evaluation)
     return Outcome(
         folder=folder,
@@ -213,8 +256,25 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
         failures=list(pool.failures),
         evaluation=evaluation,
         figures=[],
-        warnings=[],
+        warnings=[
+            *_idle_workers(config),
+            *pool.warnings,
+            *filter(None, [folder.info.get("engine_warning")]),
+            *books.warnings,
+        ],
     )
+
+
+def _idle_workers(config: Config) -> list[str]:
+    """A warning where there are more workers than shards."""
+    shards = -(-config.meta_batch // config.shard_size)
+    if config.cluster.workers <= shards:
+        return []
+    return [
+        f"cluster.workers is {config.cluster.workers}, but a meta-batch of {config.meta_batch} tasks in shards of "
+        f"{config.shard_size} makes {shards} shards: the other workers only help with evaluations; lower "
+        "cluster.workers, or shard, which changes bits of θ"
+    ]
 
 
 def learn(
@@ -230,7 +290,7 @@ def learn(
     Raises:
         ConfigError: if the saved state is of another configuration.
     """
-    learner = Learner(config.outer, setup.layout, setup.initial_params())
+    learner = Learner(config.outer, setup.layout, setup.initial_params(), setup.frozen)
     try:
         if saved is not None:
             checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)
@@ -260,7 +320,10 @@ def artifacts_of(folder: RunFolder) -> list[Path]:
 def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
     """A new run's folder for ``config``; the engine of the whole run is settled here."""
     setup = build(config)
-    return create(config, name, setup.choice, path, setup.family.spec.data)
+    require_path(setup)
+    if setup.choice.warning:
+        warn(setup.choice.warning)
+    return create(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
 
 
 def named_folder(config: Config, name: str) -> RunFolder:

@@ -135,7 +135,9 @@ def _print_best(plain: Mapping[str, Any]) -> None:
 
 
 def _interval(found: Mapping[str, Any]) -> str:
-    return "not finite" if found["mean"] is None else f"{found['mean']:.4g} ± {found['ci95']:.2g}"
+    from cluster.protocol import mean_in_words
+
+    return mean_in_words(found, mean=".4g", half=".2g")
 
 
 def _value(value: Any) -> str:

@@ -66,7 +66,8 @@ def write_package(
     Store(str(path / "checkpoints")).write(checkpoints.BEST, best)
     spec = setup.family.spec
     cls = EnvironmentSpec if isinstance(spec, EnvironmentSpec) else FamilySpec
-    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(cls)}
+    # Kinds are for evaluations, which ask the family itself.
+    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(cls) if field.name != "kinds"}
     pixels = isinstance(setup.family, Images)
     write_json(path / SPEC, {"format": FORMAT, "acted": cls is EnvironmentSpec, "pixels": pixels, "spec": values})
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cluster.errors import ConfigError
 from cluster.jobs.inside import in_job
-from cluster.runs import DescribedFolder, RunFolder, beginning, place, require_name, write_json
+from cluster.runs import DescribedFolder, RunFolder, beginning, place, read_json, require_name, write_json
 from cluster.search.settings import Search, reload, require_same
 from cluster.storage import write_file
 
@@ -68,7 +68,7 @@ class SearchFolder(DescribedFolder):
 
     def read(self, number: int) -> Trial:
         """One trial."""
-        plain = json.loads((self.run(number).path / "trial.json").read_text())
+        plain = read_json(self.run(number).path / "trial.json")
         return Trial(**plain | {"history": tuple((step, score) for step, score in plain["history"])})
 
     def told_mlflow(self, number: int) -> bool:

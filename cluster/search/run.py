@@ -44,6 +44,8 @@ def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
                 f"{folder.path}"
             )
         result = rank(search, folder, higher=higher)
+        best = folder.run(result.best.number).info
+        result.warnings.extend(f"trial {result.best.number}: {warning}" for warning in best.get("warnings", ()))
         write_json(folder.path / RESULT, result.as_json())
         draw(result)
     result.warnings.extend(tracked.warnings)

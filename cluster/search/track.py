@@ -24,7 +24,7 @@ class Tracked:
 
     def __enter__(self) -> "Tracked":
         """Begin the search's run, or go on with it."""
-        plain = strict_yaml.load(self._search.to_yaml(), "search")
+        plain = strict_yaml.read(self._search.to_yaml())
         self._log = MetricsLog(self._folder.metrics_path)
         self._own = Tracker(self._folder, self._search.base.tracking, plain)
         return self

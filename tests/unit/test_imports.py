@@ -54,7 +54,7 @@ DOORS = {
     "starlette": {"cluster.bench_serving_ray", "cluster.serving.app"},
     "uvicorn": {"cluster.serving.server"},
     "PIL": {"tasks.data.decode", "tasks.data.sources.glyphs"},
-    "filelock": {"cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
+    "filelock": {"cluster.runs", "cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
     "mujoco": {"tasks.environments.mujoco"},
     "higher": {"benchmarks.peers.higher_peer"},
     "jax": {"benchmarks.peers.jax_models", "benchmarks.peers.jax_peer"},

@@ -146,6 +146,15 @@ def test_both_directions_occur(family):
     assert set(told.ravel()) == {-1.0, 1.0}
 
 
+@pytest.mark.parametrize("family", [HalfCheetahDirection, AntDirection])
+def test_directions_are_the_kinds_of_task(family):
+    made = family()
+    assert made.spec.kinds == ("backward", "forward")
+    told = {-1.0: "backward", 1.0: "forward"}
+    assert [made.kind_of(key) for key in KEYS] == [told[number] for number in made.describe(KEYS).ravel().tolist()]
+    assert HalfCheetahVelocity().spec.kinds == ()
+
+
 @pytest.mark.parametrize(("family", "fastest"), [(HalfCheetahVelocity, 2.0), (AntVelocity, 3.0)])
 def test_velocities_cover_their_range(family, fastest):
     told = family().describe(KEYS)
