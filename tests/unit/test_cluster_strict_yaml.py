@@ -134,7 +134,7 @@ WRONG = {
     "task.shot=true": "task.shot: expected a valid integer, received True",
     "task.amplitude=[0.1, yes]": "task.amplitude.1: expected a valid number",
     "model.hidden=[8.0]": "model.hidden.0: expected a valid integer, received 8.0",
-    "inner={lr: 1, lr: 2}": "inner: expected a YAML value, received '{lr: 1, lr: 2}': expected each key once, received 'lr'",
+    "inner={lr: 1, lr: 2}": "received '{lr: 1, lr: 2}': expected each key once, received 'lr'",
     "tracking.experiment=5": "tracking.experiment: expected a valid string, received 5",
 }
 
