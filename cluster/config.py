@@ -281,7 +281,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"expected a configuration file at '{path}', found none{nearest(str(path), siblings)}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except strict_yaml.RefusedError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, received a file that does not parse: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected sections and keys, received {type(raw).__name__}")
