@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from cluster import strict_yaml
 from cluster.components import nearest, parameters, resolve
 from cluster.errors import ConfigError
+from cluster.secrets import secret_entries
 from cluster.sections import (
     AdvantageConfig,
     CheckpointConfig,
@@ -197,6 +198,7 @@ def parse(raw: Any) -> Config:
         config = strictly(Config, raw)
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, Config))) from error
+    require_no_secrets(raw)
     resolve("algorithm", config.algorithm)
     for baseline in config.eval.baselines:
         resolve("algorithm", baseline)
@@ -205,6 +207,20 @@ def parse(raw: Any) -> Config:
     task = _checked_section(config.task, "task", "family", frozenset())
     model = _checked_section(config.model, "model", "name", GIVEN_TO_MODELS)
     return config.model_copy(update={"task": TaskConfig(**task), "model": ModelConfig(**model)})
+
+
+def require_no_secrets(raw: Any) -> None:
+    """Refuse passwords, keys and tokens: configurations are stored, shown and logged.
+
+    Raises:
+        ConfigError: naming the key, not the secret.
+    """
+    key = next(secret_entries(raw), None)
+    if key is not None:
+        raise ConfigError(
+            f"{key}: expected no password, key or token, received one; give it in the environment, which is neither "
+            "stored nor sent to MLflow (AWS_ACCESS_KEY_ID, a variable that your own class reads, …)"
+        )
 
 
 def is_override(text: str) -> bool:

@@ -19,6 +19,7 @@ from filelock import FileLock
 from cluster.config import Config, parse, read_yaml
 from cluster.errors import CheckpointError, ConfigError, MetarayError
 from cluster.jobs.inside import require_lasting_root, require_lasting_store
+from cluster.secrets import masked
 from cluster.storage import Store, write_file
 from meta.choice import Choice
 
@@ -237,8 +238,8 @@ def _cause(error: Exception) -> str:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    write_file(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+    """Write a JSON file whole or not at all, without secrets."""
+    write_file(path, (json.dumps(masked(data), indent=2, allow_nan=False) + "\n").encode())
 
 
 def hardware() -> str:

@@ -17,6 +17,7 @@ from cluster.config import (
     parse,
     problems,
     read_yaml,
+    require_no_secrets,
     strictly,
     with_overrides,
     with_values,
@@ -184,6 +185,7 @@ def require_same(before: Search, now: Search) -> None:
 def _settings(raw: Mapping[str, Any], path: Path) -> SearchConfig:
     if "search" not in raw:
         raise ConfigError(f"{path}: expected a section 'search' (base, space, metric, …), found none")
+    require_no_secrets(raw)
     try:
         return strictly(SearchConfig, raw["search"])
     except ValidationError as error:
