@@ -1,7 +1,6 @@
 """The configuration: one YAML file, checked by frozen pydantic models, overridden by ``section.key=value``."""
 
 import copy
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -104,11 +103,6 @@ class Config(Section):
         if self.outer.schedule == "constant":
             identity["outer"].pop("steps")  # a constant run may go on for longer
         return identity
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the identity."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults spelled out, as YAML that loads to an equal one."""
