@@ -53,7 +53,7 @@ _YAML_ENTRY = re.compile(
 _REFUSED = re.compile(r"^(?:error: )?(?P<name>[\w.]+): .*?\breceived (?P<value>.+)$", re.M)
 _NO_VALUE = frozenset({"", "none", "null", "true", "false", "~", "''", '""', MASK})
 # Keys that are recognised by their look.
-_LOOKS = re.compile(
+LOOKS = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)?"
     r"|AGE-SECRET-KEY-1[0-9A-Z]{20,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}|\bxox[abeprs]-[\w-]{10,}"
@@ -125,7 +125,7 @@ def _masked(text: str, mask: str) -> str:
     for secret in sorted(_hidden | set(_of_environment()), key=len, reverse=True):
         if secret in text:
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", lambda _: mask, text)
-    text = _LOOKS.sub(lambda _: mask, text)
+    text = LOOKS.sub(lambda _: mask, text)
     if _ADDRESS.match(text) and "\n" not in text:
         text = _WHOLE_USER.sub(lambda _: f"{mask}@", text)
         text = _replaced(_WHOLE_PARAMETER, names_secret_parameter, text, mask)
