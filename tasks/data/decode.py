@@ -208,4 +208,6 @@ def _reason(error: Exception, data: bytes) -> str:
         return "it is empty"
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a known format"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"{error} The limit is --max-pixels"
     return str(error)

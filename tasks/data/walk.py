@@ -1,6 +1,7 @@
 """Files of a folder and of all below it, through links too; whatever is not taken is counted."""
 
 import os
+import stat
 from collections.abc import Collection
 
 from tasks.data.errors import DataError
@@ -85,18 +86,20 @@ class Walk:
         """``folder`` or ``file`` if an entry is taken, else an empty string and the reason."""
         if entry.name.startswith((".", "__MACOSX")):
             return "", "hidden"
-        if entry.is_dir():
-            return "folder", ""
         taken = keep_files and entry.name.lower().endswith(self.suffixes)
-        if entry.is_file():
-            if taken:
-                self.bytes += entry.stat().st_size
-                return "file", ""
-            return "", self._reason(entry.name, keep_files)
-        if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - as above
+        try:
+            status = entry.stat()
+        except OSError:  # a link to nothing, to itself, or to where this user may not look
             # With the name of a file that would be taken it is one that cannot be read.
             return ("file", "") if taken else ("", "a link to nothing")
-        return "", "a pipe, socket or device"
+        if stat.S_ISDIR(status.st_mode):
+            return "folder", ""
+        if not stat.S_ISREG(status.st_mode):
+            return "", "a pipe, socket or device"
+        if taken:
+            self.bytes += status.st_size
+            return "file", ""
+        return "", self._reason(entry.name, keep_files)
 
     def _reason(self, name: str, keep_files: bool) -> str:
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - as above

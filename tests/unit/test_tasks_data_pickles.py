@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace as Namespace
 
 import numpy as np
 import pytest
@@ -305,7 +306,7 @@ def test_a_full_disk_is_not_a_damaged_archive(tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tarfile, "copyfileobj", full)
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda tar, member: Namespace(read=full))
     with pytest.raises(OSError, match="No space left") as caught:
         extract(tmp_path / "x.tar.gz", tmp_path / "target")
     assert caught.value.errno == errno.ENOSPC
