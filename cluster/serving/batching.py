@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from cluster.errors import MetarayError
 from cluster.registry.adapting import Adaptable, require_finite
-from cluster.serving.limits import Refused
 from cluster.serving.estimates import NOTHING, Need
+from cluster.serving.limits import Refused
 from cluster.serving.memory import Memory
 from cluster.serving.programs import CHUNK, PROGRAM_BYTES, Programs, Watched
 from cluster.serving.requests import Question
