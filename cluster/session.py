@@ -7,12 +7,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants
 
 from cluster.errors import ClusterError, ConfigError
 from cluster.jobs.inside import in_job
+from cluster.own_packages import for_workers
 from cluster.sections import ClusterConfig
 from cluster.wire import LARGE
 
@@ -47,8 +49,12 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
             _start_local(config, at_once)
         else:
             _require_answer(address)
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+            ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=_environment(address))
+    except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise ClusterError(
+            f"expected a folder that Ray can write its own files to, received: {error}; set RAY_TMPDIR to one"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"expected a Ray cluster at '{config.address}', received: {error}. If it uses token authentication, "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or ~/.ray/auth_token"
@@ -76,7 +82,13 @@ def _start_local(config: ClusterConfig, at_once: int) -> None:
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
+        runtime_env=_environment("local"),
     )
+
+
+def _environment(address: str) -> dict[str, Any] | None:
+    """What Ray does in every worker before anything else, since it puts the working directory first on their path."""
+    return None if address.startswith("ray://") else {"worker_process_setup_hook": for_workers()}
 
 
 def _require_room() -> None:
