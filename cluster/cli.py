@@ -12,6 +12,7 @@ from cluster.bench_command import bench
 from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors, warn
 from cluster.data_command import data
 from cluster.errors import ConfigError
+from cluster.own_packages import put_first
 from cluster.register_command import register
 from cluster.serve_command import serve
 from cluster.submit_command import submit
@@ -201,9 +202,10 @@ def _cell(figure: Mapping[str, Any]) -> str:
 def main() -> None:
     """Entry point of the ``metaray`` command.
 
-    Classes of the user's own are found from the working directory, after everything that is installed: a folder there
-    called ``tasks`` or ``meta`` does not stand in for the product's own packages.
+    Classes of the user's own are found from the working directory; a folder there that is called ``tasks`` or ``meta``
+    does not stand in for the product's own package.
     """
-    sys.path[:] = [place for place in sys.path if place not in ("", str(Path.cwd()))]
-    sys.path.append(str(Path.cwd()))
+    put_first()
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     app()
