@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from cluster.registry.adapting import Adaptable
 from cluster.serving.batching import Batcher
+from cluster.serving.forms import require_form, written
 from cluster.serving.limits import Limits, Refused
 from cluster.serving.openapi import describe
 from cluster.serving.requests import read
@@ -86,15 +87,16 @@ class Service:
             raise refusal
         self._inside += 1
         try:
-            return await self._answer(await self._body(request, keep=True))
+            return await self._answer(await self._body(request, keep=True), request.headers)
         finally:
             self._inside -= 1
 
     def _refusal(self, request: Request) -> Refused | None:
         """Why a request is not looked at, if there is a reason."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            return Refused(415, f"Content-Type: expected application/json, received {json.dumps(kind)}")
+        try:
+            require_form(request.headers.get("content-type", ""), self._served.model)
+        except Refused as refusal:
+            return refusal
         if self._inside >= self._limits.requests:
             return Refused(503, f"{self._inside} requests are read, wait or are computed; try again in {RETRY} s")
         return None
@@ -118,9 +120,10 @@ class Service:
             raise Refused(413, f"body: expected at most {most} bytes, received more; ask in parts")
         return b"".join(parts)
 
-    async def _answer(self, body: bytes) -> Response:
+    async def _answer(self, body: bytes, headers: Mapping[str, str]) -> Response:
         loop, limits = asyncio.get_running_loop(), self._limits
-        question = await loop.run_in_executor(self._reader, read, body, self._served.model, limits)
+        kind = headers.get("content-type", "")
+        question = await loop.run_in_executor(self._reader, read, body, kind, self._served.model, limits)
         answer = self._batcher.ask(question)
         try:
             async with asyncio.timeout(limits.seconds):
@@ -131,7 +134,8 @@ class Service:
             raise Refused(
                 504, f"expected an answer within {limits.seconds:g} s; take fewer tasks or inner_steps"
             ) from None
-        return _json({"predictions": predictions.tolist()})
+        answer_body, media_type = written(predictions, headers.get("accept", ""))
+        return Response(answer_body, media_type=media_type)
 
     async def _health(self, request: Request) -> Response:
         del request

@@ -195,5 +195,5 @@ def _prepare(
                 writer.end()
         finally:
             pool.shutdown(cancel_futures=True)
-        writer.origin = {**raw.origin, "skipped": decoder.skipped}
+        writer.origin = {**raw.origin, "inverted": raw.invert, "skipped": decoder.skipped}
     return writer.manifest
