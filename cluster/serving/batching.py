@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import MetarayError
 from cluster.registry.adapting import Adaptable, require_finite
+from cluster.serving.compiled import Compiler, Compiling
 from cluster.serving.limits import Refused
 from cluster.serving.programs import CHUNK, Programs
 from cluster.serving.requests import Question
@@ -36,6 +37,7 @@ class Batcher:
     def __init__(self, model: Adaptable, threads: int) -> None:
         """Start the threads."""
         self._model, self._programs = model, Programs()
+        self._compiler = Compiler(self._programs.recorder)
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -66,6 +68,7 @@ class Batcher:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._compiler.close()
 
     def _work(self) -> None:
         torch.set_num_threads(1)
@@ -120,7 +123,9 @@ class Batcher:
     def _predictions(self, questions: list[Question]) -> list[NDArray[Any]]:
         first = questions[0]
         arrays = {name: np.concatenate([one.arrays[name] for one in questions]) for name in first.arrays}
-        found = self._model.adapted(arrays, first.inner_steps, first.inner_lr, self._programs)
+        found = self._model.adapted(
+            arrays, first.inner_steps, first.inner_lr, Compiling(self._programs, self._compiler)
+        )
         return np.split(found, np.cumsum([one.tasks for one in questions])[:-1])
 
 

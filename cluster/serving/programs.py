@@ -38,7 +38,7 @@ class Programs:
     def __init__(self) -> None:
         self._shapes: OrderedDict[Any, _Shape] = OrderedDict()
         self._lock = threading.Lock()
-        self._recorder = threading.Lock()
+        self.recorder = threading.Lock()
 
     def __call__(self, what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
         """``function(params, one task)`` for each of ``tasks`` [T, …], outputs stacked."""
@@ -67,7 +67,7 @@ class Programs:
             program, due = shape.program, shape.calls == RECORDED_AT
         if due:
             program = Calls()
-            with self._recorder:  # torch records one program at a time
+            with self.recorder:  # torch records one program at a time
                 found = program.run(what, function, params, tasks)
             shape.program = program  # from now on others may use it; until then they do without
         elif program is None:

@@ -4,6 +4,8 @@ import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from importlib import resources
 from math import prod
 from typing import Any, NamedTuple
@@ -86,19 +88,34 @@ class Program:
     """
 
     def __init__(
-        self, function: Callable[..., Any], params: Params, episodes: Episode, *, adds: bool, threads: int = 1
+        self,
+        function: Callable[..., Any],
+        params: Params,
+        episodes: Episode,
+        *,
+        adds: bool,
+        threads: int = 1,
+        recorder: AbstractContextManager[Any] | None = None,
     ) -> None:
-        """Translate and compile; see :func:`translated`.
+        """Translate and compile; see :func:`translated`. A lock ``recorder`` is held while translating alone.
 
         Raises:
             Unsupported: if there is no translation, or no compiler.
         """
         self._names = tuple(params)
         self._threads = threads
-        text, _, self._shapes, self._outputs = translated(function, params, episodes, adds=adds)
+        with recorder or nullcontext():
+            text, _, self._shapes, self._outputs = translated(function, params, episodes, adds=adds)
         self._library: Library = load(text)
         self._shared = _memory(self._library.shared_bytes)
         self._arenas = [_memory(self._library.arena_bytes) for _ in range(threads)]
+
+    def fork(self) -> "Program":
+        """The same program with memory of its own, so that another thread may run it at the same time."""
+        twin = copy(self)
+        twin._shared = _memory(self._library.shared_bytes)
+        twin._arenas = [_memory(self._library.arena_bytes) for _ in range(self._threads)]
+        return twin
 
     def __call__(self, params: Params, episodes: Episode) -> Any:
         """The outputs for a batch."""
