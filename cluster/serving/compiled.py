@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from cluster.registry.adapting import Run
+from cluster.registry.adapting import InnerLoop, Run
 from meta.episode import Episode, from_leaves, leaves
 from meta.native.program import Program
 from meta.params import Params
@@ -71,15 +71,10 @@ class _Compiled:
 class Compiler:
     """Compiles what takes long, one program at a time, in a thread of low priority. For several threads."""
 
-    def __init__(self, recorder: threading.Lock, due: float = DUE) -> None:
-        """Compile nothing yet.
-
-        Args:
-            recorder: held while a program is recorded: torch records one at a time.
-            due: seconds of computing after which a kind is compiled.
-        """
+    def __init__(self, due: float = DUE) -> None:
+        """Compile nothing yet; a kind that has been computed for ``due`` seconds is compiled."""
         self._kinds: OrderedDict[Any, _Kind] = OrderedDict()
-        self._lock, self._recorder, self._due = threading.Lock(), recorder, due
+        self._lock, self._due = threading.Lock(), due
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="compile", initializer=_low_priority)
 
     @property
@@ -157,7 +152,7 @@ class Compiler:
 
         episode = _episode(params, task)
         with torch.no_grad():
-            program = Program(of_episode, params, episode, adds=False, recorder=self._recorder)
+            program = Program(of_episode, params, episode, adds=False)
         outputs = program(params, episode)
         off = float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
         if not off <= ALIKE:
@@ -171,15 +166,26 @@ class Compiler:
 class Compiling:
     """Runs of programs (:class:`cluster.registry.adapting.Run`), compiled where that pays."""
 
-    def __init__(self, programs: Run, compiler: Compiler) -> None:
-        self._programs, self._compiler = programs, compiler
+    def __init__(self, programs: Run, compiler: Compiler, proceed: Callable[[], None] = lambda: None) -> None:
+        """Wrap ``programs``; ``proceed`` is called before each task, and what it raises ends the work."""
+        self._programs, self._compiler, self._proceed = programs, compiler, proceed
 
     def __call__(self, what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
-        """``function(params, one task)`` for each of ``tasks`` [T, …], outputs stacked."""
-        otherwise = partial(self._programs, what, function, params, tasks)
-        if not params or not isinstance(what[0], int) or what[0] > STEPS:
+        """``function(params, one task)`` for each of ``tasks`` [T, …], outputs stacked; not compiled."""
+        return self._programs(what, function, params, tasks)
+
+    def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
+        """Outputs [T, …] after ``steps`` inner steps, all of a task in one compiled program."""
+        otherwise = partial(self._programs.adapt, what, path, params, tasks, steps)
+        if steps > STEPS:
             return otherwise()
-        return self._compiler.run(what, function, params, tasks, otherwise)
+
+        def whole(params: Params, task: Any) -> Tensor:
+            for _ in range(steps):
+                params = path.step(params, task[0])
+            return path.outputs(params, task)
+
+        return self._compiler.run((what, steps), whole, params, tasks, otherwise, self._proceed)
 
 
 def _episode(params: Params, tasks: Any) -> Episode:

@@ -4,7 +4,6 @@ import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from importlib import resources
 from math import prod
@@ -25,7 +24,7 @@ from meta.native.operations import Closed
 from meta.native.schedule import Output, Plan
 from meta.native.toolchain import Library, load
 from meta.params import Params
-from meta.simplify import simplify
+from meta.simplify import RECORDER, simplify
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 HEADERS = ("kernels.h", "pooling.h")
@@ -88,24 +87,16 @@ class Program:
     """
 
     def __init__(
-        self,
-        function: Callable[..., Any],
-        params: Params,
-        episodes: Episode,
-        *,
-        adds: bool,
-        threads: int = 1,
-        recorder: AbstractContextManager[Any] | None = None,
+        self, function: Callable[..., Any], params: Params, episodes: Episode, *, adds: bool, threads: int = 1
     ) -> None:
-        """Translate and compile; see :func:`translated`. A lock ``recorder`` is held while translating alone.
+        """Translate and compile; see :func:`translated`.
 
         Raises:
             Unsupported: if there is no translation, or no compiler.
         """
         self._names = tuple(params)
         self._threads = threads
-        with recorder or nullcontext():
-            text, _, self._shapes, self._outputs = translated(function, params, episodes, adds=adds)
+        text, _, self._shapes, self._outputs = translated(function, params, episodes, adds=adds)
         self._library: Library = load(text)
         self._shared = _memory(self._library.shared_bytes)
         self._arenas = [_memory(self._library.arena_bytes) for _ in range(threads)]
@@ -186,7 +177,8 @@ def _record(function: Callable[..., Any], params: Params, episode: Episode) -> t
         return found
 
     recorder = make_fx(flat, decomposition_table=_decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
-    return simplify(recorder(*params.values(), *leaves(episode))), outputs
+    with RECORDER:
+        return simplify(recorder(*params.values(), *leaves(episode))), outputs
 
 
 @functools.cache
