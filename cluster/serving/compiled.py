@@ -83,6 +83,14 @@ class Compiler:
         with self._lock:
             return sum(kind.program is not None for kind in self._kinds.values())
 
+    def settle(self, seconds: float) -> bool:
+        """Wait until all that is due has been compiled; whether it has been in time."""
+        try:
+            self._worker.submit(lambda: None).result(seconds)
+        except TimeoutError:
+            return False
+        return True
+
     def close(self) -> None:
         """Begin no more programs. One that is being compiled is not waited for."""
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -58,7 +58,7 @@ def compiler() -> Any:
 
 def settle(compiler: Compiler) -> None:
     """Wait for what is being compiled."""
-    compiler._worker.submit(lambda: None).result(60)
+    assert compiler.settle(60)
 
 
 @pytest.fixture(autouse=True)
