@@ -36,6 +36,13 @@ class Field(NamedTuple):
         return f"{self.name} [{', '.join(map(str, self.shape))}] {self.dtype}"
 
 
+def smallest(fields: Sequence[Field], inner_steps: int) -> dict[str, NDArray[Any]]:
+    """The smallest arrays that some fields take: one task of ones, for a number of inner steps."""
+    free = {"J": max(inner_steps, 1), "H+1": 2}
+    shapes = {field: [size if isinstance(size, int) else free.get(size, 1) for size in field.shape] for field in fields}
+    return {field.name: np.ones(shape, dtype=field.dtype) for field, shape in shapes.items()}
+
+
 class ImageFiles(NamedTuple):
     """Inputs that may be given as image files.
 

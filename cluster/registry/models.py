@@ -99,6 +99,6 @@ class AdaptableModel(Adaptable):
 
 def _inner_step(algorithm: Algorithm) -> Callable[[Params, Examples], Params] | None:
     """One inner step of an algorithm, if its predictions are those of MAML; any other predicts in one go."""
-    if isinstance(algorithm, MAML) and type(algorithm).predict is MAML.predict:
+    if isinstance(algorithm, MAML) and vars(MAML)["predict"] is getattr(type(algorithm), "predict", None):
         return algorithm.step
     return None

@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,56 +12,105 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cluster.registry.adapting import Adaptable
-from cluster.serving.batching import Batcher
+from cluster.serving.access import Access, Write
+from cluster.serving.auth import is_allowed
+from cluster.serving.batching import Answer, Dropped
+from cluster.serving.encoding import content_encoding, require_encoding, unpacked
+from cluster.serving.estimates import Need
 from cluster.serving.forms import require_form, written
 from cluster.serving.limits import Limits, Refused
-from cluster.serving.openapi import describe
-from cluster.serving.requests import read
+from cluster.serving.live import Described, Live, card_of
+from cluster.serving.memory import Held, Memory, Trimmer, shown
+from cluster.serving.metrics import Measured, Metrics
+from cluster.serving.receiving import Receiver, gone
+from cluster.serving.reload import Reloader
+from cluster.serving.requests import Question, read, reading_bytes
 
+OPEN = ("/health", "/ping", "/ready")  # without a token: who starts and stops servers asks these
+PIECE = 2**18  # bytes of an answer
+TRIM = 1.0  # seconds between two looks at how much memory has gathered
 RETRY = 1  # seconds after which a caller that was turned away may try again
 
-CODES = {404: "ENDPOINT_NOT_FOUND", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Described:
-    """What is served.
-
-    Attributes:
-        name: of the registered model.
-        version: of it.
-        card: its description.
-        model: the model itself.
-    """
-
-    name: str
-    version: int
-    card: str
-    model: Adaptable
+CODES = {
+    401: "UNAUTHENTICATED",
+    404: "ENDPOINT_NOT_FOUND",
+    500: "INTERNAL_ERROR",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 
 
 class Service:
     """Answers requests, as many at a time as the limits let it."""
 
-    def __init__(self, served: Described, limits: Limits, threads: int) -> None:
-        """Start the threads that adapt."""
-        self._served, self._limits = served, limits
-        self._batcher = Batcher(served.model, threads)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")  # bodies are large, and lists of numbers larger
-        self._openapi = describe(served.model, served.name, served.version, limits)
-        self._inside = 0
-        self.is_stopping = False
+    def __init__(
+        self,
+        served: Described,
+        limits: Limits,
+        threads: int,
+        token: bytes | None = None,
+        log: Write | None = None,
+        reload: float = 0.0,
+    ) -> None:
+        """Start the threads that adapt.
 
-    def app(self) -> Starlette:
+        Args:
+            served: what is served.
+            limits: what is accepted.
+            threads: that adapt.
+            token: that callers have to show for all but :data:`OPEN`.
+            log: writes a line for each request.
+            reload: seconds between two looks whether another version is to be served; 0: there are none.
+        """
+        self._limits, self._threads, self._token, self.log = limits, threads, token, log
+        self._memory = Memory(limits.memory)
+        self.metrics = Metrics()
+        self._live = Live(served, limits, threads, self._memory, self.metrics)
+        self._reload = reload
+        self._reloader: Reloader | None = None
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")  # bodies are large, and lists of numbers larger
+        self._receiver = Receiver(limits)
+        self._trimmer = Trimmer(limits.memory)
+        self._inside = self._arriving = 0
+        self.has_token = token is not None
+        self.is_stopping = False
+        self._measure()
+
+    def _measure(self) -> None:
+        """Name the figures that are looked up when they are asked for."""
+        served = self._live.served
+        self.metrics.serves(served.name, served.version)
+        for name, meaning, read_it in (
+            ("requests_inside", "Questions that are read, wait or are computed.", lambda: self._inside),
+            ("requests_arriving", "Questions of which not all has arrived.", lambda: self._arriving),
+            ("requests_waiting", "Questions that wait to be computed.", lambda: self._live.batcher.waiting),
+            ("compiled_programs", "Kinds of question that are compiled.", lambda: self._live.batcher.compiled),
+            ("memory_held_bytes", "Memory that questions hold.", self._memory_held),
+        ):
+            self.metrics.gauge(name, meaning, read_it)
+
+    def _memory_held(self) -> int:
+        return self._memory.work.used + self._memory.inbound.used
+
+    def app(self) -> ASGIApp:
         """The ASGI application; the threads end with it."""
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             del app
+            trimming = asyncio.create_task(self._trim())
+            self._loop, served = asyncio.get_running_loop(), self._live.served
+            if served.source is not None and self._reload:
+                self._reloader = Reloader(
+                    served.source, served.version, self._serve_instead, self._reload, self.metrics.reloaded
+                )
             yield
-            self._batcher.close()
+            trimming.cancel()
+            if self._reloader is not None:
+                await asyncio.to_thread(self._reloader.close)
+            self._live.batcher.close()
             self._reader.shutdown()
 
         routes = [
@@ -72,6 +120,7 @@ class Service:
             Route("/ready", self._ready),
             Route("/model", self._model),
             Route("/openapi.json", self._description),
+            Route("/metrics", self._metrics),
         ]
         handlers: Mapping[Any, Callable[[Request, Any], Awaitable[Response]]] = {
             Refused: _refused,
@@ -79,94 +128,214 @@ class Service:
             ClientDisconnect: _gone,
             Exception: _fault,  # it is logged after that
         }
-        return Starlette(routes=routes, exception_handlers=dict(handlers), lifespan=lifespan)
+        app = Starlette(routes=routes, exception_handlers=dict(handlers), lifespan=lifespan)
+        return Access(Measured(Authenticated(app, self._token), self.metrics), self.log)
+
+    def _serve_instead(self, served: Described) -> None:
+        """Serve another version from now on; those who asked the one before are answered by it."""
+        live = Live(served, self._limits, self._threads, self._memory, self.metrics)
+        try:
+            live.warm(self._live)
+        except BaseException:
+            live.retire()
+            raise
+        asyncio.run_coroutine_threadsafe(self._exchange(live), self._loop).result()
+
+    async def _exchange(self, live: Live) -> None:
+        """Between two requests: whoever has entered the version before is answered by it."""
+        before, self._live = self._live, live
+        before.retire()
+        self.metrics.serves(live.served.name, live.served.version)
+
+    async def _trim(self) -> None:
+        """Give memory back after every burst."""
+        while True:
+            await asyncio.sleep(TRIM)
+            at_rest = not self._inside and not self._arriving
+            if self._trimmer.is_due(at_rest=at_rest):
+                await asyncio.to_thread(self._trimmer.trim, at_rest=at_rest)
 
     async def _invocations(self, request: Request) -> Response:
-        if refusal := self._refusal(request):
-            await self._body(request, keep=False)
-            raise refusal
-        self._inside += 1
-        try:
-            return await self._answer(await self._body(request, keep=True), request.headers)
-        finally:
-            self._inside -= 1
+        with Held(self._memory.inbound) as held:  # what is written takes over from it
+            self._arriving += 1
+            try:
+                if refusal := self._refusal(request):
+                    await self._receiver.discard(request)
+                    raise refusal
+                body = [await self._receiver.body(request, held)]
+            finally:
+                self._arriving -= 1
+            if refusal := self._full():
+                raise refusal
+            self._inside += 1
+            try:
+                with self._live as live:  # to the end, whatever is served meanwhile
+                    return await self._answer(live, request, body, held)
+            finally:
+                self._inside -= 1
 
     def _refusal(self, request: Request) -> Refused | None:
         """Why a request is not looked at, if there is a reason."""
         try:
-            require_form(request.headers.get("content-type", ""), self._served.model)
-        except Refused as refusal:
-            return refusal
+            require_form(request.headers.get("content-type", ""), self._live.served.model)
+            require_encoding(content_encoding(request))
+        except Refused as error:
+            return error
+        return self._full()
+
+    def _full(self) -> Refused | None:
         if self._inside >= self._limits.requests:
             return Refused(503, f"{self._inside} requests are read, wait or are computed; try again in {RETRY} s")
         return None
 
-    async def _body(self, request: Request, *, keep: bool) -> bytes:
-        """The body. What is not kept is received all the same: a caller that is still sending hears no answer."""
-        most, seconds = self._limits.body_bytes, self._limits.seconds
-        keep = keep and int(request.headers.get("content-length", "0")) <= most  # digits, the protocol has seen to that
-        parts, size = [], 0
+    async def _answer(self, live: Live, request: Request, body: list[bytes], held: Held) -> Response:
+        """Read, adapt and write, unless the caller goes or the time is over; ``body`` is emptied once it is read."""
+        asking = Asking(live, request)
+        answered = asyncio.ensure_future(self._answered(asking, body, held))
+        left = asyncio.ensure_future(gone(request))
         try:
-            async with asyncio.timeout(seconds):
-                async for part in request.stream():
-                    size += len(part)
-                    if keep and size <= most:
-                        parts.append(part)
-                    if size > 2 * most:
-                        break
-        except TimeoutError:
-            raise Refused(408, f"body: expected it whole within {seconds:g} s, received {size} bytes") from None
-        if size > most:
-            raise Refused(413, f"body: expected at most {most} bytes, received more; ask in parts")
-        return b"".join(parts)
+            await asyncio.wait({answered, left}, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                return answered.result()
+            waited = asking.drop()
+            if left.done():
+                raise ClientDisconnect
+        finally:
+            answered.cancel()
+            left.cancel()
+        seconds = self._limits.seconds
+        if waited:
+            raise Refused(503, f"waited {seconds:g} s for others to be answered; try again later")
+        raise Refused(504, f"expected an answer within {seconds:g} s; take fewer tasks or inner_steps")
 
-    async def _answer(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        loop, limits = asyncio.get_running_loop(), self._limits
-        kind = headers.get("content-type", "")
-        question = await loop.run_in_executor(self._reader, read, body, kind, self._served.model, limits)
-        answer = self._batcher.ask(question)
-        try:
-            async with asyncio.timeout(limits.seconds):
-                predictions = await asyncio.wrap_future(answer)
-        except TimeoutError:
-            if answer.cancel():
-                raise Refused(503, f"waited {limits.seconds:g} s for others to be answered; try again later") from None
-            raise Refused(
-                504, f"expected an answer within {limits.seconds:g} s; take fewer tasks or inner_steps"
-            ) from None
-        answer_body, media_type = written(predictions, headers.get("accept", ""))
-        return Response(answer_body, media_type=media_type)
+    async def _answered(self, asking: "Asking", body: list[bytes], held: Held) -> Response:
+        loop = asyncio.get_running_loop()
+        question, need = await loop.run_in_executor(self._reader, self._read, asking, body, held)
+        answer = asking.ask(question, need)
+        predictions = await asyncio.wrap_future(answer)
+        asking.live.remember(question)
+        text, kind = await loop.run_in_executor(self._reader, written, predictions, asking.accept)
+        return Pieces(text, kind, asking.live.served.version, held)
+
+    def _read(self, asking: "Asking", body: list[bytes], held: Held) -> tuple[Question, Need]:
+        """The question in a body, and what memory it needs.
+
+        Raises:
+            Refused: 413 if it needs more than there is at all, 503 if it is taken by others.
+        """
+        asking.proceed()
+        whole = unpacked(body.pop(), asking.encoding, self._limits.body_bytes)
+        work, most = self._memory.work, self._limits.memory
+        if (count := reading_bytes(whole, asking.content_type, self._limits)) > work.total:
+            raise Refused(413, f"reading this body may take {shown(count)}; {_more(work.total, most)}")
+        with work.held(count, asking.proceed):
+            question = read(whole, asking.content_type, asking.live.served.model, self._limits)
+            del whole
+            need = asking.live.estimates.of(question)
+        if (count := need.work(question.tasks, 1)) > work.total:
+            reason = f"{question.tasks} tasks of this size take about {shown(count)} of memory"
+            raise Refused(413, f"{reason}; {_more(work.total, most)}")
+        resting = sum(array.nbytes for array in question.arrays.values()) + need.answer * question.tasks
+        if resting > self._memory.inbound.total:
+            reason = f"the arrays and the answer of this request take about {shown(resting)} of memory"
+            raise Refused(413, f"{reason}; {_more(self._memory.inbound.total, most)}")
+        if not held.try_set(resting):
+            raise Refused(503, f"{shown(resting)} of memory are taken by other requests; try again in {RETRY} s")
+        return question, need
 
     async def _health(self, request: Request) -> Response:
         del request
-        alive = self._batcher.is_alive
+        alive = self._live.batcher.is_alive
         return _json({"status": "ok" if alive else "a thread that adapts has died"}, 200 if alive else 503)
 
     async def _ready(self, request: Request) -> Response:
         del request
         full = self._inside >= self._limits.requests
-        ready = self._batcher.is_alive and not full and not self.is_stopping
-        return _json({"ready": ready, "requests": self._inside}, 200 if ready else 503)
+        ready = self._live.batcher.is_alive and not full and not self.is_stopping
+        content: dict[str, Any] = {"ready": ready, "requests": self._inside, "arriving": self._arriving}
+        if failure := self._reloader and self._reloader.failure:
+            content["warning"] = failure
+        return _json(content, 200 if ready else 503)
 
     async def _model(self, request: Request) -> Response:
         del request
-        served = self._served
-        model = served.model
-        return _json(
-            {
-                "name": served.name,
-                "version": served.version,
-                "card": served.card,
-                "inputs": [field._asdict() for field in model.inputs],
-                "output": model.output._asdict(),
-                "params": {"inner_steps": model.inner_steps, "inner_lr": model.inner_lr},
-                "limits": vars(self._limits),
-            }
-        )
+        reload = {"seconds": self._reload, "failure": self._reloader.failure} if self._reloader else None
+        return _json({**card_of(self._live.served), "limits": vars(self._limits), "reload": reload})
 
     async def _description(self, request: Request) -> Response:
         del request
-        return _json(self._openapi)
+        return _json(self._live.description)
+
+    async def _metrics(self, request: Request) -> Response:
+        del request
+        text, kind = await asyncio.to_thread(self.metrics.exposed)
+        return Response(text, media_type=kind)
+
+
+class Pieces(Response):
+    """An answer in pieces: the next is written when the caller has read the one before. Memory is held to the end."""
+
+    def __init__(self, text: bytes, kind: str, version: int, held: Held) -> None:
+        super().__init__(text, headers={"X-Model-Version": str(version)}, media_type=kind)
+        self._held = held.moved()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        del scope, receive
+        with self._held:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            text, self.body = self.body, b""
+            for first in range(0, len(text), PIECE):
+                more = first + PIECE < len(text)
+                await send({"type": "http.response.body", "body": text[first : first + PIECE], "more_body": more})
+
+
+class Asking:
+    """A question on its way through the server, and whether somebody waits for the answer.
+
+    Attributes:
+        live: the version that answers.
+        content_type: of the body.
+        encoding: of the body.
+        accept: in which form it is to be answered.
+    """
+
+    def __init__(self, live: Live, request: Request) -> None:
+        self.live = live
+        self.content_type, self.accept = (request.headers.get(name, "") for name in ("content-type", "accept"))
+        self.encoding = content_encoding(request)
+        self._answer: Answer | None = None
+        self._is_dropped = False
+
+    def ask(self, question: Question, need: Need) -> Answer:
+        """The answer to come."""
+        self._answer = self.live.batcher.ask(question, need)
+        return self._answer
+
+    def drop(self) -> bool:
+        """End it as soon as possible.
+
+        Returns:
+            Whether nothing had been computed.
+        """
+        self._is_dropped = True
+        return self._answer is None or self.live.batcher.drop(self._answer)
+
+    def proceed(self) -> None:
+        """Check that somebody waits.
+
+        Raises:
+            Dropped: if not.
+        """
+        if self._is_dropped:
+            raise Dropped
+
+
+def _more(part: int, most: int) -> str:
+    return (
+        f"expected at most {shown(part)} of the server's {shown(most)}; send fewer or smaller examples and queries, or "
+        "start the server with more --memory"
+    )
 
 
 def _json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -177,6 +346,23 @@ def _json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, s
 
 def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
     return _json({"error_code": CODES.get(status, "BAD_REQUEST"), "message": reason}, status, headers)
+
+
+class Authenticated:
+    """Lets those through who show the token; nothing of others is read."""
+
+    def __init__(self, app: ASGIApp, token: bytes | None) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["path"] not in OPEN:
+            given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+            if not is_allowed(given[0] if len(given) == 1 else None, self._token):
+                reason = "Authorization: expected Bearer and the token of this server, received none or another"
+                await _error(401, reason, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 async def _refused(request: Request, error: Refused) -> Response:

@@ -55,6 +55,16 @@ def unpacked(body: bytes, fields: Sequence[Field], most: int) -> dict[str, NDArr
         raise ValueError(f"body: expected an archive that np.savez wrote, received a damaged one: {error}") from error
 
 
+def unpacked_bytes(body: bytes, most: int) -> int:
+    """Bytes that the members of an archive are said to have, ``most`` at most, which no reading exceeds."""
+    try:
+        _require_end(body)
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            return min(most, sum(info.file_size for info in archive.infolist()))
+    except Exception:  # it is refused when it is read
+        return 0
+
+
 def _require_end(body: bytes) -> None:
     """Check the end of a ZIP file, which says how long its list of members is, before the list is read."""
     if len(body) < END.size or not body.startswith(b"PK"):

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -52,8 +53,15 @@ class Batcher:
     where it is scarce, fewer tasks are computed at a time.
     """
 
-    def __init__(self, model: Adaptable, threads: int, memory: Memory | None = None) -> None:
-        """Start the threads."""
+    def __init__(
+        self,
+        model: Adaptable,
+        threads: int,
+        memory: Memory | None = None,
+        noted: Callable[[int], object] = int,
+    ) -> None:
+        """Start the threads; ``noted`` is told the tasks of every batch."""
+        self._noted = noted
         self._memory = memory or Memory(UNBOUNDED)
         self._share = self._memory.work.total // threads
         self._model, self._programs = model, Programs(min(PROGRAM_BYTES, self._share // 4))
@@ -69,6 +77,24 @@ class Batcher:
     def is_alive(self) -> bool:
         """Whether all threads are there."""
         return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait to be computed."""
+        return len(self._waiting)
+
+    @property
+    def compiled(self) -> int:
+        """Kinds of question that a compiled program answers."""
+        return self._compiler.programs
+
+    def compile_as(self, other: "Batcher") -> None:
+        """Compile at their first question the kinds that another has compiled."""
+        self._compiler.expect(other._compiler)
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until all that is due has been compiled; whether it has been in time."""
+        return self._compiler.settle(seconds)
 
     def ask(self, question: Question, need: Need = NOTHING) -> Answer:
         """The answer to come, predictions [T, Q, …]; it may be cancelled while it waits.
@@ -166,6 +192,7 @@ class Batcher:
         need = batch[0].need
         chunk = need.chunk(tasks, self._share)
         proceed()
+        self._noted(tasks)
         with self._memory.work.held(need.work(tasks, chunk), proceed):
             arrays = {name: np.concatenate([one.question.arrays[name] for one in batch]) for name in first.arrays}
             run = Compiling(Watched(self._programs, proceed, chunk), self._compiler, proceed)

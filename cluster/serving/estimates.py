@@ -190,7 +190,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._there = 0
         self._seen: dict[int, Any] = {}
 

@@ -94,6 +94,11 @@ def parts(body: bytes, content_type: str) -> dict[str, list[bytes]]:
     return form.parts
 
 
+def decoding_bytes(most: int) -> int:
+    """Bytes that decoding takes beside the result, one image at a time, where a body may have ``most``."""
+    return 8 * min(LARGEST, PIXELS_PER_BYTE * most)
+
+
 def pixels(
     files: ImageFiles, given: Mapping[str, Sequence[bytes]], tasks: int, most: int
 ) -> dict[str, NDArray[np.uint8]]:

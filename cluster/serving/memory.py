@@ -82,21 +82,31 @@ class Held:
 
     def __init__(self, budget: Budget) -> None:
         self._budget, self.count = budget, 0
+        self._lock = threading.Lock()
+        self._ended = False
 
     def try_set(self, count: int) -> bool:
-        """Hold ``count`` bytes instead of those before, if they are free."""
-        if count > self.count and not self._budget.try_hold(count - self.count):
-            return False
-        if count < self.count:
-            self._budget.release(self.count - count)
-        self.count = count
-        return True
+        """Hold ``count`` bytes instead of those before, if they are free and the block has not ended."""
+        with self._lock:
+            if self._ended or (count > self.count and not self._budget.try_hold(count - self.count)):
+                return False
+            if count < self.count:
+                self._budget.release(self.count - count)
+            self.count = count
+            return True
+
+    def moved(self) -> "Held":
+        """Another that holds what this one held."""
+        other = Held(self._budget)
+        other.count, self.count = self.count, 0
+        return other
 
     def __enter__(self) -> "Held":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.try_set(0)
+        self._ended = True
 
 
 class Trimmer:

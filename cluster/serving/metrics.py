@@ -74,7 +74,7 @@ class Metrics:
         self._batch.observe(tasks)
         self._tasks.inc(tasks)
 
-    def reloaded(self, *, loaded: bool) -> None:
+    def reloaded(self, loaded: bool) -> None:
         """Count a version that took another's place, or failed to."""
         self._reloads.labels("loaded" if loaded else "failed").inc()
 

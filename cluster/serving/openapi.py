@@ -24,6 +24,10 @@ REFUSALS = {
     504: "The answer took too long; ask for fewer tasks or inner steps.",
 }
 
+VERSION: Json = {
+    "X-Model-Version": {"description": "The version that answered.", "schema": {"type": "string"}},
+}
+
 
 def describe(model: Adaptable, name: str, version: int, limits: Limits) -> Json:
     """The description, OpenAPI 3.1.
@@ -41,7 +45,11 @@ def describe(model: Adaptable, name: str, version: int, limits: Limits) -> Json:
         "operationId": "invocations",
         "requestBody": {"required": True, "content": _questions(model)},
         "responses": {
-            "200": {"description": "Predictions; in the form that Accept prefers", "content": _answers()},
+            "200": {
+                "description": "Predictions; in the form that Accept prefers",
+                "content": _answers(),
+                "headers": VERSION,
+            },
             **refused,
         },
     }
@@ -53,6 +61,7 @@ def describe(model: Adaptable, name: str, version: int, limits: Limits) -> Json:
             "/health": {"get": _plain("health", "Whether the process answers and can adapt.")},
             "/ready": {"get": _plain("ready", "Whether new requests are taken.")},
             "/model": {"get": _plain("model", "Which model is served, its card, and what it takes.", 200)},
+            "/metrics": {"get": _plain("metrics", "What was counted and timed, as Prometheus reads it.", 200)},
             "/openapi.json": {"get": _plain("openapi", "This description.", 200)},
         },
         "components": {"schemas": _schemas(model, limits)},
@@ -93,7 +102,8 @@ def _input(name: str) -> str:
 
 def _answers() -> Json:
     archive = {"type": "string", "format": "binary", "description": "What numpy.savez writes of an array predictions"}
-    return _json({"$ref": "#/components/schemas/Answer"}) | {NPZ: {"schema": archive}}
+    content = _json({"$ref": "#/components/schemas/Answer"}) | {NPZ: {"schema": archive}}
+    return {"content": content, "headers": VERSION}
 
 
 def _schemas(model: Adaptable, limits: Limits) -> Json:

@@ -9,6 +9,7 @@ from cluster.secrets import without_credentials
 
 logger = logging.getLogger(__name__)
 
+WAIT = 10.0  # seconds
 LONGEST = 64  # looks that are let pass at most before a version that failed to load is tried again
 
 
@@ -33,7 +34,14 @@ class Reloader:
         failure: why the version that the alias stands for is not the one that is served; None: it is.
     """
 
-    def __init__(self, source: Source, version: int, swap: Callable[[Any], None], seconds: float) -> None:
+    def __init__(
+        self,
+        source: Source,
+        version: int,
+        swap: Callable[[Any], None],
+        seconds: float,
+        noted: Callable[[bool], object] = bool,
+    ) -> None:
         """Begin to look.
 
         Args:
@@ -41,7 +49,9 @@ class Reloader:
             version: that is served.
             swap: takes what the source loaded, makes it ready and serves it from then on.
             seconds: between two looks.
+            noted: is told of every version that was tried, whether it is served.
         """
+        self._noted = noted
         self._source, self._version, self._swap, self._seconds = source, version, swap, seconds
         self._failed: int | None = None
         self._pause = self._passed = 0
@@ -51,9 +61,9 @@ class Reloader:
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more, and wait until what is being loaded is loaded."""
+        """Look no more. What is being loaded is waited for, but not a registry that does not answer."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(WAIT)
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):
@@ -75,8 +85,10 @@ class Reloader:
         except Exception as error:
             self._pause = min(2 * self._pause + 1, LONGEST) if version == self._failed else 1
             self._failed, self._passed = version, 0
+            self._noted(False)
             self._report(f"version {version}: {without_credentials(str(error) or type(error).__name__)}")
             return
+        self._noted(True)
         logger.warning("serving %s, version %d, in place of version %d", name, version, self._version)
         self._version, self._failed, self.failure, self._pause = version, None, None, 0
 

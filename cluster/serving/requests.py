@@ -5,6 +5,7 @@ files with the rest as JSON (:mod:`cluster.serving.images`).
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from cluster.registry.adapting import Adaptable
 from cluster.registry.fields import Field
 from cluster.serving import archives, images
-from cluster.serving.forms import MULTIPART, NPZ, require_form
+from cluster.serving.forms import MULTIPART, NPZ, media_type, require_form
 from cluster.serving.limits import Limits, Refused
+from cluster.serving.memory import reading_bytes as json_bytes
 
 KINDS: dict[str, tuple[set[type], str]] = {
     "f": ({float, int}, "numbers"),
@@ -80,12 +82,22 @@ def read(body: bytes, content_type: str, model: Adaptable, limits: Limits) -> Qu
         raise Refused(400, str(error)) from error
 
 
+def reading_bytes(body: bytes, content_type: str, limits: Limits) -> int:
+    """Bytes that :func:`read` takes at most, found by a look at the body."""
+    kind = media_type(content_type)
+    if kind == NPZ:  # its numbers, and again in a type of up to eight times the size
+        return len(body) + 9 * archives.unpacked_bytes(body, limits.body_bytes)
+    if kind == MULTIPART:
+        return 3 * len(body) + limits.body_bytes + images.decoding_bytes(limits.body_bytes)
+    return json_bytes(body)
+
+
 Contents = tuple[dict[str, NDArray[Any]], Any]  # arrays, and parameters that are still to be checked
 
 
 def _parsed(body: bytes, where: str) -> Any:
     try:
-        return json.loads(body, parse_constant=_no_number, object_pairs_hook=_no_twins)
+        return json.loads(body, parse_constant=_no_number, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError(f"{where}: expected JSON, received brackets nested too deep") from None
     except ValueError as error:  # letters that are no UTF-8 and integers of thousands of digits too
@@ -96,13 +108,12 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON; expected finite numbers")
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, unless it has a key twice: one of the two values would be lost."""
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, each name once: of two values one would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for number, name in enumerate(names) if name in names[:number])
-        raise ValueError(f"{_shown(twice)} is there twice; expected each key once")
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"expected each name once, received {_shown(twice)} twice")
     return found
 
 

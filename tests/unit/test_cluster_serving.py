@@ -81,9 +81,9 @@ BAD = {
     b'{"a":' * 100_000: "nested too deep",
     b'{"inputs": ' + b"1" * 5000 + b"}": "body: expected JSON",
     b'{"inputs": NaN}': "NaN is no JSON",
-    b'{"inputs": {}, "inputs": {}}': '"inputs" is there twice; expected each key once',
-    b'{"inputs": {"pixels": [], "pixels": []}}': '"pixels" is there twice',
-    b'{"inputs": {}, "params": {"inner_lr": 1, "inner_steps": 1, "inner_lr": 2}}': '"inner_lr" is there twice',
+    b'{"inputs": {}, "inputs": {}}': 'expected each name once, received "inputs" twice',
+    b'{"inputs": {"pixels": [], "pixels": []}}': 'received "pixels" twice',
+    b'{"inputs": {}, "params": {"inner_lr": 1, "inner_steps": 1, "inner_lr": 2}}': 'received "inner_lr" twice',
     b"[]": 'expected {"inputs": .*received a list',
     b"{}": "inputs: expected an object of support_inputs .*received null",
     b'{"instances": []}': 'body: expected inputs, params, received "instances" too',
@@ -223,7 +223,8 @@ def test_programs_are_kept_for_so_many_shapes_at_most():
 
 
 def test_a_warning_where_other_machines_reach_it():
-    assert exposed("127.0.0.1") is None
-    assert exposed("::1") is None
-    assert "there is no authentication" in str(exposed("0.0.0.0"))
-    assert "there is no authentication" in str(exposed("192.168.0.3"))
+    assert exposed("127.0.0.1", has_token=False, has_tls=False) is None
+    assert exposed("::1", has_token=False, has_tls=False) is None
+    assert "no authentication" in str(exposed("0.0.0.0", has_token=False, has_tls=True))
+    assert "no encryption" in str(exposed("192.168.0.3", has_token=True, has_tls=False))
+    assert exposed("192.168.0.3", has_token=True, has_tls=True) is None
