@@ -34,6 +34,7 @@ def bench(
     servers: Annotated[
         str, typer.Option(metavar="A,B", help="With --serving: metaray, mlflow, ray.")
     ] = "metaray,mlflow",
+    forms: Annotated[str, typer.Option(metavar="A,B", help="With --serving: requests in json, npz, png.")] = "json",
     soak: Annotated[float, typer.Option(min=0, metavar="MINUTES", help="With --serving: memory over so long.")] = 0,
     fit: Annotated[bool, typer.Option("--fit", help="Measure anew the rule by which a strategy is chosen.")] = False,
     as_json: AsJson = False,
@@ -51,7 +52,7 @@ def bench(
             _rollouts(rollouts, workers, pairs, as_json)
             return
         if serving is not None:
-            _serving(serving, servers, soak, as_json)
+            _serving(serving, (servers, forms), soak, as_json)
             return
         with _wrong_usage():
             if workers:
@@ -150,7 +151,7 @@ def _rollouts(path: Path, workers: int, pairs: int, as_json: bool) -> None:
     )
 
 
-def _serving(model: str, servers: str, soak: float, as_json: bool) -> None:
+def _serving(model: str, asked: tuple[str, str], soak: float, as_json: bool) -> None:
     """Measure how fast servers answer for a registered model, or how much memory ours takes in the long run."""
     from benchmarks.names import words
     from cluster import bench_serving
@@ -163,13 +164,15 @@ def _serving(model: str, servers: str, soak: float, as_json: bool) -> None:
             first, last = memory["memory_mb"][0], memory["memory_mb"][-1]
             print_lines({"answers": memory["answers"], "memory": f"{first:.0f} MB at first, {last:.0f} MB at last"})
         return
-    found = bench_serving.serving(model, words(servers), _say)
+    servers, forms = map(words, asked)
+    found = bench_serving.serving(model, servers, _say, forms=forms)
     if as_json:
         print_json(found)
         return
-    table = Table(title=f"{model}, one task a request")
+    alone = f"{found['engine']['requests_per_second']:.1f} tasks/s by the engine itself"
+    table = Table(title=f"{model}, one task a request; {alone}")
     for column in bench_serving.COLUMNS:
-        table.add_column(column, justify="right" if column != "server" else "left")
+        table.add_column(column, justify="left" if column in ("server", "form") else "right")
     for row in found["results"]:
         table.add_row(*bench_serving.cells(row))
     print_table(table)

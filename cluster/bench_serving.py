@@ -1,21 +1,18 @@
 """How fast a registered model answers over HTTP: this server and others, asked by more and more clients in turn."""
 
 import http.client
-import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -23,13 +20,20 @@ import psutil
 import torch
 
 from benchmarks.hardware import hardware, versions
+from benchmarks.process import available_cores
+from cluster import bench_forms
+from cluster.bench_clients import ask, post
+from cluster.bench_forms import Questions, bound, predictions, require_forms
 from cluster.builder import build
 from cluster.config import Config
 from cluster.errors import ConfigError, MetarayError
 from cluster.policy_setup import PolicySetup
+from cluster.registry.adapting import Adaptable
 from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable
 from cluster.sections import TrackingConfig
+from cluster.worker import fix_arithmetic
+from meta.memory import keep_freed_memory
 from tasks.family import draw_batch
 
 CLIENTS = (1, 8, 32)
@@ -51,65 +55,71 @@ SERVERS: dict[str, Command] = {
 }
 
 
-class Timed(NamedTuple):
-    """What clients saw in one turn: seconds of each answer, and how many were none."""
-
-    seconds: list[float]
-    failures: int
-    length: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Answers a second, median and 95th percentile of latency in milliseconds."""
-        cuts = statistics.quantiles(self.seconds, n=20, method="inclusive") if len(self.seconds) > 1 else [0.0] * 19
-        return {
-            "requests_per_second": len(self.seconds) / self.length,
-            "median_milliseconds": 1e3 * cuts[9],
-            "p95_milliseconds": 1e3 * cuts[18],
-            "requests": len(self.seconds),
-            "failures": self.failures,
-        }
-
-
-def serving(model: str, names: Sequence[str], say: Callable[[str], None], seconds: float = SECONDS) -> dict[str, Any]:
-    """Each server in turn, asked by 1, 8 and 32 clients about one task a request.
+def serving(
+    model: str,
+    names: Sequence[str],
+    say: Callable[[str], None],
+    seconds: float = SECONDS,
+    forms: Sequence[str] = ("json",),
+) -> dict[str, Any]:
+    """Each server in turn, asked by 1, 8 and 32 clients about one task a request, after the engine by itself.
 
     Args:
         model: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
         names: of servers in :data:`SERVERS`.
         say: is told how it goes.
         seconds: that a turn lasts.
+        forms: of requests, of :data:`cluster.bench_forms.FORMS`; servers other than ours are asked in JSON alone.
 
     Raises:
         ConfigError: if a name is none, a server is not installed, or the model's tasks are acted in.
         MetarayError: if a server does not start, or gives other predictions than the model itself.
     """
     _require_servers(names)
-    bodies, expected = questions(model)
+    adaptable, arrays = tasks(model)
+    require_forms(forms, adaptable.images)
+    each = bench_forms.each(arrays)
+    asked = {form: bench_forms.questions(form, each, adaptable.images) for form in {"json", *forms}}
+    expected = adaptable.predict(arrays, adaptable.inner_steps, adaptable.inner_lr)
+    fix_arithmetic(threads=1)
+    keep_freed_memory()
+    alone = bound(
+        adaptable, adaptable.check(arrays, adaptable.inner_steps, adaptable.inner_lr), available_cores(), seconds
+    )
+    say(f"the engine by itself: {alone['requests_per_second']:.1f} tasks/s")
     results = []
     for name in names:
         with running(name, model) as (port, process):
-            _require_alike(name, port, bodies, expected)
-            for clients in CLIENTS:
-                ask(port, bodies, clients, seconds / 2)  # records programs, fills caches
-                before = os.getloadavg()[0]
-                spent = _spent(process)
-                found = ask(port, bodies, clients, seconds).as_json()
-                found["cpu_milliseconds"] = 1e3 * (_spent(process) - spent) / max(found["requests"], 1)
-                memory = _memory(process)
-                results.append({"name": name, "clients": clients, **found, "load": before, "memory_mb": memory})
-                say(f"{name}, {clients} clients: {found['requests_per_second']:.1f} requests/s")
-    return {"model": model, "hardware": hardware(), "versions": versions(), "results": results}
+            for form in forms if name == "metaray" else ("json",):
+                _require_alike(name, port, asked[form], expected)
+                for clients in CLIENTS:
+                    row = _turn(port, process, asked[form], clients, seconds)
+                    ratio = row["requests_per_second"] / alone["requests_per_second"]
+                    results.append({"name": name, "form": form, "clients": clients, **row, "ratio_to_engine": ratio})
+                    say(f"{name}, {form}, {clients} clients: {row['requests_per_second']:.1f} requests/s")
+    return {"model": model, "hardware": hardware(), "versions": versions(), "engine": alone, "results": results}
+
+
+def _turn(
+    port: int, process: subprocess.Popen[bytes], asked: Questions, clients: int, seconds: float
+) -> dict[str, Any]:
+    ask(port, asked, clients, seconds / 2)  # records programs, fills caches
+    load, spent = os.getloadavg()[0], _spent(process)
+    found = ask(port, asked, clients, seconds).as_json()
+    found["cpu_milliseconds"] = 1e3 * (_spent(process) - spent) / max(found["requests"], 1)
+    return found | {"load": load, "memory_mb": _memory(process)}
 
 
 def soak(model: str, minutes: float, say: Callable[[str], None]) -> dict[str, Any]:
     """Resident memory of ``metaray serve`` under the load of 8 clients, sampled."""
-    bodies, _ = questions(model)
+    adaptable, arrays = tasks(model)
+    asked = bench_forms.questions("json", bench_forms.each(arrays), adaptable.images)
     samples: list[float] = []
     with running("metaray", model) as (port, process):
-        ask(port, bodies, 8, SAMPLE)
+        ask(port, asked, 8, SAMPLE)
         until, answers = time.monotonic() + 60 * minutes, 0
         while time.monotonic() < until:
-            found = ask(port, bodies, 8, SAMPLE)
+            found = ask(port, asked, 8, SAMPLE)
             if found.failures:
                 raise MetarayError(f"expected answers, received {found.failures} failures")
             answers += len(found.seconds)
@@ -118,15 +128,29 @@ def soak(model: str, minutes: float, say: Callable[[str], None]) -> dict[str, An
     return {"model": model, "minutes": minutes, "answers": answers, "memory_mb": samples, "hardware": hardware()}
 
 
-COLUMNS = ("server", "clients", "requests/s", "median ms", "95 % ms", "processor ms", "MB", "failures", "load")
+COLUMNS = (
+    "server",
+    "form",
+    "clients",
+    "requests/s",
+    "of engine",
+    "median ms",
+    "95 % ms",
+    "processor ms",
+    "MB",
+    "failures",
+    "load",
+)
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """A row of the table, in the order of :data:`COLUMNS`."""
     return [
         row["name"],
+        row["form"],
         str(row["clients"]),
         f"{row['requests_per_second']:.1f}",
+        f"{row['ratio_to_engine']:.0%}",
         f"{row['median_milliseconds']:.0f}",
         f"{row['p95_milliseconds']:.0f}",
         f"{row['cpu_milliseconds']:.0f}",
@@ -136,8 +160,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def questions(model: str) -> tuple[list[bytes], np.ndarray[Any, Any]]:
-    """Bodies that ask about test tasks of the model's family, one each, and what the model answers, [T, Q, …].
+def tasks(model: str) -> tuple[Adaptable, dict[str, np.ndarray[Any, Any]]]:
+    """A registered model, and arrays [T, …] of test tasks of its family by field.
 
     Raises:
         ConfigError: if its tasks are acted in.
@@ -157,9 +181,7 @@ def questions(model: str) -> tuple[list[bytes], np.ndarray[Any, Any]]:
     for field in adaptable.inputs:
         if field.dtype == "uint8":  # images as they are stored
             given[field.name] = np.round(np.moveaxis(given[field.name], -3, -1) * 255).astype(np.uint8)
-    expected = adaptable.predict(given, adaptable.inner_steps, adaptable.inner_lr)
-    tasks = [{name: array[task : task + 1].tolist() for name, array in given.items()} for task in range(TASKS)]
-    return [json.dumps({"inputs": task}).encode() for task in tasks], expected
+    return adaptable, given
 
 
 @contextmanager
@@ -188,44 +210,6 @@ def running(name: str, model: str) -> Iterator[tuple[int, subprocess.Popen[bytes
             _end(process)
 
 
-def ask(port: int, bodies: Sequence[bytes], clients: int, seconds: float) -> Timed:
-    """Let so many clients ask for so long, each as soon as it has been answered, over a connection of its own."""
-    times: list[float] = []
-    failures: list[str] = []
-    until = time.perf_counter() + seconds
-
-    def client(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        turn = number
-        try:
-            while time.perf_counter() < until:
-                began = time.perf_counter()
-                status, _ = post(connection, bodies[turn % len(bodies)])
-                times.append(time.perf_counter() - began)
-                turn += clients
-                if status != 200:
-                    failures.append(str(status))
-        except (OSError, http.client.HTTPException) as error:
-            failures.append(repr(error))
-        finally:
-            connection.close()
-
-    began = time.perf_counter()
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return Timed(times, len(failures), time.perf_counter() - began)
-
-
-def post(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, bytes]:
-    """Status and body of one answer."""
-    connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    return response.status, response.read()
-
-
 def _require_servers(names: Sequence[str]) -> None:
     for name in names:
         if name not in SERVERS:
@@ -234,14 +218,14 @@ def _require_servers(names: Sequence[str]) -> None:
         raise ConfigError("server ray: expected Ray Serve, which is not installed; pip install 'ray[serve]'")
 
 
-def _require_alike(name: str, port: int, bodies: Sequence[bytes], expected: np.ndarray[Any, Any]) -> None:
+def _require_alike(name: str, port: int, asked: Questions, expected: np.ndarray[Any, Any]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        for number, body in enumerate(bodies):
-            status, answer = post(connection, body)
+        for number in range(len(asked.bodies)):
+            status, answer, kind = post(connection, asked, number)
             if status != 200:
                 raise MetarayError(f"{name}: expected predictions, received status {status}: {answer[:500]!r}")
-            off = float(np.abs(np.array(json.loads(answer)["predictions"])[0] - expected[number]).max())
+            off = float(np.abs(predictions(answer, kind)[0] - expected[number]).max())
             if not off <= ALIKE:
                 raise MetarayError(f"{name}: expected the model's predictions, task {number} is {off:.2g} off")
     finally:

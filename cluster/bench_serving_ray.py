@@ -9,6 +9,7 @@ from ray import serve
 from starlette.requests import Request
 
 from cluster.sections import ClusterConfig
+from cluster.serving.forms import JSON
 from cluster.serving.limits import Limits
 from cluster.serving.loading import load
 from cluster.serving.programs import CHUNK, Programs
@@ -38,7 +39,7 @@ class Replica:
         """Answer one request."""
         if request.url.path == "/health":
             return {"status": "ok"}
-        question = read(await request.body(), self._model, self._limits)
+        question = read(await request.body(), JSON, self._model, self._limits)
         return {"predictions": (await self.gathered(question)).tolist()}
 
 

@@ -27,6 +27,7 @@ def serve(
     token_file: Annotated[Path | None, typer.Option(help="Token to ask for; or METARAY_TOKEN.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="For TLS: certificate chain, PEM.")] = None,
     key: Annotated[Path | None, typer.Option(help="For TLS: its key, PEM.")] = None,
+    reload: Annotated[float, typer.Option(min=0, help="Seconds between looks at a moved alias; 0: none.")] = 30.0,
     access_log: Annotated[str | None, typer.Option(help="File for a line a request; - is standard error.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -61,5 +62,5 @@ def serve(
         def started(address: str) -> None:
             print(f"serving {served.name}, version {served.version}, at {address}", file=sys.stderr, flush=True)
 
-        service = Service(served, limits, threads or available_cores(), token, log)
+        service = Service(served, limits, threads or available_cores(), token, log, reload)
         serving(service, host, port, limits, started, tls)

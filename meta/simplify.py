@@ -6,6 +6,7 @@ is a third of the program. Every rewrite here leaves the remaining operations, t
 they were.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch._subclasses import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+# Held while a program is recorded: torch keeps what it patches for that in one place for all threads.
+RECORDER = threading.RLock()
 aten = torch.ops.aten
 RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.expand.default}
 POWERS_AND_PRODUCTS = {aten.pow.Tensor_Scalar, aten.mul.Scalar}
@@ -124,7 +127,7 @@ def record(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> 
     """The tensor operations of ``function(*tensors)``, differentiation included, as a simplified program."""
     # Told of one fake mode, torch describes every result in it; else it makes one a result, with a stack trace, which
     # takes as long as all the rest.
-    with tracing(TracingContext(FakeTensorMode())):
+    with RECORDER, tracing(TracingContext(FakeTensorMode())):
         program = make_fx(function)(*tensors)
     require_repeatable(program)
     return simplify(program)

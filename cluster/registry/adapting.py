@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from cluster.config import Config
 from cluster.errors import CheckpointError
-from cluster.registry.fields import Arrays, Field
+from cluster.registry.fields import Arrays, Field, ImageFiles
 from cluster.registry.package import Package
 from meta.params import Layout, Params
 
@@ -95,8 +95,10 @@ class Adaptable(Protocol):
         output: the array that it gives.
         inner_steps: inner steps unless a call says otherwise: those at which θ was selected.
         inner_lr: α unless a call says otherwise.
+        images: which inputs may be given as image files; None: none of them are images.
     """
 
+    images: ImageFiles | None = None
     inputs: tuple[Field, ...]
     output: Field
     inner_steps: int

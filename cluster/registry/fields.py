@@ -36,6 +36,27 @@ class Field(NamedTuple):
         return f"{self.name} [{', '.join(map(str, self.shape))}] {self.dtype}"
 
 
+def smallest(fields: Sequence[Field], inner_steps: int) -> dict[str, NDArray[Any]]:
+    """The smallest arrays that some fields take: one task of ones, for a number of inner steps."""
+    free = {"J": max(inner_steps, 1), "H+1": 2}
+    shapes = {field: [size if isinstance(size, int) else free.get(size, 1) for size in field.shape] for field in fields}
+    return {field.name: np.ones(shape, dtype=field.dtype) for field, shape in shapes.items()}
+
+
+class ImageFiles(NamedTuple):
+    """Inputs that may be given as image files.
+
+    Attributes:
+        names: of the fields, [T, B, H, W, C] in uint8.
+        shape: (height, width, channels) that a file is brought to, as ``metaray data prepare`` does.
+        inverted: whether 255 - value was stored (ink on paper), and is taken of a file's pixels too.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    inverted: bool
+
+
 def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
     """The arrays of some fields, of the right types.
 
@@ -55,7 +76,7 @@ def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
     seen: dict[str, tuple[int, str]] = {}
     for field in fields:
         array = np.asarray(given[field.name])
-        _require_sizes(field, array, seen)
+        require_sizes(field, array.shape, seen)
         if not np.can_cast(array.dtype, field.dtype, "same_kind"):
             raise ValueError(f"{field}: received {array.dtype}")
         array = array.astype(field.dtype)
@@ -65,14 +86,23 @@ def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
     return found
 
 
-def _require_sizes(field: Field, array: NDArray[Any], seen: dict[str, tuple[int, str]]) -> None:
-    """Check one array's shape, against the free sizes of those before it too, and note its own."""
-    if array.ndim != len(field.shape):
-        raise ValueError(f"{field}: received shape {list(array.shape)}")
-    for wanted, size in zip(field.shape, array.shape, strict=True):
+def require_sizes(field: Field, shape: tuple[int, ...], seen: dict[str, tuple[int, str]]) -> None:
+    """Check one array's shape, against the free sizes of those before it too, and note its own.
+
+    Args:
+        field: what is expected.
+        shape: what is there.
+        seen: free sizes by letter, each with the field that it was first met in; this one's are added.
+
+    Raises:
+        ValueError: naming the size that differs.
+    """
+    if len(shape) != len(field.shape):
+        raise ValueError(f"{field}: received shape {list(shape)}")
+    for wanted, size in zip(field.shape, shape, strict=True):
         if isinstance(wanted, int):
             if size != wanted:
-                raise ValueError(f"{field}: received shape {list(array.shape)}")
+                raise ValueError(f"{field}: received shape {list(shape)}")
             continue
         letter, more, _ = wanted.partition("+")
         size -= 1 if more else 0

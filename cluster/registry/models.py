@@ -20,7 +20,7 @@ from cluster.registry.adapting import (
     vectorised,
     with_step_size,
 )
-from cluster.registry.fields import Arrays, Field, checked
+from cluster.registry.fields import Arrays, Field, ImageFiles, checked
 from cluster.registry.package import Package
 from meta.algorithms import MAML, Algorithm
 from meta.episode import Episode, Examples
@@ -40,6 +40,7 @@ class AdaptableModel(Adaptable):
         if package.pixels:
             channels, height, width = shape
             shape, reals = (height, width, channels), "uint8"
+            self.images = ImageFiles(("support_inputs", "query_inputs"), (height, width, channels), package.inverted)
         labels = Field("support_targets", "int64", ("T", "S"))
         values = Field("support_targets", "float64", ("T", "S", spec.outputs))
         self.inputs = (

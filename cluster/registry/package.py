@@ -37,12 +37,14 @@ class Package:
         config: the run's configuration.
         spec: the family's spec; an :class:`EnvironmentSpec` if its tasks are acted in.
         pixels: inputs are given as images are stored, uint8 and channels last, not as the model takes them.
+        inverted: these pixels are 255 - value of the image files that they were prepared from.
         params: θ.
     """
 
     config: Config
     spec: FamilySpec
     pixels: bool
+    inverted: bool = False
     params: Params
 
 
@@ -68,8 +70,10 @@ def write_package(
     cls = EnvironmentSpec if isinstance(spec, EnvironmentSpec) else FamilySpec
     # Kinds are for evaluations, which ask the family itself.
     values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(cls) if field.name != "kinds"}
-    pixels = isinstance(setup.family, Images)
-    write_json(path / SPEC, {"format": FORMAT, "acted": cls is EnvironmentSpec, "pixels": pixels, "spec": values})
+    images = setup.family if isinstance(setup.family, Images) else None
+    inverted = images is not None and images.store.manifest.origin.get("inverted") is True
+    kind = {"acted": cls is EnvironmentSpec, "pixels": images is not None, "inverted": inverted}
+    write_json(path / SPEC, {"format": FORMAT, **kind, "spec": values})
 
 
 def read_package(path: Path) -> Package:
@@ -92,4 +96,10 @@ def read_package(path: Path) -> Package:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a model that metaray registered, received {error}") from error
     _, state = checkpoints.chosen(Store(str(path / "checkpoints")))
-    return Package(config=config, spec=spec, pixels=described["pixels"], params=state.params)
+    return Package(
+        config=config,
+        spec=spec,
+        pixels=described["pixels"],
+        inverted=described.get("inverted", False),
+        params=state.params,
+    )

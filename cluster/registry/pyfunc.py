@@ -11,7 +11,7 @@ from mlflow.types.schema import ParamSchema, ParamSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 
 from cluster.registry.adapting import Adaptable
-from cluster.registry.fields import Field
+from cluster.registry.fields import smallest
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -63,10 +63,5 @@ def signature_of(model: Adaptable) -> ModelSignature:
 
 
 def example_of(model: Adaptable) -> dict[str, NDArray[Any]]:
-    """The smallest input that a model takes: one task of ones, for any number of inner steps."""
-    return {field.name: _ones(field, model.inner_steps) for field in model.inputs}
-
-
-def _ones(field: Field, inner_steps: int) -> NDArray[Any]:
-    free = {"J": max(inner_steps, 1), "H+1": 2}
-    return np.ones([size if isinstance(size, int) else free.get(size, 1) for size in field.shape], dtype=field.dtype)
+    """The smallest input that a model takes."""
+    return smallest(model.inputs, model.inner_steps)

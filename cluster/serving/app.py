@@ -5,10 +5,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -16,19 +14,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cluster.registry.adapting import Adaptable
 from cluster.serving.access import Access, Write
 from cluster.serving.auth import is_allowed
-from cluster.serving.batching import Answer, Batcher, Dropped
+from cluster.serving.batching import Answer, Dropped
 from cluster.serving.encoding import content_encoding, require_encoding, unpacked
-from cluster.serving.estimates import Estimates, Need
+from cluster.serving.estimates import Need
+from cluster.serving.forms import require_form, written
 from cluster.serving.limits import Limits, Refused
-from cluster.serving.memory import Held, Memory, Trimmer, reading_bytes, shown
-from cluster.serving.openapi import describe
-from cluster.serving.receiving import Receiver, gone, media_type, require_media_type
-from cluster.serving.requests import Question, read
+from cluster.serving.live import Described, Live, card_of
+from cluster.serving.memory import Held, Memory, Trimmer, shown
+from cluster.serving.metrics import Measured, Metrics
+from cluster.serving.receiving import Receiver, gone
+from cluster.serving.reload import Reloader
+from cluster.serving.requests import Question, read, reading_bytes
 
-TYPES = ("application/json",)
 OPEN = ("/health", "/ping", "/ready")  # without a token: who starts and stops servers asks these
 PIECE = 2**18  # bytes of an answer
 TRIM = 1.0  # seconds between two looks at how much memory has gathered
@@ -43,28 +42,17 @@ CODES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Described:
-    """What is served.
-
-    Attributes:
-        name: of the registered model.
-        version: of it.
-        card: its description.
-        model: the model itself.
-    """
-
-    name: str
-    version: int
-    card: str
-    model: Adaptable
-
-
 class Service:
     """Answers requests, as many at a time as the limits let it."""
 
     def __init__(
-        self, served: Described, limits: Limits, threads: int, token: bytes | None = None, log: Write | None = None
+        self,
+        served: Described,
+        limits: Limits,
+        threads: int,
+        token: bytes | None = None,
+        log: Write | None = None,
+        reload: float = 0.0,
     ) -> None:
         """Start the threads that adapt.
 
@@ -74,18 +62,37 @@ class Service:
             threads: that adapt.
             token: that callers have to show for all but :data:`OPEN`.
             log: writes a line for each request.
+            reload: seconds between two looks whether another version is to be served; 0: there are none.
         """
-        self._served, self._limits, self._token, self.log = served, limits, token, log
+        self._limits, self._threads, self._token, self.log = limits, threads, token, log
         self._memory = Memory(limits.memory)
-        self._estimates = Estimates(served.model, self._memory.work.total // threads)
-        self._batcher = Batcher(served.model, threads, self._memory)
+        self.metrics = Metrics()
+        self._live = Live(served, limits, threads, self._memory, self.metrics)
+        self._reload = reload
+        self._reloader: Reloader | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")  # bodies are large, and lists of numbers larger
         self._receiver = Receiver(limits)
         self._trimmer = Trimmer(limits.memory)
-        self._openapi = describe(served.model, served.name, served.version, limits)
         self._inside = self._arriving = 0
         self.has_token = token is not None
         self.is_stopping = False
+        self._measure()
+
+    def _measure(self) -> None:
+        """Name the figures that are looked up when they are asked for."""
+        served = self._live.served
+        self.metrics.serves(served.name, served.version)
+        for name, meaning, read_it in (
+            ("requests_inside", "Questions that are read, wait or are computed.", lambda: self._inside),
+            ("requests_arriving", "Questions of which not all has arrived.", lambda: self._arriving),
+            ("requests_waiting", "Questions that wait to be computed.", lambda: self._live.batcher.waiting),
+            ("compiled_programs", "Kinds of question that are compiled.", lambda: self._live.batcher.compiled),
+            ("memory_held_bytes", "Memory that questions hold.", self._memory_held),
+        ):
+            self.metrics.gauge(name, meaning, read_it)
+
+    def _memory_held(self) -> int:
+        return self._memory.work.used + self._memory.inbound.used
 
     def app(self) -> ASGIApp:
         """The ASGI application; the threads end with it."""
@@ -94,9 +101,16 @@ class Service:
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             del app
             trimming = asyncio.create_task(self._trim())
+            self._loop, served = asyncio.get_running_loop(), self._live.served
+            if served.source is not None and self._reload:
+                self._reloader = Reloader(
+                    served.source, served.version, self._serve_instead, self._reload, self.metrics.reloaded
+                )
             yield
             trimming.cancel()
-            self._batcher.close()
+            if self._reloader is not None:
+                await asyncio.to_thread(self._reloader.close)
+            self._live.batcher.close()
             self._reader.shutdown()
 
         routes = [
@@ -106,6 +120,7 @@ class Service:
             Route("/ready", self._ready),
             Route("/model", self._model),
             Route("/openapi.json", self._description),
+            Route("/metrics", self._metrics),
         ]
         handlers: Mapping[Any, Callable[[Request, Any], Awaitable[Response]]] = {
             Refused: _refused,
@@ -114,7 +129,23 @@ class Service:
             Exception: _fault,  # it is logged after that
         }
         app = Starlette(routes=routes, exception_handlers=dict(handlers), lifespan=lifespan)
-        return Access(Authenticated(app, self._token), self.log)
+        return Access(Measured(Authenticated(app, self._token), self.metrics), self.log)
+
+    def _serve_instead(self, served: Described) -> None:
+        """Serve another version from now on; those who asked the one before are answered by it."""
+        live = Live(served, self._limits, self._threads, self._memory, self.metrics)
+        try:
+            live.warm(self._live)
+        except BaseException:
+            live.retire()
+            raise
+        asyncio.run_coroutine_threadsafe(self._exchange(live), self._loop).result()
+
+    async def _exchange(self, live: Live) -> None:
+        """Between two requests: whoever has entered the version before is answered by it."""
+        before, self._live = self._live, live
+        before.retire()
+        self.metrics.serves(live.served.name, live.served.version)
 
     async def _trim(self) -> None:
         """Give memory back after every burst."""
@@ -138,14 +169,15 @@ class Service:
                 raise refusal
             self._inside += 1
             try:
-                return await self._answer(request, body, held)
+                with self._live as live:  # to the end, whatever is served meanwhile
+                    return await self._answer(live, request, body, held)
             finally:
                 self._inside -= 1
 
     def _refusal(self, request: Request) -> Refused | None:
         """Why a request is not looked at, if there is a reason."""
         try:
-            require_media_type(media_type(request), TYPES)
+            require_form(request.headers.get("content-type", ""), self._live.served.model)
             require_encoding(content_encoding(request))
         except Refused as error:
             return error
@@ -156,11 +188,10 @@ class Service:
             return Refused(503, f"{self._inside} requests are read, wait or are computed; try again in {RETRY} s")
         return None
 
-    async def _answer(self, request: Request, body: list[bytes], held: Held) -> Response:
+    async def _answer(self, live: Live, request: Request, body: list[bytes], held: Held) -> Response:
         """Read, adapt and write, unless the caller goes or the time is over; ``body`` is emptied once it is read."""
-        asking = Asking(self._batcher)
-        encoding = content_encoding(request)
-        answered = asyncio.ensure_future(self._answered(asking, body, encoding, held))
+        asking = Asking(live, request)
+        answered = asyncio.ensure_future(self._answered(asking, body, held))
         left = asyncio.ensure_future(gone(request))
         try:
             await asyncio.wait({answered, left}, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -177,29 +208,30 @@ class Service:
             raise Refused(503, f"waited {seconds:g} s for others to be answered; try again later")
         raise Refused(504, f"expected an answer within {seconds:g} s; take fewer tasks or inner_steps")
 
-    async def _answered(self, asking: "Asking", body: list[bytes], encoding: str, held: Held) -> Response:
+    async def _answered(self, asking: "Asking", body: list[bytes], held: Held) -> Response:
         loop = asyncio.get_running_loop()
-        question, need = await loop.run_in_executor(self._reader, self._read, asking, body, encoding, held)
+        question, need = await loop.run_in_executor(self._reader, self._read, asking, body, held)
         answer = asking.ask(question, need)
         predictions = await asyncio.wrap_future(answer)
-        text = await loop.run_in_executor(self._reader, _written, predictions)
-        return Pieces(text, held)
+        asking.live.remember(question)
+        text, kind = await loop.run_in_executor(self._reader, written, predictions, asking.accept)
+        return Pieces(text, kind, asking.live.served.version, held)
 
-    def _read(self, asking: "Asking", body: list[bytes], encoding: str, held: Held) -> tuple[Question, Need]:
+    def _read(self, asking: "Asking", body: list[bytes], held: Held) -> tuple[Question, Need]:
         """The question in a body, and what memory it needs.
 
         Raises:
             Refused: 413 if it needs more than there is at all, 503 if it is taken by others.
         """
         asking.proceed()
-        whole = unpacked(body.pop(), encoding, self._limits.body_bytes)
+        whole = unpacked(body.pop(), asking.encoding, self._limits.body_bytes)
         work, most = self._memory.work, self._limits.memory
-        if (count := reading_bytes(whole)) > work.total:
+        if (count := reading_bytes(whole, asking.content_type, self._limits)) > work.total:
             raise Refused(413, f"reading this body may take {shown(count)}; {_more(work.total, most)}")
         with work.held(count, asking.proceed):
-            question = read(whole, self._served.model, self._limits)
+            question = read(whole, asking.content_type, asking.live.served.model, self._limits)
             del whole
-            need = self._estimates.of(question)
+            need = asking.live.estimates.of(question)
         if (count := need.work(question.tasks, 1)) > work.total:
             reason = f"{question.tasks} tasks of this size take about {shown(count)} of memory"
             raise Refused(413, f"{reason}; {_more(work.total, most)}")
@@ -213,42 +245,38 @@ class Service:
 
     async def _health(self, request: Request) -> Response:
         del request
-        alive = self._batcher.is_alive
+        alive = self._live.batcher.is_alive
         return _json({"status": "ok" if alive else "a thread that adapts has died"}, 200 if alive else 503)
 
     async def _ready(self, request: Request) -> Response:
         del request
         full = self._inside >= self._limits.requests
-        ready = self._batcher.is_alive and not full and not self.is_stopping
-        content = {"ready": ready, "requests": self._inside, "arriving": self._arriving}
+        ready = self._live.batcher.is_alive and not full and not self.is_stopping
+        content: dict[str, Any] = {"ready": ready, "requests": self._inside, "arriving": self._arriving}
+        if failure := self._reloader and self._reloader.failure:
+            content["warning"] = failure
         return _json(content, 200 if ready else 503)
 
     async def _model(self, request: Request) -> Response:
         del request
-        served = self._served
-        model = served.model
-        return _json(
-            {
-                "name": served.name,
-                "version": served.version,
-                "card": served.card,
-                "inputs": [field._asdict() for field in model.inputs],
-                "output": model.output._asdict(),
-                "params": {"inner_steps": model.inner_steps, "inner_lr": model.inner_lr},
-                "limits": vars(self._limits),
-            }
-        )
+        reload = {"seconds": self._reload, "failure": self._reloader.failure} if self._reloader else None
+        return _json({**card_of(self._live.served), "limits": vars(self._limits), "reload": reload})
 
     async def _description(self, request: Request) -> Response:
         del request
-        return _json(self._openapi)
+        return _json(self._live.description)
+
+    async def _metrics(self, request: Request) -> Response:
+        del request
+        text, kind = await asyncio.to_thread(self.metrics.exposed)
+        return Response(text, media_type=kind)
 
 
 class Pieces(Response):
     """An answer in pieces: the next is written when the caller has read the one before. Memory is held to the end."""
 
-    def __init__(self, text: bytes, held: Held) -> None:
-        super().__init__(text, media_type="application/json")
+    def __init__(self, text: bytes, kind: str, version: int, held: Held) -> None:
+        super().__init__(text, headers={"X-Model-Version": str(version)}, media_type=kind)
         self._held = held.moved()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -263,16 +291,25 @@ class Pieces(Response):
 
 
 class Asking:
-    """A question on its way through the server, and whether somebody waits for the answer."""
+    """A question on its way through the server, and whether somebody waits for the answer.
 
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
+    Attributes:
+        live: the version that answers.
+        content_type: of the body.
+        encoding: of the body.
+        accept: in which form it is to be answered.
+    """
+
+    def __init__(self, live: Live, request: Request) -> None:
+        self.live = live
+        self.content_type, self.accept = (request.headers.get(name, "") for name in ("content-type", "accept"))
+        self.encoding = content_encoding(request)
         self._answer: Answer | None = None
         self._is_dropped = False
 
     def ask(self, question: Question, need: Need) -> Answer:
         """The answer to come."""
-        self._answer = self._batcher.ask(question, need)
+        self._answer = self.live.batcher.ask(question, need)
         return self._answer
 
     def drop(self) -> bool:
@@ -282,7 +319,7 @@ class Asking:
             Whether nothing had been computed.
         """
         self._is_dropped = True
-        return self._answer is None or self._batcher.drop(self._answer)
+        return self._answer is None or self.live.batcher.drop(self._answer)
 
     def proceed(self) -> None:
         """Check that somebody waits.
@@ -299,10 +336,6 @@ def _more(part: int, most: int) -> str:
         f"expected at most {shown(part)} of the server's {shown(most)}; send fewer or smaller examples and queries, or "
         "start the server with more --memory"
     )
-
-
-def _written(predictions: NDArray[Any]) -> bytes:
-    return json.dumps({"predictions": predictions.tolist()}, allow_nan=False).encode("ascii")
 
 
 def _json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

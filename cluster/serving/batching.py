@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import MetarayError
 from cluster.registry.adapting import Adaptable, require_finite
+from cluster.serving.compiled import Compiler, Compiling
 from cluster.serving.estimates import NOTHING, Need
 from cluster.serving.limits import Refused
 from cluster.serving.memory import Memory
@@ -51,11 +53,19 @@ class Batcher:
     where it is scarce, fewer tasks are computed at a time.
     """
 
-    def __init__(self, model: Adaptable, threads: int, memory: Memory | None = None) -> None:
-        """Start the threads."""
+    def __init__(
+        self,
+        model: Adaptable,
+        threads: int,
+        memory: Memory | None = None,
+        noted: Callable[[int], object] = int,
+    ) -> None:
+        """Start the threads; ``noted`` is told the tasks of every batch."""
+        self._noted = noted
         self._memory = memory or Memory(UNBOUNDED)
         self._share = self._memory.work.total // threads
         self._model, self._programs = model, Programs(min(PROGRAM_BYTES, self._share // 4))
+        self._compiler = Compiler()
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -67,6 +77,24 @@ class Batcher:
     def is_alive(self) -> bool:
         """Whether all threads are there."""
         return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait to be computed."""
+        return len(self._waiting)
+
+    @property
+    def compiled(self) -> int:
+        """Kinds of question that a compiled program answers."""
+        return self._compiler.programs
+
+    def compile_as(self, other: "Batcher") -> None:
+        """Compile at their first question the kinds that another has compiled."""
+        self._compiler.expect(other._compiler)
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until all that is due has been compiled; whether it has been in time."""
+        return self._compiler.settle(seconds)
 
     def ask(self, question: Question, need: Need = NOTHING) -> Answer:
         """The answer to come, predictions [T, Q, …]; it may be cancelled while it waits.
@@ -98,6 +126,7 @@ class Batcher:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._compiler.close()
 
     def _work(self) -> None:
         torch.set_num_threads(1)
@@ -163,9 +192,10 @@ class Batcher:
         need = batch[0].need
         chunk = need.chunk(tasks, self._share)
         proceed()
+        self._noted(tasks)
         with self._memory.work.held(need.work(tasks, chunk), proceed):
             arrays = {name: np.concatenate([one.question.arrays[name] for one in batch]) for name in first.arrays}
-            run = Watched(self._programs, proceed, chunk)
+            run = Compiling(Watched(self._programs, proceed, chunk), self._compiler, proceed)
             found = self._model.adapted(arrays, first.inner_steps, first.inner_lr, run)
             return np.split(found, np.cumsum([one.question.tasks for one in batch])[:-1])
 

@@ -3,15 +3,58 @@
 import gc
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cluster.config import with_overrides
 from cluster.errors import ConfigError
 from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable
-from cluster.serving.app import Described
 from cluster.serving.limits import Limits
+from cluster.serving.live import Described
 from cluster.worker import fix_arithmetic
 from meta.memory import keep_freed_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A registered model at an address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+
+    Attributes:
+        registry: where it is.
+        address: of the model.
+        limits: what the server will accept.
+    """
+
+    registry: Registry
+    address: str
+    limits: Limits
+
+    def resolve(self) -> tuple[str, int]:
+        """Name and version that the address stands for now.
+
+        Raises:
+            ConfigError: if there is no such model.
+        """
+        return self.registry.resolve(self.address)
+
+    def load(self, name: str, version: int) -> Described:
+        """A version.
+
+        Raises:
+            ConfigError: if it takes more inner steps by default than the limits allow.
+            CheckpointError: if it is damaged.
+        """
+        with self.registry.package(name, version) as folder:
+            model = load_adaptable(folder.path)
+        if model.inner_steps > self.limits.steps:
+            raise ConfigError(
+                f"--max-steps: expected at least the {model.inner_steps} inner steps that {self.address} takes by "
+                f"default, received {self.limits.steps}"
+            )
+        collect_seldom()
+        source = self if "@" in self.address else None
+        card = self.registry.card(name, version)
+        return Described(name=name, version=version, card=card, model=model, source=source)
 
 
 def load(address: str, overrides: Sequence[str], limits: Limits) -> Described:
@@ -28,20 +71,11 @@ def load(address: str, overrides: Sequence[str], limits: Limits) -> Described:
     """
     if other := set(with_overrides({}, overrides)) - {"tracking"}:
         raise ConfigError(f"expected tracking.uri=… alone, received '{sorted(other)[0]}': a model is served as it is")
-    registry = Registry.of(overrides)
+    registered = Registered(registry=Registry.of(overrides), address=address, limits=limits)
     fix_arithmetic(threads=1)
     if not keep_freed_memory():
         print("warning: this C library gives memory back between requests, which makes them slower", file=sys.stderr)
-    name, version = registry.resolve(address)
-    with registry.package(name, version) as folder:
-        model = load_adaptable(folder.path)
-    if model.inner_steps > limits.steps:
-        raise ConfigError(
-            f"--max-steps: expected at least the {model.inner_steps} inner steps that {address} takes by default, "
-            f"received {limits.steps}"
-        )
-    collect_seldom()
-    return Described(name=name, version=version, card=registry.card(name, version), model=model)
+    return registered.load(*registered.resolve())
 
 
 def collect_seldom() -> None:

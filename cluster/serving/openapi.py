@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 
 from cluster.registry.adapting import Adaptable
-from cluster.registry.fields import MEANING, Field
+from cluster.registry.fields import MEANING, Field, ImageFiles
+from cluster.serving.archives import SCALARS
+from cluster.serving.forms import MULTIPART, NPZ
+from cluster.serving.images import FORMATS
 from cluster.serving.limits import Limits
 
 Json = dict[str, Any]
@@ -15,10 +18,14 @@ REFUSALS = {
     400: "The request is not as described, or adaptation diverges; the message says which field, and why.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
-    415: "The body is not said to be JSON.",
+    415: "The body is of a type that is not taken.",
     500: "A fault of the server, which its log describes.",
     503: "Too much is waiting already; try again after the seconds in Retry-After.",
     504: "The answer took too long; ask for fewer tasks or inner steps.",
+}
+
+VERSION: Json = {
+    "X-Model-Version": {"description": "The version that answered.", "schema": {"type": "string"}},
 }
 
 
@@ -36,9 +43,13 @@ def describe(model: Adaptable, name: str, version: int, limits: Limits) -> Json:
     question = {
         "summary": "Adapt to the support of each task, and predict for its queries.",
         "operationId": "invocations",
-        "requestBody": {"required": True, "content": _json({"$ref": "#/components/schemas/Question"})},
+        "requestBody": {"required": True, "content": _questions(model)},
         "responses": {
-            "200": {"description": "Predictions", "content": _json({"$ref": "#/components/schemas/Answer"})},
+            "200": {
+                "description": "Predictions; in the form that Accept prefers",
+                "content": _answers(),
+                "headers": VERSION,
+            },
             **refused,
         },
     }
@@ -50,10 +61,49 @@ def describe(model: Adaptable, name: str, version: int, limits: Limits) -> Json:
             "/health": {"get": _plain("health", "Whether the process answers and can adapt.")},
             "/ready": {"get": _plain("ready", "Whether new requests are taken.")},
             "/model": {"get": _plain("model", "Which model is served, its card, and what it takes.", 200)},
+            "/metrics": {"get": _plain("metrics", "What was counted and timed, as Prometheus reads it.", 200)},
             "/openapi.json": {"get": _plain("openapi", "This description.", 200)},
         },
         "components": {"schemas": _schemas(model, limits)},
     }
+
+
+def _questions(model: Adaptable) -> Json:
+    """The forms of a question: JSON, an archive of arrays, and image files where the model takes images."""
+    content = _json({"$ref": "#/components/schemas/Question"})
+    fields = "; ".join(map(str, model.inputs))
+    content[NPZ] = {
+        "schema": {
+            "type": "string",
+            "format": "binary",
+            "description": f"What numpy.savez writes of arrays {fields}; {' and '.join(SCALARS)} may be beside them",
+        }
+    }
+    if model.images:
+        content[MULTIPART] = {"schema": _form(model, model.images)}
+    return content
+
+
+def _form(model: Adaptable, files: ImageFiles) -> Json:
+    """Image files by field, those of the first task first; the rest as JSON."""
+    height, width, channels = files.shape
+    kind = f"{' or '.join(FORMATS)} files, brought to {width} × {height}, {'grey' if channels == 1 else 'RGB'}"
+    parts: Json = {}
+    for field in model.inputs:
+        image = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": kind}
+        parts[field.name] = image if field.name in files.names else {"$ref": _input(field.name)}
+    parts["params"] = {"$ref": "#/components/schemas/Question/properties/params"}
+    return _object(parts, [field.name for field in model.inputs])
+
+
+def _input(name: str) -> str:
+    return f"#/components/schemas/Question/properties/inputs/properties/{name}"
+
+
+def _answers() -> Json:
+    archive = {"type": "string", "format": "binary", "description": "What numpy.savez writes of an array predictions"}
+    content = _json({"$ref": "#/components/schemas/Answer"}) | {NPZ: {"schema": archive}}
+    return {"content": content, "headers": VERSION}
 
 
 def _schemas(model: Adaptable, limits: Limits) -> Json:

@@ -1,7 +1,6 @@
 """A request's body, within its limits of size, time, speed and memory."""
 
 import asyncio
-import json
 import time
 
 from starlette.requests import ClientDisconnect, Request
@@ -85,21 +84,6 @@ class Receiver:
 def length(request: Request) -> int:
     """The announced length of a body, 0 where none is; the protocol has seen to it that it is a number."""
     return int(request.headers.get("content-length", "0"))
-
-
-def media_type(request: Request) -> str:
-    """The content type without its parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def require_media_type(kind: str, accepted: tuple[str, ...]) -> None:
-    """Check a content type.
-
-    Raises:
-        Refused: with status 415.
-    """
-    if kind not in accepted:
-        raise Refused(415, f"Content-Type: expected {' or '.join(accepted)}, received {json.dumps(kind)}")
 
 
 async def gone(request: Request) -> None:

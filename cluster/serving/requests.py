@@ -1,6 +1,12 @@
-"""From the body of a request to checked arrays. Whatever is wrong with it is said, by the name of the field."""
+"""From the body of a request to checked arrays. Whatever is wrong with it is said, by the name of the field.
+
+A body is JSON as MLflow's servers take it, an archive of arrays (:mod:`cluster.serving.archives`), or a form of image
+files with the rest as JSON (:mod:`cluster.serving.images`).
+"""
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NoReturn
@@ -10,7 +16,10 @@ from numpy.typing import NDArray
 
 from cluster.registry.adapting import Adaptable
 from cluster.registry.fields import Field
+from cluster.serving import archives, images
+from cluster.serving.forms import MULTIPART, NPZ, media_type, require_form
 from cluster.serving.limits import Limits, Refused
+from cluster.serving.memory import reading_bytes as json_bytes
 
 KINDS: dict[str, tuple[set[type], str]] = {
     "f": ({float, int}, "numbers"),
@@ -45,42 +54,71 @@ class Question:
         return self.inner_steps, self.inner_lr, *(array.shape[1:] for array in self.arrays.values())
 
 
-def read(body: bytes, model: Adaptable, limits: Limits) -> Question:
-    """The question in a body of the form ``{"inputs": {…}, "params": {…}}``, MLflow's.
+def read(body: bytes, content_type: str, model: Adaptable, limits: Limits) -> Question:
+    """The question in a body.
+
+    Args:
+        body: all of it.
+        content_type: the header of that name.
+        model: what is asked.
+        limits: what is accepted.
 
     Raises:
-        Refused: with status 400 and the reason, if there is none.
+        Refused: with status 400 and the reason if there is none, 415 if the model takes no such bodies.
     """
+    kind = require_form(content_type, model)
     try:
-        return _question(_parsed(body), model, limits)
+        if kind == NPZ:
+            arrays, params = _from_archive(body, model, limits)
+        elif kind == MULTIPART:
+            arrays, params = _from_form(body, content_type, model, limits)
+        else:
+            arrays, params = _from_json(_parsed(body, "body"), model)
+        steps, lr = _params(params, model, limits)
+        if (tasks := max(map(len, arrays.values()), default=0)) > limits.tasks:
+            raise ValueError(f"inputs: expected at most {limits.tasks} tasks a request, received {tasks}; ask in parts")
+        return Question(arrays=model.check(arrays, steps, lr), inner_steps=steps, inner_lr=lr)
     except ValueError as error:
         raise Refused(400, str(error)) from error
 
 
-def _parsed(body: bytes) -> Any:
+def reading_bytes(body: bytes, content_type: str, limits: Limits) -> int:
+    """Bytes that :func:`read` takes at most, found by a look at the body."""
+    kind = media_type(content_type)
+    if kind == NPZ:  # its numbers, and again in a type of up to eight times the size
+        return len(body) + 9 * archives.unpacked_bytes(body, limits.body_bytes)
+    if kind == MULTIPART:
+        return 3 * len(body) + limits.body_bytes + images.decoding_bytes(limits.body_bytes)
+    return json_bytes(body)
+
+
+Contents = tuple[dict[str, NDArray[Any]], Any]  # arrays, and parameters that are still to be checked
+
+
+def _parsed(body: bytes, where: str) -> Any:
     try:
         return json.loads(body, parse_constant=_no_number, object_pairs_hook=_object)
     except RecursionError:
-        raise ValueError("body: expected JSON, received brackets nested too deep") from None
+        raise ValueError(f"{where}: expected JSON, received brackets nested too deep") from None
     except ValueError as error:  # letters that are no UTF-8 and integers of thousands of digits too
-        raise ValueError(f"body: expected JSON, received something else: {error}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, each name once: of two values one would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"expected each name once, received {_shown(twice)} twice")
-    return found
+        raise ValueError(f"{where}: expected JSON, received something else: {error}") from error
 
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON; expected finite numbers")
 
 
-def _question(parsed: Any, model: Adaptable, limits: Limits) -> Question:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, each name once: of two values one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"expected each name once, received {_shown(twice)} twice")
+    return found
+
+
+def _from_json(parsed: Any, model: Adaptable) -> Contents:
+    """Of the form ``{"inputs": {…}, "params": {…}}``, MLflow's."""
     if not isinstance(parsed, dict):
         raise ValueError(f'body: expected {{"inputs": {{…}}, "params": {{…}}}}, received {_called(parsed)}')
     _require_names("body", parsed, ("inputs", "params"))
@@ -88,11 +126,36 @@ def _question(parsed: Any, model: Adaptable, limits: Limits) -> Question:
     if not isinstance(given, dict):
         raise ValueError(f"inputs: expected an object of {_listed(model.inputs)}, received {_called(given)}")
     _require_names("inputs", given, tuple(field.name for field in model.inputs))
-    steps, lr = _params(parsed.get("params"), model, limits)
     arrays = {field.name: _array(field, given[field.name]) for field in model.inputs if field.name in given}
-    if (tasks := max(map(len, arrays.values()), default=0)) > limits.tasks:
-        raise ValueError(f"inputs: expected at most {limits.tasks} tasks a request, received {tasks}; ask in parts")
-    return Question(arrays=model.check(arrays, steps, lr), inner_steps=steps, inner_lr=lr)
+    return arrays, parsed.get("params")
+
+
+def _from_archive(body: bytes, model: Adaptable, limits: Limits) -> Contents:
+    """Arrays of the fields' names; ``inner_steps`` and ``inner_lr`` beside them."""
+    arrays = archives.unpacked(body, model.inputs, limits.body_bytes)
+    params = {name: arrays.pop(name).item() for name in archives.SCALARS if name in arrays}
+    named = {field.name: field for field in model.inputs}
+    return {name: archives.in_range(named[name], array) for name, array in arrays.items()}, params
+
+
+def _from_form(body: bytes, content_type: str, model: Adaptable, limits: Limits) -> Contents:
+    """Image files under the names of the fields that are images, in order; the other fields and ``params`` in JSON."""
+    files = model.images
+    assert files is not None  # else the media type was refused
+    given = images.parts(body, content_type)
+    _require_names("body", given, (*(field.name for field in model.inputs), "params"))
+    pictures = {name: parts for name, parts in given.items() if name in files.names}
+    values: dict[str, Any] = {}
+    for name, parts in given.items():
+        if name not in files.names:
+            if len(parts) > 1:
+                raise ValueError(f"{name}: expected one part of this name, received {len(parts)}")
+            values[name] = _parsed(parts[0], name)
+    arrays = {field.name: _array(field, values[field.name]) for field in model.inputs if field.name in values}
+    tasks = images.tasks_of(files, model.inputs, arrays)
+    if not 1 <= tasks <= limits.tasks:
+        raise ValueError(f"inputs: expected 1 to {limits.tasks} tasks a request, received {tasks}; ask in parts")
+    return arrays | images.pixels(files, pictures, tasks, limits.body_bytes), values.get("params")
 
 
 def _params(params: Any, model: Adaptable, limits: Limits) -> tuple[int, float]:
@@ -135,7 +198,7 @@ def _array(field: Field, value: Any) -> NDArray[Any]:
         raise ValueError(f"{field}: expected {words} that {field.dtype} holds, received others among them") from None
 
 
-def _require_names(where: str, given: dict[str, Any], names: tuple[str, ...]) -> None:
+def _require_names(where: str, given: Mapping[str, Any], names: tuple[str, ...]) -> None:
     other = [name for name in given if name not in names]
     if other:
         raise ValueError(f"{where}: expected {', '.join(names)}, received {_shown(other[0])} too")

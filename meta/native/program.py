@@ -4,6 +4,7 @@ import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from importlib import resources
 from math import prod
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from meta.native.operations import Closed
 from meta.native.schedule import Output, Plan
 from meta.native.toolchain import Library, load
 from meta.params import Params
-from meta.simplify import require_repeatable, simplify
+from meta.simplify import RECORDER, require_repeatable, simplify
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 HEADERS = ("kernels.h", "pooling.h")
@@ -100,6 +101,13 @@ class Program:
         self._shared = _memory(self._library.shared_bytes)
         self._arenas = [_memory(self._library.arena_bytes) for _ in range(threads)]
 
+    def fork(self) -> "Program":
+        """The same program with memory of its own, so that another thread may run it at the same time."""
+        twin = copy(self)
+        twin._shared = _memory(self._library.shared_bytes)
+        twin._arenas = [_memory(self._library.arena_bytes) for _ in range(self._threads)]
+        return twin
+
     def __call__(self, params: Params, episodes: Episode) -> Any:
         """The outputs for a batch."""
         theta = [params[name].contiguous() for name in self._names]
@@ -169,7 +177,8 @@ def _record(function: Callable[..., Any], params: Params, episode: Episode) -> t
         return found
 
     recorder = make_fx(flat, decomposition_table=_decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
-    program = recorder(*params.values(), *leaves(episode))
+    with RECORDER:
+        program = recorder(*params.values(), *leaves(episode))
     require_repeatable(program)
     return simplify(program), outputs
 

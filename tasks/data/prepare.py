@@ -202,6 +202,7 @@ def _origin(raw: RawData, decoder: Decoder, bits: int) -> dict[str, Any]:
     equal = decoder.fingerprints.duplicates(lambda *place: _where(raw, *place))
     return {
         **raw.origin,
+        "inverted": raw.invert,
         "skipped": decoder.skipped,
         "skipped_first": decoder.skipped_first,
         "left_out": raw.left_out.as_plain(),

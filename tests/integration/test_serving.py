@@ -60,11 +60,18 @@ class Served:
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] = JSON
     ) -> tuple[int, Any, dict[str, str]]:
         """Status, parsed body and headers of one answer."""
+        status, text, found = self.receive(method, path, body, headers)
+        return status, json.loads(text), found
+
+    def receive(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] = JSON
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """Status, body and headers of one answer."""
         connection = self.connection()
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
-            return response.status, json.loads(response.read()), dict(response.getheaders())
+            return response.status, response.read(), dict(response.getheaders())
         finally:
             connection.close()
 

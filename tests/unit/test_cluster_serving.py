@@ -11,6 +11,7 @@ import torch
 from cluster.registry.adapting import Adaptable, vectorised
 from cluster.registry.fields import Field, checked
 from cluster.serving.batching import Batcher
+from cluster.serving.forms import JSON
 from cluster.serving.limits import Limits, Refused
 from cluster.serving.programs import KEPT, RECORDED_AT, Programs
 from cluster.serving.requests import Question, read
@@ -64,12 +65,13 @@ def body(**changes: Any) -> bytes:
 
 def test_a_question_is_read():
     text = json.dumps({"inputs": {n: a.tolist() for n, a in arrays(2.5, tasks=2).items()}, "params": {"inner_lr": 1}})
-    found = read(text.encode(), Mean(), Limits())
+    found = read(text.encode(), JSON, Mean(), Limits())
     assert (found.tasks, found.inner_steps, found.inner_lr) == (2, 1, 1.0)
     for name, array in arrays(2.5, tasks=2).items():
         assert found.arrays[name].dtype == array.dtype
         np.testing.assert_array_equal(found.arrays[name], array)
-    assert read(body(support_inputs=[[[1, 2], [3, 4], [5, 6]]]), Mean(), Limits()).arrays["support_inputs"].sum() == 21
+    whole = read(body(support_inputs=[[[1, 2], [3, 4], [5, 6]]]), JSON, Mean(), Limits())
+    assert whole.arrays["support_inputs"].sum() == 21
 
 
 BAD = {
@@ -79,6 +81,9 @@ BAD = {
     b'{"a":' * 100_000: "nested too deep",
     b'{"inputs": ' + b"1" * 5000 + b"}": "body: expected JSON",
     b'{"inputs": NaN}': "NaN is no JSON",
+    b'{"inputs": {}, "inputs": {}}': 'expected each name once, received "inputs" twice',
+    b'{"inputs": {"pixels": [], "pixels": []}}': 'received "pixels" twice',
+    b'{"inputs": {}, "params": {"inner_lr": 1, "inner_steps": 1, "inner_lr": 2}}': 'received "inner_lr" twice',
     b"[]": 'expected {"inputs": .*received a list',
     b"{}": "inputs: expected an object of support_inputs .*received null",
     b'{"instances": []}': 'body: expected inputs, params, received "instances" too',
@@ -117,7 +122,7 @@ BAD = {
 @pytest.mark.parametrize(("sent", "reason"), BAD.items(), ids=range(len(BAD)))
 def test_what_is_wrong_is_said(sent: bytes, reason: str):
     with pytest.raises(Refused, match=reason) as caught:
-        read(sent, Mean(), Limits())
+        read(sent, JSON, Mean(), Limits())
     assert caught.value.status == 400
     assert len(caught.value.reason) < 1100
 
