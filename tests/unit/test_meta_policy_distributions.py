@@ -200,3 +200,23 @@ def test_weights_start_as_glorot_has_them(cls):
     # A normal distribution cut off at two deviations has 0.88 of its deviation.
     for name, deviation in (("layer0.weight", (2 / 240) ** 0.5), ("layer1.weight", (2 / 500) ** 0.5)):
         assert float(params[name].std()) == pytest.approx(0.8796 * deviation, rel=0.02)
+
+
+@pytest.mark.parametrize("cls", [GaussianPolicy, CategoricalPolicy])
+def test_a_network_is_the_papers_unless_asked_otherwise(cls):
+    """Two hidden layers of 100 units with ReLU (Finn et al. 2017, 5.3)."""
+    policy = cls(inputs=(3,), outputs=2)
+    shapes = {name: tuple(value.shape) for name, value in policy.init(torch.Generator(), torch.float32).items()}
+    assert shapes.pop("log_std", (2,)) == (2,)
+    assert shapes == {
+        "layer0.weight": (100, 3),
+        "layer0.bias": (100,),
+        "layer1.weight": (100, 100),
+        "layer1.bias": (100,),
+        "layer2.weight": (2, 100),
+        "layer2.bias": (2,),
+    }
+    assert policy.activation == "relu"
+    assert policy.init_std == "glorot"
+    if cls is GaussianPolicy:
+        assert torch.equal(policy.init(torch.Generator(), torch.float32)["log_std"], torch.zeros(2))
