@@ -35,6 +35,7 @@ class Arriving(Pool):
         self.results, self.failures = results, []
 
     def gather(self, ticket: Ticket) -> Iterator[Result]:
+        assert ticket.orders is ORDERS
         return iter(self.results)
 
 
