@@ -103,6 +103,35 @@ def test_adapt_follows_gradient_descent_and_leaves_its_start_alone(
     assert torch.equal(theta["w"], before)
 
 
+def test_adapt_moves_the_parameters_that_are_named_and_no_others(episodes: list[Episode]) -> None:
+    model = MLP(inputs=(FEATURES,), outputs=1, hidden=(3,))
+    theta = model.init(torch.Generator().manual_seed(0), torch.float64)
+    learner = MAML(model=model, objective=MSE, inner_lr=ALPHA, inner_steps=0)
+    reached = adapt(learner.loss, theta, episodes[0].support, steps=2, lr=ALPHA, names=("layer1.*",))
+    assert list(reached) == list(theta)
+    assert {name for name in theta if not torch.equal(theta[name], reached[name])} == {"layer1.weight", "layer1.bias"}
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_step_is_computed_anew_only_where_that_is_asked_for(
+    recompute: bool, theta: Params, episodes: list[Episode]
+) -> None:
+    """Recomputing saves memory and costs time: the value is the same, the number of passes tells them apart."""
+    learner, passes = MAML(model=Linear(), objective=MSE, inner_lr=ALPHA, inner_steps=0), []
+
+    def loss(params: Params, examples: Examples) -> Tensor:
+        passes.append(1)
+        return learner.loss(params, examples)
+
+    w = theta["w"].clone().requires_grad_()
+    *_, (last, _) = path(loss, {"w": w}, episodes[0].support, steps=3, lr=ALPHA, recompute=recompute)
+    assert len(passes) == 3
+    last["w"].sum().backward()
+    assert len(passes) == (6 if recompute else 3)
+    shrink = torch.eye(FEATURES, dtype=w.dtype) - ALPHA * hessian(episodes[0].support)
+    torch.testing.assert_close(w.grad, torch.linalg.matrix_power(shrink, 3).sum(dim=0)[:, None], rtol=1e-12, atol=0)
+
+
 def test_path_gives_every_point_with_the_loss_that_led_to_it(
     theta: Params, episodes: list[Episode], close: Close
 ) -> None:

@@ -199,6 +199,21 @@ def test_the_linear_baseline_sees_observations_cut_off_at_ten() -> None:
     assert torch.equal(linear_baseline(further, targets, taken), found)
 
 
+def test_the_linear_baseline_is_the_authors_own() -> None:
+    """rllab's LinearFeatureBaseline: o, o², (t/100), its square and cube, 1; ridge 1e-5; observations within ±10."""
+    observations, targets, taken = 6 * normal(3, 7, 13, 2), normal(4, 7, 12), normal(5, 7, 12) > -0.5
+    rows = []
+    for trajectory in observations.clamp(-10, 10):
+        time = torch.arange(13).double() / 100
+        columns = [trajectory, trajectory**2, *(part[:, None] for part in (time, time**2, time**3, time**0))]
+        rows.append(torch.cat(columns, dim=1))
+    table = torch.stack(rows)
+    used, goals = table[:, :-1][taken], targets[taken]
+    inverse = torch.linalg.inv(used.T @ used + 1e-5 * torch.eye(8).double())
+    expected = table @ (inverse @ used.T @ goals)
+    torch.testing.assert_close(linear_baseline(observations, targets, taken), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_the_linear_baseline_is_exact_on_targets_in_its_span() -> None:
     observations, weights = normal(0, 40, 101, 2), torch.tensor([2.0, -1.0, 0.5, 0.3, 4.0, -2.0, 1.0, 3.0]).double()
     observations[3, 7] = torch.tensor([1000.0, -11.0])

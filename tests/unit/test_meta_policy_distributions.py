@@ -200,3 +200,57 @@ def test_weights_start_as_glorot_has_them(cls):
     # A normal distribution cut off at two deviations has 0.88 of its deviation.
     for name, deviation in (("layer0.weight", (2 / 240) ** 0.5), ("layer1.weight", (2 / 500) ** 0.5)):
         assert float(params[name].std()) == pytest.approx(0.8796 * deviation, rel=0.02)
+
+
+@pytest.mark.parametrize("cls", [GaussianPolicy, CategoricalPolicy])
+def test_a_network_is_the_papers_unless_asked_otherwise(cls):
+    """Two hidden layers of 100 units with ReLU (Finn et al. 2017, 5.3)."""
+    policy = cls(inputs=(3,), outputs=2)
+    shapes = {name: tuple(value.shape) for name, value in policy.init(torch.Generator(), torch.float32).items()}
+    assert shapes.pop("log_std", (2,)) == (2,)
+    assert shapes == {
+        "layer0.weight": (100, 3),
+        "layer0.bias": (100,),
+        "layer1.weight": (100, 100),
+        "layer1.bias": (100,),
+        "layer2.weight": (2, 100),
+        "layer2.bias": (2,),
+    }
+    assert policy.activation == "relu"
+    assert policy.init_std == "glorot"
+    if cls is GaussianPolicy:
+        assert torch.equal(policy.init(torch.Generator(), torch.float32)["log_std"], torch.zeros(2))
+
+
+@pytest.mark.parametrize("cls", [GaussianPolicy, CategoricalPolicy])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_the_network_is_the_one_asked_for(cls, activation):
+    policy = cls(inputs=(3,), outputs=2, hidden=(4,), activation=activation, init_std=0.5)
+    params = policy.init(torch.Generator().manual_seed(0), torch.float64)
+    observations = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    params |= {"layer0.bias": torch.full((4,), 0.25).double(), "layer1.bias": torch.tensor([1.0, -1.0]).double()}
+    hidden = getattr(torch, activation)(observations @ params["layer0.weight"].T + params["layer0.bias"])
+    expected = hidden @ params["layer1.weight"].T + params["layer1.bias"]
+    found = policy.apply(params, observations)
+    torch.testing.assert_close(found[:, :2], expected, rtol=1e-12, atol=1e-12)
+    assert found.shape == (6, policy.width)
+    wide = cls(inputs=(30,), outputs=2, hidden=(400,), init_std=0.5)
+    weight = wide.init(torch.Generator().manual_seed(0), torch.float64)["layer0.weight"]
+    assert float(weight.std()) == pytest.approx(0.5, rel=0.15)  # a cut-off normal distribution is a little narrower
+
+
+def test_actions_and_divergences_may_have_leading_dimensions():
+    """Rollouts are [T, N, H, …] where advantages are made of them."""
+    gaussian, categorical = GaussianPolicy(inputs=(3,), outputs=2), CategoricalPolicy(inputs=(3,), outputs=4)
+    generator = torch.Generator().manual_seed(2)
+    for policy in (gaussian, categorical):
+        columns = action_columns(policy)
+        old, new = torch.randn(2, 5, 7, policy.width, dtype=torch.float64, generator=generator)
+        noise = torch.rand(5, 7, columns, dtype=torch.float64, generator=generator)
+        actions = policy.sample(old, noise)
+        assert actions.shape == (5, 7, columns)
+        rows = (old.flatten(0, 1), new.flatten(0, 1), noise.flatten(0, 1))
+        assert torch.equal(policy.sample(rows[0], rows[2]), actions.flatten(0, 1))
+        assert torch.equal(policy.divergence(*rows[:2]), policy.divergence(old, new).flatten())
+        flat = policy.log_probability(rows[0], actions.flatten(0, 1))
+        assert torch.equal(flat, policy.log_probability(old, actions).flatten())

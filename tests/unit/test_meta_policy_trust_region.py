@@ -158,3 +158,9 @@ def test_a_search_shortens_a_step_whose_quadratic_model_is_wrong() -> None:
     assert search.share == 0.8**2
     assert search.surrogate == pytest.approx(-2 * 0.64)
     assert search.kl == pytest.approx(0.64**2 / 2 + 0.64**4)
+
+
+def test_the_settings_are_the_papers() -> None:
+    """δ = 0.01, ten iterations, damping 1e-5, at most 15 step sizes, each 0.8 of the one before."""
+    assert TrustRegion() == (0.01, 10, 1e-5, 15, 0.8)
+    assert TrustRegion._fields == ("kl", "iterations", "damping", "backtracks", "shrink")
