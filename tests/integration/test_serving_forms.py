@@ -216,7 +216,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_one_before(
         damage(place, "sine", broken)
         registry._client.set_registered_model_alias("sine", "champion", str(broken))
         eventually(lambda: served.send("GET", "/ready")[1].get("warning"), served.process)
-        status, answer, headers = served.send("POST", "/invocations", written(inputs))
+        status, _, headers = served.send("POST", "/invocations", written(inputs))
         assert (status, int(headers["x-model-version"])) == (200, first)
         failure = served.send("GET", "/model")[1]["reload"]["failure"]
         assert f"version {broken}" in failure
