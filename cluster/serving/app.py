@@ -80,6 +80,7 @@ class Service:
         self._estimates = Estimates(served.model, self._memory.work.total // threads)
         self._batcher = Batcher(served.model, threads, self._memory)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")  # bodies are large, and lists of numbers larger
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")  # what is answered waits for no reading
         self._receiver = Receiver(limits)
         self._trimmer = Trimmer(limits.memory)
         self._openapi = describe(served.model, served.name, served.version, limits)
@@ -98,6 +99,7 @@ class Service:
             trimming.cancel()
             self._batcher.close()
             self._reader.shutdown()
+            self._writer.shutdown()
 
         routes = [
             Route("/invocations", self._invocations, methods=["POST"]),
@@ -182,7 +184,7 @@ class Service:
         question, need = await loop.run_in_executor(self._reader, self._read, asking, body, encoding, held)
         answer = asking.ask(question, need)
         predictions = await asyncio.wrap_future(answer)
-        text = await loop.run_in_executor(self._reader, _written, predictions)
+        text = await loop.run_in_executor(self._writer, _written, predictions)
         return Pieces(text, held)
 
     def _read(self, asking: "Asking", body: list[bytes], encoding: str, held: Held) -> tuple[Question, Need]:
