@@ -71,6 +71,7 @@ class Service:
         self._reload = reload
         self._reloader: Reloader | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")  # bodies are large, and lists of numbers larger
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")  # what is answered waits for no reading
         self._receiver = Receiver(limits)
         self._trimmer = Trimmer(limits.memory)
         self._inside = self._arriving = 0
@@ -112,6 +113,7 @@ class Service:
                 await asyncio.to_thread(self._reloader.close)
             self._live.batcher.close()
             self._reader.shutdown()
+            self._writer.shutdown()
 
         routes = [
             Route("/invocations", self._invocations, methods=["POST"]),
@@ -214,7 +216,7 @@ class Service:
         answer = asking.ask(question, need)
         predictions = await asyncio.wrap_future(answer)
         asking.live.remember(question)
-        text, kind = await loop.run_in_executor(self._reader, written, predictions, asking.accept)
+        text, kind = await loop.run_in_executor(self._writer, written, predictions, asking.accept)
         return Pieces(text, kind, asking.live.served.version, held)
 
     def _read(self, asking: "Asking", body: list[bytes], held: Held) -> tuple[Question, Need]:

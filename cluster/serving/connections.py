@@ -130,7 +130,7 @@ class GuardedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a header; another connection is closed if there are too many."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # so that anything unsent has a deadline
+        transport.set_write_buffer_limits(high=1, low=0)  # anything unsent has a deadline; TLS would pause at 0 bytes
         self._await_header()
         if len(self.connections) > self.limits.connections:
             self._make_room()

@@ -131,7 +131,7 @@ def serving(place: Path, name: str, log: Path, *options: str) -> Iterator[Served
 
 
 def listening(log: Path) -> str | None:
-    found = re.search(r"^serving .* at http://127\.0\.0\.1:(\d+)$", log.read_text(), re.MULTILINE)
+    found = re.search(r"^serving .* at https?://127\.0\.0\.1:(\d+)$", log.read_text(), re.MULTILINE)
     return found and found[1]
 
 
@@ -153,7 +153,7 @@ def sine(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         yield served
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(SECONDS) == 0
-    assert set(log.read_text().splitlines()[1:]) <= {"Invalid HTTP request received."}
+    assert all(line.startswith("Invalid HTTP request received.") for line in log.read_text().splitlines()[1:])
 
 
 def points(rng: np.random.Generator, tasks: int = 1, support: int = 5, queries: int = 4) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def test_a_task_that_diverges_fails_alone(sine: Served):
 def test_what_is_served_is_described(sine: Served, place: Path):
     assert sine.send("GET", "/health")[:2] == (200, {"status": "ok"})
     assert sine.send("GET", "/ping")[:2] == (200, {"status": "ok"})
-    assert sine.send("GET", "/ready")[:2] == (200, {"ready": True, "requests": 0})
+    assert sine.send("GET", "/ready")[:2] == (200, {"ready": True, "requests": 0, "arriving": 0})
     status, found, _ = sine.send("GET", "/model")
     assert (status, found["name"], found["version"]) == (200, "sine", 1)
     assert "# sinusoid, maml" in found["card"]
@@ -378,22 +378,6 @@ def half_sent(served: Served, body: bytes) -> Iterator[http.client.HTTPConnectio
         connection.close()
 
 
-def test_more_requests_than_allowed_are_told_to_come_again(place: Path, tmp_path: Path):
-    inputs = points(np.random.default_rng(6))
-    body = written(inputs)
-    with serving(place, "sine", tmp_path / "log", "--max-requests", "2") as served:
-        with half_sent(served, body) as one, half_sent(served, body) as other:
-            eventually(lambda: served.send("GET", "/ready")[1]["requests"] == 2, served.process)
-            assert served.send("GET", "/ready")[:2] == (503, {"ready": False, "requests": 2})
-            assert served.send("GET", "/health")[0] == 200
-            status, answer, headers = served.send("POST", "/invocations", body)
-            assert (status, headers["retry-after"], answer["error_code"]) == (503, "1", "TEMPORARILY_UNAVAILABLE")
-            for connection in (one, other):
-                connection.send(body[len(body) // 2 :])
-                assert connection.getresponse().status == 200
-        assert served.ask(inputs)[0] == 200
-
-
 def test_time_is_limited(place: Path, tmp_path: Path):
     body = written(points(np.random.default_rng(7)))
     many = points(np.random.default_rng(8), tasks=64, support=6000)
@@ -458,7 +442,7 @@ def test_no_answer_is_lost_when_it_is_told_to_stop(place: Path, tmp_path: Path):
 def test_a_body_on_its_way_is_awaited_when_it_is_told_to_stop(place: Path, tmp_path: Path):
     body = written(points(np.random.default_rng(10)))
     with serving(place, "sine", tmp_path / "log") as served, half_sent(served, body) as connection:
-        eventually(lambda: served.send("GET", "/ready")[1]["requests"] == 1, served.process)
+        eventually(lambda: served.send("GET", "/ready")[1]["arriving"] == 1, served.process)
         served.process.send_signal(signal.SIGTERM)
         eventually(lambda: is_refused(served.port), served.process)
         connection.send(body[len(body) // 2 :])

@@ -1,8 +1,11 @@
 """A server asked with arrays and image files, its figures, and another version in place of the one that it serves."""
 
 import io
+import itertools
 import json
 import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +27,7 @@ from cluster.runs import RunFolder
 from cluster.sections import TrackingConfig
 from tests.integration.test_serving import Served, eventually, pictures, points, serving, written
 
+ROOT = Path(__file__).parents[2]
 NPZ = {"Content-Type": "application/x-npz", "Accept": "application/x-npz"}
 
 
@@ -121,6 +125,42 @@ def test_photographs_that_are_too_much_in_json_fit_as_files(served: Served):
     assert np.array(answer.json()["predictions"]).shape == (1, 6, 3)
 
 
+def examples(start: str) -> str:
+    """The indented block of the guide that begins with a line."""
+    lines = (ROOT / "docs" / "serving.md").read_text().split("\n")
+    first = lines.index(f"    {start}")
+    block = itertools.takewhile(lambda line: not line or line.startswith("    "), lines[first:])
+    return "\n".join(line.removeprefix("    ") for line in block)
+
+
+def test_the_guides_clients_are_answered(place: Path, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(6).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    for name, one in zip(("cat", "dog", "unknown"), pixels, strict=True):
+        Image.fromarray(one).save(f"{name}.png")
+    arrays = {
+        "support_inputs": pixels[None, :2, ..., None],
+        "support_targets": np.array([[0, 1]]),
+        "query_inputs": pixels[None, 2:, ..., None],
+    }
+    expected = served.model.predict(arrays, served.model.inner_steps, served.model.inner_lr)
+    ours = f"127.0.0.1:{served.port}"
+    found: dict[str, Any] = {}
+    exec(examples("from pathlib import Path").replace("127.0.0.1:8000", ours), found)
+    np.testing.assert_allclose(found["predictions"], expected, rtol=1e-3, atol=1e-5)
+    if shutil.which("curl"):
+        command = examples("curl -s 127.0.0.1:8000/invocations \\").partition("\n\n")[0].replace("127.0.0.1:8000", ours)
+        output = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60).stdout
+        three = served.model.predict(arrays, 3, served.model.inner_lr)
+        np.testing.assert_allclose(json.loads(output)["predictions"], three, rtol=1e-3, atol=1e-5)
+    with serving(place, "sine", tmp_path / "log") as points_served:
+        exec(examples("import io").replace("127.0.0.1:8000", f"127.0.0.1:{points_served.port}"), found)
+        expected = points_served.model.predict(
+            {name: np.asarray(found["arrays"][name]) for name in arrays}, inner_steps=5, inner_lr=0.01
+        )
+        np.testing.assert_allclose(found["predictions"], expected, rtol=1e-3, atol=1e-5)
+
+
 def figures(served: Served) -> dict[tuple[str, ...], float]:
     """What ``/metrics`` says, by name and labels."""
     status, text, headers = served.receive("GET", "/metrics")
@@ -216,7 +256,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_one_before(
         damage(place, "sine", broken)
         registry._client.set_registered_model_alias("sine", "champion", str(broken))
         eventually(lambda: served.send("GET", "/ready")[1].get("warning"), served.process)
-        status, answer, headers = served.send("POST", "/invocations", written(inputs))
+        status, _, headers = served.send("POST", "/invocations", written(inputs))
         assert (status, int(headers["x-model-version"])) == (200, first)
         failure = served.send("GET", "/model")[1]["reload"]["failure"]
         assert f"version {broken}" in failure
