@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -69,7 +68,7 @@ def prepare_source(
                 beside = cache_folder() / "upload" if is_remote(root) else Path(root).resolve()
                 unpacked = stack.enter_context(scratch(beside)) / "unpacked" / stem(path)
                 extract(path, unpacked, limits)
-                shown = (f"{unpacked}{os.sep}", f"{path}{os.sep}")  # the folder will be gone, the archive will not
+                shown = (str(unpacked), str(path))  # the folder will be gone, the archive will not
                 path = unpacked
             arguments = [path]
         try:

@@ -1,7 +1,9 @@
 """Stores on other machines: wherever ``pyarrow.fs`` reaches by URI (file://, s3://, gs://, hdfs://)."""
 
+import dataclasses
 import hashlib
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,9 +14,12 @@ from pyarrow import fs
 
 from tasks.data.errors import DataError
 from tasks.data.manifest import MANIFEST, Manifest, SplitInfo
+from tasks.family import SPLITS
 from tasks.secrets import has_secret
 
 BLOCK = 1 << 22  # bytes copied at a time
+MANIFEST_NEW = f"{MANIFEST}.new"
+_OURS = re.compile(rf"({'|'.join(SPLITS)})(-[0-9a-f]{{12}})?\.arrow")
 
 _SAFE = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/?#:@]*@)?([a-z0-9._-]*)(?=[/?#:]|$)", re.I)
 
@@ -117,18 +122,39 @@ class RemoteStore:
     def upload(self, folder: Path, manifest: Manifest, *, replace: bool = False) -> None:
         """Copy a local store here, the manifest last: without it there is no store. On failure nothing stays.
 
+        A store that is replaced keeps its manifest and files until the new ones are there under other names, so that
+        it is as before if anything fails.
+
         Raises:
             DataError: as :meth:`check_place`.
         """
         self.check_place(replace=replace)
-        names = [info.file for info in manifest.splits.values()]
-        with self._nothing_left((MANIFEST, *names)):
+        new = manifest
+        if replace and self.exists():
+            new = dataclasses.replace(
+                manifest,
+                splits={
+                    split: dataclasses.replace(info, file=f"{split}-{uuid.uuid4().hex[:12]}.arrow")
+                    for split, info in manifest.splits.items()
+                },
+            )
+        there = {info.base_name for info in self._entries(self._path)}
+        made = [
+            (manifest.splits[split].file, info.file) for split, info in new.splits.items() if info.file not in there
+        ]
+        with self._nothing_left((MANIFEST_NEW, *(name for _, name in made), *({MANIFEST} - there))):
             self._fs.create_dir(self._path, recursive=True)
-            self._delete(MANIFEST)
-            for name in (*names, MANIFEST):
-                with (folder / name).open("rb") as source, self._fs.open_output_stream(self._at(name)) as copy:
+            for name, far in made:
+                with (folder / name).open("rb") as source, self._fs.open_output_stream(self._at(far)) as copy:
                     while block := source.read(BLOCK):
                         copy.write(block)
+            with self._fs.open_output_stream(self._at(MANIFEST_NEW)) as copy:
+                copy.write(new.to_json().encode())
+            self._fs.move(self._at(MANIFEST_NEW), self._at(MANIFEST))
+        kept = {info.file for info in new.splits.values()}
+        for name in there - kept:
+            if _OURS.fullmatch(name):  # of the store before, or of an upload that was killed
+                self._delete(name)
 
     @contextmanager
     def _nothing_left(self, names: tuple[str, ...]) -> Iterator[None]:

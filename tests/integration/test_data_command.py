@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,6 +81,10 @@ def test_prepare_and_show(metaray, finished, photos):
             "test": {"classes": 2, "images": 12},
         },
         "skipped": 0,
+        "skipped_first": [],
+        "left_out": {},
+        "duplicates": {"within_class": 0, "across_classes": 0, "across_splits": 0, "first": {}},
+        "warnings": [],
         "fingerprint": store.manifest.fingerprint,
     }
     assert sorted(path.name for path in Path().iterdir()) == ["photos", "store"]
@@ -222,24 +227,29 @@ def test_a_full_disk(metaray, finished, photos):
 
 
 @pytest.fixture
-def under_way(metaray, photos) -> Callable[[], tuple[subprocess.Popen[str], int]]:
-    """Start a preparation that stands still at an image: a pipe that nobody writes into."""
-    late = photos / "class6" / "9.jpg"
-    os.mkfifo(late)
+def under_way(metaray, photos) -> Callable[[], subprocess.Popen[str]]:
+    """Start a preparation that takes its time: every image has 36 million pixels."""
+    stream = io.BytesIO()
+    Image.new("L", (6000, 6000)).save(stream, "PNG")
+    for path in photos.rglob("*.jpg"):
+        path.with_suffix(".png").write_bytes(stream.getvalue())
 
-    def start() -> tuple[subprocess.Popen[str], int]:
+    def start() -> subprocess.Popen[str]:
         process = metaray("data", "prepare", "folder", "--source", "photos", *SMALL)
-        return process, os.open(late, os.O_WRONLY)  # returns when the process has opened it to read
+        deadline = time.monotonic() + 60
+        while not list(Path().glob(".store.partial-*/store/train.arrow")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return process
 
     return start
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_preparation_leaves_nothing(finished, under_way, number):
-    process, pipe = under_way()
-    assert list(Path().glob(".store.partial-*"))
+    process = under_way()
     process.send_signal(number)
-    os.close(pipe)
     status, output, errors = finished(process)
     assert (status, output) == (1, "")
     assert errors.splitlines()[-1] == "error: interrupted"
@@ -247,16 +257,74 @@ def test_an_interrupted_preparation_leaves_nothing(finished, under_way, number):
 
 
 def test_a_killed_preparation_is_started_again(finished, under_way, photos):
-    process, pipe = under_way()
+    process = under_way()
     process.kill()
     finished(process)
-    os.close(pipe)
     assert len(list(Path().glob(".store.partial-*"))) == 1
     assert not Path("store").exists()
-    (photos / "class6" / "9.jpg").unlink()
+    for path in photos.rglob("*.png"):
+        path.unlink()
     result = CliRunner().invoke(app, ["data", "prepare", "folder", "--source", "photos", *SMALL])
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in Path().iterdir()) == ["photos", "store"]
+
+
+def test_what_is_left_out_and_doubtful_is_said(photos):
+    (photos / "class0" / "notes.txt").touch()
+    (photos / "class1" / "gone.jpg").symlink_to("nowhere.jpg")
+    (photos / "class2" / "again.jpg").write_bytes(jpeg(20))
+    (photos / "class3 ").mkdir()
+    (photos / "class3 " / "more.jpg").write_bytes(jpeg(99))
+    arguments = ("prepare", "folder", "--source", "photos", *SMALL)
+    assert "photos/class1/gone.jpg: expected an image, received one that cannot be read (a link to" in refused(
+        *arguments
+    )
+    result = CliRunner().invoke(app, ["data", *arguments, "--skip-broken", "--json"])
+    assert result.exit_code == 0, result.stderr
+    account = json.loads(result.stdout)
+    assert account["skipped"] == len(account["skipped_first"]) == 1
+    assert account["left_out"] == {"a .txt file": {"count": 1, "first": ["photos/class0/notes.txt"]}}
+    assert account["duplicates"]["first"] == {"within_class": [["photos/class2/0.jpg", "photos/class2/again.jpg"]]}
+    assert [warning[:30] for warning in account["warnings"]] == [
+        "'class3', 'class3 ' are taken ",
+        "1 images are the same pixels a",
+    ]
+    for shown in (result, CliRunner().invoke(app, ["data", "show", "store"])):
+        lines = shown.stderr.splitlines()
+        assert "warning: 1 left out, a .txt file: photos/class0/notes.txt" in lines
+        assert "warning: 'class3', 'class3 ' are taken for one class" in "".join(lines)
+        assert any(line.startswith("left out: photos/class1/gone.jpg: ") for line in lines)
+
+
+def test_limits_are_options(photos):
+    with zipfile.ZipFile("x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in photos.rglob("*.jpg"):
+            archive.write(path, path.relative_to(photos.parent))
+        archive.writestr("photos/class0/zeros.jpg", bytes(70 << 20))
+    arguments = ("prepare", "folder", "--source", "x.zip", *SMALL)
+    assert "x.zip: expected data that grow at most 200 times when unpacked" in refused(*arguments)
+    for option, value, message in (
+        ("size", "0.01", "expected at most 0.01 GiB when unpacked"),
+        ("files", "42", "expected at most 42 files or rows, received 43"),
+        ("ratio", "0", "expected --max-ratio above 0"),
+    ):
+        assert message in refused(*arguments, f"--max-{option}", value)
+    message = refused("prepare", "folder", "--source", "photos", *SMALL, "--max-pixels", "400")
+    assert "exceeds limit of 400 pixels" in message
+    assert "--max-pixels" in message
+    assert "zeros.jpg: expected an image" in refused(*arguments, "--max-ratio", "2000")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_an_archive_with_a_link(photos, kind):
+    with tarfile.open("linked.tar", "w") as archive:
+        archive.add(photos, "photos")
+        link = tarfile.TarInfo("photos/class0/outside")
+        link.type, link.linkname = kind, "../../../victim"
+        archive.addfile(link)
+    message = refused("prepare", "folder", "--source", "linked.tar", *SMALL)
+    assert "linked.tar: expected plain files inside the target, received the " in message
+    assert "'photos/class0/outside'; nothing of it was kept" in message
 
 
 @pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="needs Omniglot in ../shared/data")

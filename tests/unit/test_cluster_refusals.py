@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -182,8 +181,8 @@ def test_a_full_disk_names_file_and_remedy(tmp_path: Path, monkeypatch: pytest.M
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log._file.close()
     with (
-        open("/dev/full", "wb", buffering=0) as log._file,
-        pytest.raises(MetarayError, match="metrics.jsonl: expected room"),
+        Path("/dev/full").open("wb", buffering=0) as log._file,
+        pytest.raises(MetarayError, match=r"metrics\.jsonl: expected room"),
     ):
         log.write(1, {"a": 1.0})
 
@@ -217,7 +216,7 @@ class Actor:
 
 
 @pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def pool(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A pool of one idle worker on a Ray that is none."""
     monkeypatch.setattr(ray_pool, "ray", SimpleNamespace(kill=lambda actor: None))
     made = object.__new__(ray_pool.RayPool)
@@ -226,7 +225,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made._foreground, made._background = ray_pool.deque(), ray_pool.deque()
     made._members = [worker(0)]
     monkeypatch.setattr(made, "_start", worker)
-    yield made
+    return made
 
 
 def worker(number: int) -> Any:
@@ -249,11 +248,15 @@ def test_the_time_for_an_order_begins_when_it_is_sent(pool: Any) -> None:
 
 def test_an_order_that_nobody_answers_in_time_is_given_up(pool: Any) -> None:
     pool._foreground.append(job())
-    with pytest.raises(ClusterError, match=r"cluster.order_timeout: .* 5 s, received none from 3 workers.* step 7"):
+
+    def wait_in_vain() -> None:
         for _ in range(9):
             pool._hand_out()
             pool._members[0].asked -= 6
             pool._check_deadlines()
+
+    with pytest.raises(ClusterError, match=r"cluster.order_timeout: .* 5 s, received none from 3 workers.* step 7"):
+        wait_in_vain()
     assert len(pool.failures) == 2
 
 

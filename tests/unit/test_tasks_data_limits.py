@@ -26,6 +26,7 @@ from tasks.data.limits import Limits
 from tasks.data.pickles import load_pickle
 from tasks.data.sources import mini_imagenet, omniglot, parquet
 from tasks.data.sources.base import RawImage
+from tasks.data.sources.parquet_pages import unpacked_size
 
 FREE = 1 << 20
 LARGE = 3 << 20  # bytes of zeros: above what is free of the ratio
@@ -247,6 +248,16 @@ def repeated(path: Path, value: bytes, rows: int, **columns: object) -> Path:
     return path
 
 
+def varint(value: int, length: int = 0) -> bytes:
+    """A number as the footer writes it, padded to a length."""
+    value, out = value << 1, bytearray()
+    while value or len(out) < max(1, length):
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out[-1] &= 0x7F
+    return bytes(out)
+
+
 class TestTables:
     def test_rows_are_counted_before_they_are_read(self, tmp_path):
         path = repeated(tmp_path / "x.parquet", png(), 50_000)
@@ -270,10 +281,47 @@ class TestTables:
 
     def test_few_rows_of_large_values_are_read_at_a_time(self, tmp_path):
         path = repeated(tmp_path / "x.parquet", bytes(40 << 20), 24)
-        with pq.ParquetFile(path) as table:
-            assert parquet._batch(table.metadata, "image") == 6
-            rows = [batch.num_rows for batch in table.iter_batches(6, columns=["image"])]
-        assert max(rows) <= 6
+        shard = parquet._shard(path, None, None, Limits(ratio=10**6))
+        assert shard.batch == 6
+        small = repeated(tmp_path / "y.parquet", png(), 24)
+        assert parquet._shard(small, None, None, Limits()).batch == parquet.BATCH
+
+    def test_a_footer_that_says_less_than_the_pages(self, tmp_path):
+        path = repeated(tmp_path / "x.parquet", bytes(LARGE), 24)
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        data = path.read_bytes()
+        start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+        footer = data[start:]
+        for size in (group.column(0).total_uncompressed_size, group.total_byte_size):
+            assert footer.count(varint(size)) == 1
+            footer = footer.replace(varint(size), varint(3000, len(varint(size))))
+        path.write_bytes(data[:start] + footer)
+        assert pq.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size == 3000
+        with pytest.raises(DataError, match=r"x\.parquet: expected data that grow at most 200 times"):
+            parquet.raw_data(path)
+
+    @pytest.mark.parametrize("version", ["1.0", "2.0"])
+    @pytest.mark.parametrize("dictionary", [True, False])
+    def test_pages_say_what_an_honest_footer_says(self, tmp_path, version, dictionary):
+        images = [png((4, number + 1)) for number in range(3000)]
+        made = pa.table({"image": images, "label": [str(number % 9) for number in range(3000)]})
+        pq.write_table(
+            made,
+            tmp_path / "x.parquet",
+            data_page_version=version,
+            use_dictionary=dictionary,
+            data_page_size=2000,
+            row_group_size=1000,
+        )
+        metadata = pq.ParquetFile(tmp_path / "x.parquet").metadata
+        with (tmp_path / "x.parquet").open("rb") as stream:
+            for group in range(3):
+                for column in map(metadata.row_group(group).column, range(2)):
+                    size = unpacked_size(stream, column)
+                    assert size <= column.total_uncompressed_size <= size + 100_000  # with the headers themselves
+                    assert stream.tell() == min(
+                        offset for offset in (column.dictionary_page_offset, column.data_page_offset) if offset
+                    ) + (column.total_compressed_size)
 
     def test_a_store_much_larger_than_the_raw_data(self, tmp_path, monkeypatch):
         monkeypatch.setattr(limits, "FREE", 1 << 30)

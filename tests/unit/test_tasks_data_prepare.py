@@ -262,6 +262,29 @@ class TestOpen:
         assert list((tmp_path / "far").rglob("*")) == [tmp_path / "far" / "s"]
         assert not cache.exists()
 
+    @pytest.mark.parametrize("broken", ["val-", "manifest"])
+    def test_a_replacement_that_fails_leaves_the_store_as_it_was(self, tmp_path, cache, monkeypatch, broken):
+        uri = (tmp_path / "far").as_uri()
+        before = prepare(data_set(2), uri)
+        files = {path.name: path.read_bytes() for path in (tmp_path / "far").iterdir()}
+        at = RemoteStore._at
+
+        def fails(self: RemoteStore, name: str) -> str:
+            return at(self, f"nowhere/{name}" if name.startswith(broken) and not name.endswith("json") else name)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(RemoteStore, "_at", fails)
+            with pytest.raises(OSError, match="nowhere"):
+                prepare(data_set(3), uri, replace=True)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "far").iterdir()} == files
+        assert manifest_of(uri, verify=True) == before
+        after = prepare(data_set(3), uri, replace=True)
+        assert manifest_of(uri, verify=True).fingerprint == after.fingerprint != before.fingerprint
+        assert len(list((tmp_path / "far").iterdir())) == 4
+        np.testing.assert_array_equal(open_store(uri).images("train", 0)[2], noise(2))
+        assert prepare(data_set(3), uri, replace=True).fingerprint == after.fingerprint
+        assert manifest_of(uri, verify=True).fingerprint == after.fingerprint
+
     def test_other_peoples_remote_files_are_left_alone(self, tmp_path, cache):
         (tmp_path / "far").mkdir()
         (tmp_path / "far" / "test.arrow").write_text("mine")

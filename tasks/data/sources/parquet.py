@@ -1,5 +1,6 @@
 """Image tables in Parquet files, as the Hugging Face hub keeps them."""
 
+import dataclasses
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,14 @@ from tasks.data.limits import Limits, Meter
 from tasks.data.names import spelling_warnings
 from tasks.data.sources.base import LazyImages, RawClass, RawData, RawImage
 from tasks.data.sources.parquet_labels import Naming, Shard, shard_of
+from tasks.data.sources.parquet_pages import unpacked_size
 from tasks.data.spill import Spill
 from tasks.data.splits import described, split_classes
 from tasks.data.walk import Walk
 from tasks.family import SPLITS
 
 SUFFIXES = (".parquet", ".parq", ".pq")
-BATCH = 256  # rows read at a time
+BATCH = 256  # rows read at a time, at most: a file may hold one value once, and repeat it in all rows
 IN_MEMORY = 256 << 20  # bytes that these may take, if each were as large as its column of a row group
 BUFFER = 1 << 20  # bytes of a column read at a time
 
@@ -169,24 +171,29 @@ def _shard(path: Path, image_column: str | None, label_column: str | None, limit
         with pq.ParquetFile(path) as table:
             shard = shard_of(path, table.schema_arrow, table.metadata.num_rows, image_column, label_column)
             limits.check_files(str(path), shard.rows)
-            _check_groups(path, table.metadata, (shard.image, shard.label), limits)
-            return shard
+            largest = _largest(path, table.metadata, (shard.image, shard.label), limits)
+            return dataclasses.replace(shard, batch=max(1, min(BATCH, IN_MEMORY // largest)))
     except DataError:
         raise
     except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
 
-def _check_groups(path: Path, metadata: Any, columns: tuple[str, str], limits: Limits) -> None:
-    """Compare what the columns that are read will take when unpacked with the limits, as the file states it."""
-    size, total = path.stat().st_size, 0
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for number in range(metadata.num_columns):
-            column = row_group.column(number)
-            if column.path_in_schema.split(".")[0] in columns:
-                total += column.total_uncompressed_size
-                limits.check_unpacked(str(path), total, size)
+def _largest(path: Path, metadata: Any, columns: tuple[str, str], limits: Limits) -> int:
+    """Bytes of the largest column of a row group when unpacked, of those that are read; all within the limits.
+
+    Both what the footer states and what the pages say of themselves count.
+    """
+    size, total, largest = path.stat().st_size, 0, 1
+    with path.open("rb") as stream:
+        for group in range(metadata.num_row_groups):
+            row_group = metadata.row_group(group)
+            for column in map(row_group.column, range(metadata.num_columns)):
+                if column.path_in_schema.split(".")[0] in columns:
+                    unpacked = max(column.total_uncompressed_size, unpacked_size(stream, column))
+                    total, largest = total + unpacked, max(largest, unpacked)
+                    limits.check_unpacked(str(path), total, size)
+    return largest
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
@@ -198,7 +205,7 @@ def _rows(shard: Shard, naming: Naming, spill: Spill, meter: Meter) -> Iterator[
     image, label = _leaf(shard), shard.label
     row = 0
     with pq.ParquetFile(shard.path, read_dictionary=[label] if shard.text else None, buffer_size=BUFFER) as table:
-        for batch in table.iter_batches(_batch(table.metadata, image), columns=[image, label]):
+        for batch in table.iter_batches(shard.batch, columns=[image, label]):
             column = batch.column(batch.schema.get_field_index(shard.image))
             column = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
             labels = _plain(batch.column(batch.schema.get_field_index(label)))
@@ -208,17 +215,6 @@ def _rows(shard: Shard, naming: Naming, spill: Spill, meter: Meter) -> Iterator[
                 meter.add(len(encoded))
                 yield naming.name(shard, number, row), spill.put(encoded)
                 row += 1
-
-
-def _batch(metadata: Any, image: str) -> int:
-    """How many rows to read at a time: a file may hold one value once, and repeat it in all of them."""
-    columns = (
-        metadata.row_group(group).column(number)
-        for group in range(metadata.num_row_groups)
-        for number in range(metadata.num_columns)
-    )
-    largest = max((one.total_uncompressed_size for one in columns if one.path_in_schema == image), default=1)
-    return max(1, min(BATCH, IN_MEMORY // max(1, largest)))
 
 
 def _leaf(shard: Shard) -> str:

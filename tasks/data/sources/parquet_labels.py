@@ -20,7 +20,8 @@ TAKEN = "integers, whole floats, booleans or strings"
 class Shard:
     """One file: its columns, how many rows it has, whether its labels are text, and the class names it states.
 
-    ``struct`` says that the image column is a struct with the bytes in its field ``bytes``.
+    ``struct`` says that the image column is a struct with the bytes in its field ``bytes``; ``batch`` is the number
+    of rows to read at a time.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Shard:
     rows: int
     text: bool
     names: tuple[str, ...] | None
+    batch: int = 1
 
 
 def shard_of(path: Path, schema: Any, rows: int, image_column: str | None, label_column: str | None) -> Shard:
