@@ -17,6 +17,7 @@ from cluster.evaluation import evaluate, with_baselines
 from cluster.interrupts import SignalFlag, StopFlag
 from cluster.learner import Learner
 from cluster.loop import meta_train
+from cluster.metrics import record_evaluation
 from cluster.policy_setup import PolicySetup
 from cluster.pool import InlinePool, Pool
 from cluster.preflight import require_path, try_workers
@@ -24,7 +25,7 @@ from cluster.progress import progress
 from cluster.report import draw_figures, write_report
 from cluster.runs import RunFolder, create, place, require_name, write_json
 from cluster.storage import write_file
-from cluster.tracking import Tracker
+from cluster.tracking import Tracker, require_own_checkpoints
 from cluster.worker import fix_arithmetic
 from meta.params import Params
 from tasks.family import Split
@@ -99,6 +100,7 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
     """
     # One thread: the learner's small steps gain nothing by more, and idle ones would spin in the workers' way.
     fix_arithmetic(threads=1)
+    require_own_checkpoints(folder)
     settled = with_engine_of(folder, config)
     _require_resumable(settled, build(settled), folder)
     try:
@@ -247,6 +249,7 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
     if books.warnings:
         evaluation["warnings"] = books.warnings
     write_json(folder.path / "evaluation.json", evaluation)
+    record_evaluation(folder, evaluation)
     return Outcome(
         folder=folder,
         steps=learner.step,
