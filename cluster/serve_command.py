@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.console import Debug, reports_errors
+from cluster.console import Debug, Trust, reports_errors
 from cluster.interrupts import interrupt_on_signals
 
 
@@ -21,6 +21,7 @@ def serve(
     max_steps: Annotated[int, typer.Option(min=0, help="Inner steps at most.")] = 100,
     max_requests: Annotated[int, typer.Option(min=1, help="Requests at a time; more are told to come again.")] = 128,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds in which a request is answered.")] = 30.0,
+    trust: Trust = None,
     debug: Debug = False,
 ) -> None:
     """Serve a registered model over HTTP: it adapts to each caller's examples and answers.
@@ -43,7 +44,7 @@ def serve(
         seconds=timeout,
     )
     with interrupt_on_signals():  # until the server listens to them
-        served = load(model, overrides or [], limits)
+        served = load(model, overrides or [], limits, trust or ())
 
         def started(address: str) -> None:
             print(f"serving {served.name}, version {served.version}, at {address}", file=sys.stderr, flush=True)

@@ -14,13 +14,14 @@ from cluster.worker import fix_arithmetic
 from meta.memory import keep_freed_memory
 
 
-def load(address: str, overrides: Sequence[str], limits: Limits) -> Described:
+def load(address: str, overrides: Sequence[str], limits: Limits, trusted: Sequence[str] = ()) -> Described:
     """The registered model at an address, in this process, which is made ready to compute.
 
     Args:
         address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
         overrides: ``tracking.uri=…``.
         limits: what the server will accept.
+        trusted: packages whose classes the model's configuration may name.
 
     Raises:
         ConfigError: if there is no such model, or it takes more inner steps by default than the limits allow.
@@ -28,13 +29,13 @@ def load(address: str, overrides: Sequence[str], limits: Limits) -> Described:
     """
     if other := set(with_overrides({}, overrides)) - {"tracking"}:
         raise ConfigError(f"expected tracking.uri=… alone, received '{sorted(other)[0]}': a model is served as it is")
-    registry = Registry.of(overrides)
+    registry = Registry.of(overrides, trusted)
     fix_arithmetic(threads=1)
     if not keep_freed_memory():
         print("warning: this C library gives memory back between requests, which makes them slower", file=sys.stderr)
     name, version = registry.resolve(address)
     with registry.package(name, version) as folder:
-        model = load_adaptable(folder.path)
+        model = load_adaptable(folder.path, trusted)
     if model.inner_steps > limits.steps:
         raise ConfigError(
             f"--max-steps: expected at least the {model.inner_steps} inner steps that {address} takes by default, "

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cluster.errors import ConfigError
 from cluster.interrupts import stop_on_signals
 from cluster.runs import RunFolder
 from cluster.tracking import original_of, spool, tracker
-from cluster.tracking.replay import replay, tracked_folders
+from cluster.tracking.replay import Replayed, replay, tracked_folders
 from cluster.training import Outcome, new_folder, run
 
 Arrived = Callable[..., mlflow.MlflowClient]
@@ -38,6 +39,14 @@ def longer(config: Config, steps: int = 30) -> Config:
 
 def history(client: mlflow.MlflowClient, run_id: str, name: str = "train/loss") -> list[tuple[int, float]]:
     return sorted((one.step, one.value) for one in client.get_metric_history(run_id, name))
+
+
+def replayed(paths: Sequence[Path]) -> list[Replayed]:
+    """Replay once the threads that gave a server up have come to their ends: until then they hold the folders."""
+    for thread in threading.enumerate():
+        if thread.name == "mlflow":
+            thread.join(60)
+    return list(replay(paths))
 
 
 def copied(folder: RunFolder, name: str = "B") -> RunFolder:
@@ -103,7 +112,7 @@ def test_a_copy_is_parted_while_the_server_is_down_and_by_replay(
     config = make(eval__baselines=["oracle"])
     first = train(config).folder
     copy = copied(first)
-    [*done] = replay(tracked_folders([str(copy.path)]))
+    [*done] = replayed(tracked_folders([str(copy.path)]))
     assert [one.sent for one in done] == [0, 0]  # a copy that lies there is no run
     assert original_of(copy.path) == str(first.path)
     monkeypatch.setattr(tracker, "IMPATIENT", 0.2)
@@ -115,7 +124,7 @@ def test_a_copy_is_parted_while_the_server_is_down_and_by_replay(
     for path in (copy.path, copy.path / "baselines" / "oracle"):
         state = json.loads((path / "tracking.json").read_text())
         (path / "tracking.json").write_text(json.dumps(state | {"uri": config.tracking.uri}))
-    done = list(replay(tracked_folders([str(copy.path)])))
+    done = replayed(tracked_folders([str(copy.path)]))
     assert [one.error for one in done] == [None, None]
     assert len({one.run_id for one in done} | {first.info["mlflow_run_id"]}) == 3
     assert_all_arrived(copy.path, str(config.tracking.uri))
@@ -173,11 +182,11 @@ def test_what_was_deleted_is_named_and_nothing_is_lost(
     delete(client, folder)
     outcome = train(longer(config), folder)  # at the start
     assert outcome.steps == 30
-    found = [outcome.warnings[0], *(str(one.error) for one in replay([folder.path]))]
+    found = [outcome.warnings[0], *(str(one.error) for one in replayed([folder.path]))]
     assert len(found) == 2
     assert_matches(remedy, found)
     restore(client, folder)
-    assert [one.error for one in replay([folder.path])] == [None]
+    assert [one.error for one in replayed([folder.path])] == [None]
     assert_all_arrived(folder.path, str(config.tracking.uri))
 
 
@@ -202,7 +211,7 @@ def test_what_is_deleted_during_a_training_is_named(
     warning = begun.close("FINISHED", [])
     assert_matches(r"found that it was deleted; restore it with: .*nothing is lost", [str(warning)])
     restore(client, folder)
-    assert [one.error for one in replay([folder.path])] == [None]
+    assert [one.error for one in replayed([folder.path])] == [None]
     assert_all_arrived(folder.path, str(config.tracking.uri))
 
 
@@ -219,7 +228,7 @@ def test_an_experiment_that_was_deleted_before_the_first_run_and_one_that_was_re
     assert_matches(r"experiment 'metaray' .*--experiment-id " + number, outcome.warnings)
     client.restore_experiment(number)
     client.rename_experiment(number, "renamed")
-    [parent, child] = replay(tracked_folders([str(outcome.folder.path)]))
+    [parent, child] = replayed(tracked_folders([str(outcome.folder.path)]))
     assert (parent.error, child.error) == (None, None)
     kept = client.get_run(str(parent.run_id))
     again = client.get_experiment_by_name("metaray")
