@@ -159,11 +159,9 @@ class Books:
         return Checkpoint(
             step=learner.step,
             skipped=learner.skipped,
-            cursor=learner.step * self._config.meta_batch,
             engine=self._setup.choice.name,
             data=self._setup.family.spec.data,
             config=self._config.model_dump(mode="json"),
-            config_hash=self._config.hash,
             best=self.best,
             tensors=learner.state(),
             frozen=self._setup.frozen,

@@ -59,6 +59,7 @@ def train(
     from cluster.config import is_override, load, overridden
     from cluster.interrupts import stop_on_signals
     from cluster.runs import find, new_name
+    from cluster.start import plan_folder, plan_named
 
     if resume is not None and name is not None:
         raise ConfigError("expected --resume RUN or --name NAME, received both; a run has its name already")
@@ -75,10 +76,7 @@ def train(
         )
     else:
         loaded = load(Path(config), overrides or [])
-        if name is None:
-            folder = training.new_folder(loaded, new_name(Path(config).stem))
-        else:
-            folder = training.named_folder(loaded, name)
+        folder = plan_folder(loaded, new_name(Path(config).stem)) if name is None else plan_named(loaded, name)
     if verbose:
         _print_engine(folder.info)
     with stop_on_signals() as stop:

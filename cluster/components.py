@@ -103,6 +103,13 @@ def parameters(cls: type[Any], given: frozenset[str]) -> type[BaseModel]:
         if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (hints.get(name, Any), default)
+        fields[name] = (hints.get(name, _kind(default)), default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     return create_model(cls.__name__, __config__=config, **fields)
+
+
+def _kind(default: Any) -> Any:
+    """The type of a parameter without an annotation, as far as its default tells."""
+    if isinstance(default, bool | str):
+        return type(default)
+    return int | float if isinstance(default, int | float) else Any

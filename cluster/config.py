@@ -1,7 +1,6 @@
 """The configuration: one YAML file, checked by frozen pydantic models, overridden by ``section.key=value``."""
 
 import copy
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -104,11 +103,6 @@ class Config(Section):
         if self.outer.schedule == "constant":
             identity["outer"].pop("steps")  # a constant run may go on for longer
         return identity
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the identity."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults spelled out, as YAML that loads to an equal one."""
@@ -297,7 +291,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"expected a configuration file at '{path}', found none{nearest(str(path), siblings)}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except strict_yaml.RefusedError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, received a file that does not parse: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected sections and keys, received {type(raw).__name__}")

@@ -122,11 +122,9 @@ def _require_checkpoint(setup: Setup, params: Params) -> None:
     state = Checkpoint(
         step=0,
         skipped=0,
-        cursor=0,
         engine=setup.choice.name,
         data=setup.family.spec.data,
         config=setup.config.model_dump(mode="json"),
-        config_hash=setup.config.hash,
         best=None,
         tensors={f"theta.{name}": value.cpu() for name, value in params.items()},
         frozen=setup.frozen,

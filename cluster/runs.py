@@ -33,17 +33,40 @@ class DescribedFolder:
 
     description = "run.json"
 
-    def __init__(self, path: Path) -> None:
-        """Name a folder; nothing is read or written yet."""
+    def __init__(self, path: Path, planned: Mapping[str, Any] | None = None) -> None:
+        """Name a folder; nothing is read or written yet. One that is still to be made has a description already."""
         self.path = path
+        self._planned = planned
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder has been made, so that it may hold a training's work."""
+        return self._planned is None
 
     @property
     def info(self) -> dict[str, Any]:
         """The contents of the description."""
-        return read_json(self.path / self.description)
+        return read_json(self.path / self.description) if self._planned is None else dict(self._planned)
+
+    def settle(self, settings: str, text: str) -> None:
+        """Make a folder that was only planned, its description last, and bring its settings up to date.
+
+        Args:
+            settings: name of the file of settings.
+            text: its contents; a file that has them already is left alone.
+        """
+        path = self.path / settings
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_file(path, text.encode())
+        if self._planned is not None:
+            write_json(self.path / self.description, self._planned)
+            self._planned = None
 
     def update_info(self, **values: Any) -> None:
         """Change entries of the description, one writer at a time: the training, its tracker and its search."""
+        if self._planned is not None:
+            self._planned = {**self._planned, **values}
+            return
         with FileLock(self.path / f".{self.description}.lock", timeout=PATIENCE):
             write_json(self.path / self.description, self.info | values)
 
@@ -103,7 +126,21 @@ def create(
     data: str = "",
     frozen: Sequence[str] = (),
 ) -> RunFolder:
-    """Make a run's folder, under ``checkpoint.root`` or at ``path``; its ``run.json`` is written last.
+    """Make a run's folder, which :func:`plan` describes; its ``run.json`` is written last."""
+    folder = plan(config, name, engine, path, data, frozen)
+    folder.settle("config.yaml", config.to_yaml())
+    return folder
+
+
+def plan(
+    config: Config,
+    name: str,
+    engine: Choice,
+    path: Path | None = None,
+    data: str = "",
+    frozen: Sequence[str] = (),
+) -> RunFolder:
+    """Describe a run's folder, under ``checkpoint.root`` or at ``path``, without making it yet.
 
     Args:
         config: the run's configuration.
@@ -128,9 +165,7 @@ def create(
         "data": data,
         "frozen": list(frozen),
     }
-    write_file(path / "config.yaml", config.to_yaml().encode())
-    write_json(path / "run.json", info)
-    return RunFolder(path)
+    return RunFolder(path, info)
 
 
 def place(config: Config, name: str) -> Path:

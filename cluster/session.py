@@ -4,12 +4,13 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 from ray._private import ray_constants
+from ray.job_config import JobConfig
 
 from cluster.errors import ClusterError, ConfigError
 from cluster.jobs.inside import in_job
@@ -18,6 +19,7 @@ from cluster.wire import LARGE
 
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 LONGEST_SOCKET = 107  # bytes, on Linux
+PRODUCT = str(Path(__file__).resolve().parents[1])
 LEAST_SHARED = 80 * 2**20  # bytes; Ray refuses less than 75 MiB
 
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -47,7 +49,7 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
             _start_local(config, at_once)
         else:
             _require_answer(address)
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            ray.init(address=address, log_to_driver=False, configure_logging=False, job_config=_product_first())
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"expected a Ray cluster at '{config.address}', received: {error}. If it uses token authentication, "
@@ -76,7 +78,21 @@ def _start_local(config: ClusterConfig, at_once: int) -> None:
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
+        job_config=_product_first(),
     )
+
+
+class _ProductFirst(list[str]):
+    """Folders that workers search for modules, the product's own before the driver's working directory."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Ray adds the working directory here, for classes of the user's own, and searches it before all else."""
+        super().extend([*folders, PRODUCT])  # the last comes first
+
+
+def _product_first() -> JobConfig:
+    """A job whose workers import ``tasks`` and ``meta`` from the product, whatever the working directory holds."""
+    return JobConfig(_py_driver_sys_path=_ProductFirst([PRODUCT]))  # an empty list would be replaced
 
 
 def _require_room() -> None:

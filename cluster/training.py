@@ -11,7 +11,6 @@ from cluster import checkpoint as checkpoints
 from cluster.books import Books
 from cluster.builder import AnySetup, Setup, build
 from cluster.config import Config, overridden
-from cluster.console import warn
 from cluster.errors import EngineError, Interrupted
 from cluster.evaluation import evaluate, with_baselines
 from cluster.interrupts import SignalFlag, StopFlag
@@ -20,15 +19,17 @@ from cluster.loop import meta_train
 from cluster.metrics import record_evaluation
 from cluster.policy_setup import PolicySetup
 from cluster.pool import InlinePool, Pool
-from cluster.preflight import require_path, try_workers
+from cluster.preflight import try_workers
 from cluster.progress import progress
 from cluster.report import draw_figures, write_report
-from cluster.runs import RunFolder, create, place, require_name, write_json
-from cluster.storage import write_file
-from cluster.tracking import Tracker, require_own_checkpoints
+from cluster.runs import RunFolder, write_json
+from cluster.start import Start, baseline_of, checked, named_folder, new_folder, slower, with_engine_of
+from cluster.tracking import Tracker
 from cluster.worker import fix_arithmetic
 from meta.params import Params
 from tasks.family import Split
+
+__all__ = ["draw", "evaluate_params", "learn", "named_folder", "new_folder", "open_pool", "run", "with_engine_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +101,6 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
     """
     # One thread: the learner's small steps gain nothing by more, and idle ones would spin in the workers' way.
     fix_arithmetic(threads=1)
-    require_own_checkpoints(folder)
-    settled = with_engine_of(folder, config)
-    _require_resumable(settled, build(settled), folder)
     try:
         return _run(config, folder, stop)
     except Interrupted as stopped:
@@ -110,19 +108,15 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
 
 
 def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
-    with _tracked(config, folder, None) as tracked, shared_session(config):
+    own = checked(config, folder)
+    beside = {algorithm: baseline_of(config, folder, algorithm) for algorithm in config.eval.baselines}
+    with _Tracking(own, None) as tracking, shared_session(config):
         stop.listen()
-        outcome = _train(config, folder, stop)
+        outcome = _train(own, stop, tracking)
         baselines = {}
-        for algorithm in config.eval.baselines:
-            theirs = config.model_copy(
-                update={"algorithm": algorithm, "eval": config.eval.model_copy(update={"baselines": ()})}
-            )
-            path = folder.path / "baselines" / algorithm
-            name = f"{folder.info['name']}-{algorithm}"
-            beside = RunFolder(path) if (path / "run.json").exists() else new_folder(theirs, name, path)
-            with _tracked(theirs, beside, tracked.tracker):
-                baseline = _train(theirs, beside, stop)
+        for algorithm, start in beside.items():
+            with _Tracking(start, tracking.tracker) as theirs:
+                baseline = _train(start, stop, theirs)
             baselines[algorithm] = baseline.evaluation
             outcome.failures.extend(baseline.failures)
             outcome.warnings.extend(f"baseline {algorithm}: {warning}" for warning in baseline.warnings)
@@ -130,31 +124,40 @@ def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
             outcome.evaluation.update(with_baselines(outcome.evaluation, baselines))
             write_json(folder.path / "evaluation.json", outcome.evaluation)
         outcome.figures.extend(draw(folder))
-    outcome.warnings.extend(tracked.warnings)
+    outcome.warnings.extend(tracking.warnings)
     return outcome
 
 
-@dataclass
-class _Tracked:
-    tracker: Tracker
-    warnings: list[str]
+class _Tracking:
+    """Keeps MLflow in step with a run from ``begin`` on, and ends its MLflow run as the block ended."""
 
+    def __init__(self, start: Start, parent: Tracker | None) -> None:
+        """Track nothing yet."""
+        self.tracker: Tracker | None = None
+        self.warnings: list[str] = []
+        self._start, self._parent = start, parent
 
-@contextmanager
-def _tracked(config: Config, folder: RunFolder, parent: Tracker | None) -> Iterator[_Tracked]:
-    """Keep MLflow in step with the folder while the block runs, and end the MLflow run as the block ended."""
-    tracked = _Tracked(Tracker(folder, config.tracking, config.model_dump(mode="json"), parent=parent), [])
-    status = "FAILED"
-    try:
-        yield tracked
-        status = "FINISHED"
-    except (Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        warning = tracked.tracker.close(status, artifacts_of(folder))
+    def begin(self) -> None:
+        """Track the run, whose folder has been made."""
+        if self.tracker is None:
+            config = self._start.config
+            self.tracker = Tracker(
+                self._start.folder, config.tracking, config.model_dump(mode="json"), parent=self._parent
+            )
+
+    def __enter__(self) -> "_Tracking":
+        """The tracking itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Say how the training ended, and send what is left."""
+        if self.tracker is None:
+            return
+        killed = isinstance(error, Interrupted | KeyboardInterrupt)
+        status = "FINISHED" if error is None else "KILLED" if killed else "FAILED"
+        warning = self.tracker.close(status, artifacts_of(self._start.folder))
         if warning is not None:
-            tracked.warnings.append(warning)
+            self.warnings.append(warning)
 
 
 @contextmanager
@@ -189,50 +192,23 @@ def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
     return drawn.paths
 
 
-def _train(config: Config, folder: RunFolder, stop: StopFlag) -> Outcome:
-    text = config.to_yaml().encode()
-    config = with_engine_of(folder, config)
-    setup = build(config)
-    _require_resumable(config, setup, folder)
-    write_file(folder.path / "config.yaml", text)  # a resumed run may have changed what it may
+def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
+    """Train once the workers have shown that they can; only then is anything written."""
+    config = start.setup.config
     try:
         with open_pool(config) as pool:
-            try_workers(pool, config, setup)
-            return _train_on(pool, config, setup, folder, stop)
+            try_workers(pool, config, start.setup)
+            start.folder.settle("config.yaml", start.config.to_yaml())
+            tracking.begin()
+            return _train_on(pool, start, stop)
     except EngineError as error:
-        slower = _slower(config, folder, error)
-    return _train(slower, folder, stop)
+        fallen_back = slower(start, error)
+    return _train(fallen_back, stop, tracking)
 
 
-def _slower(config: Config, folder: RunFolder, error: EngineError) -> Config:
-    """The configuration with a strategy that needs nothing of a machine, where a worker's machine lacks something.
-
-    Raises:
-        EngineError: if the strategy was asked for by name, or outer steps were taken under it.
-    """
-    if not folder.info.get("engine_chosen", False) or checkpoints.newest(folder.checkpoints) is not None:
-        raise EngineError(
-            f"{error}; give all machines what it needs, or start a new run with engine=trace or engine=loop"
-        ) from error
-    warning = f"engine {folder.info['engine']} was passed over, a slower one runs: {error}"
-    warn(warning)
-    folder.update_info(engine="loop", engine_reason="runs on every machine", recompute=False, engine_warning=warning)
-    return config.model_copy(update={"engine": "loop"})
-
-
-def _require_resumable(config: Config, setup: AnySetup, folder: RunFolder) -> None:
-    """Check that a run may go on under a configuration, before anything of it is changed.
-
-    Raises:
-        ConfigError: naming what differs from the newest checkpoint.
-    """
-    saved = checkpoints.newest(folder.checkpoints)
-    if saved is not None:
-        checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)
-
-
-def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, stop: StopFlag) -> Outcome:
-    saved = checkpoints.newest(folder.checkpoints)
+def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
+    setup, folder, saved = start.setup, start.folder, start.saved
+    config = setup.config
     label = f"{config.task.family} {config.algorithm}"
     began = monotonic()
     with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
@@ -318,36 +294,3 @@ def artifacts_of(folder: RunFolder) -> list[Path]:
     """What of a run's folder belongs in MLflow beside the metrics."""
     names = ("config.yaml", "run.json", "evaluation.json", "report.html", "figures")
     return [folder.path / name for name in names]
-
-
-def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
-    """A new run's folder for ``config``; the engine of the whole run is settled here."""
-    setup = build(config)
-    require_path(setup)
-    if setup.choice.warning:
-        warn(setup.choice.warning)
-    return create(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
-
-
-def named_folder(config: Config, name: str) -> RunFolder:
-    """The folder of the run of a name, new or begun before under the same configuration.
-
-    Raises:
-        ConfigError: if the name is none for a folder, or the run there is of another configuration.
-    """
-    require_name(name)
-    folder = RunFolder(place(config, name))
-    if not (folder.path / "run.json").is_file():
-        return new_folder(config, name)
-    checkpoints.require_config(str(folder.path), folder.config, config, moved=True)
-    return folder
-
-
-def with_engine_of(folder: RunFolder, config: Config) -> Config:
-    """The configuration with the engine that the run came to, so that every worker, now and later, has the same."""
-    info, inner = folder.info, config.inner
-    if config.engine in ("auto", "measure"):
-        config = config.model_copy(update={"engine": info["engine"]})
-    if inner.recompute is None:
-        inner = inner.model_copy(update={"recompute": info.get("recompute", False)})
-    return config.model_copy(update={"inner": inner})

@@ -167,6 +167,11 @@ class MAML:
                 wanted.append(self.objective.score(outputs, episode.query.targets))
         return torch.stack(wanted)
 
+    def step(self, params: Params, support: Examples) -> Params:
+        """Parameters after one inner step on a task's support."""
+        *_, (moved, _) = self._path(params, support, 1)
+        return moved
+
     def predict(self, params: Params, episode: Episode, inputs: Tensor, steps: int) -> Tensor:
         """Outputs of the adapted model."""
         adapted = adapt(self.loss, params, episode.support, steps=steps, lr=self.inner_lr, names=self.adapt)

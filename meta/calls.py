@@ -16,6 +16,7 @@ class Calls:
 
     def __init__(self) -> None:
         self._programs: dict[Any, tuple[Any, Any]] = {}
+        self.nbytes = 0  # bytes that the programs take, about
 
     def run(self, what: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(*arguments)``, recorded at its first call for these names and shapes."""
@@ -23,6 +24,7 @@ class Calls:
         key = (what, inputs, _shapes(tensors))
         if key not in self._programs:
             program, outputs = _recorded(function, tensors, inputs)
+            self.nbytes += _size(program)
             self._programs[key] = (direct(program).forward, outputs)
         program, outputs = self._programs[key]
         with torch.inference_mode():  # derivatives are part of the program; nothing else is to be recorded
@@ -66,6 +68,17 @@ class Prepared:
             raise ValueError(f"expected tensors as prepared for, {self._inputs}, received {inputs}; prepare anew")
         with torch.inference_mode():
             return tree_unflatten(self._program(*self._kept, *tensors), self._outputs)
+
+
+NODE_BYTES = 10_000  # of an operation with its description and its code, measured
+
+
+def _size(program: GraphModule) -> int:
+    """Bytes of a program: its operations, and the tensors that are constants in it."""
+    constants = {node.target for node in program.graph.nodes if node.op == "get_attr"}
+    tensors = [getattr(program, name, None) for name in constants]
+    held = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+    return NODE_BYTES * len(program.graph.nodes) + held
 
 
 def _shapes(tensors: list[Any]) -> tuple[Any, ...]:

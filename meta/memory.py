@@ -28,6 +28,13 @@ def keep_freed_memory() -> bool:
     return True
 
 
+def return_freed_memory() -> None:
+    """Give freed memory back to the system once, whatever :func:`keep_freed_memory` says; glibc alone can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def peak_bytes(program: GraphModule) -> int:
     """Bytes of the tensors that are alive together at most, inputs left out; views count as tensors of their own size.
 

@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
+from cluster import strict_yaml
 from cluster.figures.style import STYLE, WIDE, Array, floats, legend
 from cluster.secrets import without_credentials
 
@@ -265,7 +265,7 @@ def plain(value: Any) -> str:
     ('1.0e-05', '[40, 40]', 'null')
     """
     value = value.item() if isinstance(value, np.generic) else value
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    text: str = strict_yaml.write(value, flow=True, width=math.inf)
     return without_credentials(text.removesuffix("...\n").strip())
 
 

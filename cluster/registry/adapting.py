@@ -5,13 +5,14 @@ be of any number. The predictions are those that ``metaray evaluate`` scores, up
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_leaves, tree_map
 
 from cluster.config import Config
 from cluster.errors import CheckpointError
@@ -34,15 +35,56 @@ class Run(Protocol):
         """
         ...
 
+    def adapt(self, what: Any, path: "InnerLoop", params: Params, tasks: Any, steps: int) -> Any:
+        """Outputs [T, …] of each task's own parameters after ``steps`` inner steps from ``params``.
+
+        Some tasks take all their steps before others begin, and nothing of a step is kept but the parameters.
+
+        Args:
+            what: as above.
+            path: one inner step, and the outputs.
+            params: θ, where all tasks start.
+            tasks: pairs (support, queries) of tensors [T, …], or of tuples of them.
+            steps: inner steps.
+        """
+        ...
+
+
+class InnerLoop(NamedTuple):
+    """Adaptation of one task, step by step.
+
+    Attributes:
+        step: (parameters, support) -> parameters after one inner step.
+        outputs: (parameters, (support, queries)) -> outputs [Q, …].
+    """
+
+    step: Callable[[Params, Any], Params]
+    outputs: Callable[[Params, Any], Tensor]
+
+
+class _Vectorised:
+    def __init__(self, chunk: int) -> None:
+        self._chunk = chunk
+
+    def __call__(self, what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
+        del what
+        return vmap(function, in_dims=(None, 0), chunk_size=self._chunk)(params, tasks)
+
+    def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
+        del what
+        parts = []
+        for first in range(0, len(tree_leaves(tasks)[0]), self._chunk):
+            part = tree_map(lambda leaf, at=first: leaf[at : at + self._chunk], tasks)
+            own, dims = params, None
+            for _ in range(steps):
+                own, dims = vmap(path.step, in_dims=(dims, 0))(own, part[0]), 0
+            parts.append(vmap(path.outputs, in_dims=(dims, 0))(own, part))
+        return torch.cat(parts)
+
 
 def vectorised(chunk: int) -> Run:
     """Vectorise over ``chunk`` tasks at a time, anew at every call."""
-
-    def run(what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
-        del what
-        return vmap(function, in_dims=(None, 0), chunk_size=chunk)(params, tasks)
-
-    return run
+    return _Vectorised(chunk)
 
 
 class Adaptable(Protocol):

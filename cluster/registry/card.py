@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from cluster import strict_yaml
 from cluster.checkpoint import Checkpoint
 from cluster.config import Config
 from cluster.protocol import plain_figure, protocol, rows
@@ -65,7 +64,7 @@ def describe(
         "```yaml",
     ]
     head, tail = "\n".join(lines) + "\n", "```\n"
-    text = without_credentials(yaml.safe_dump(config.identity, sort_keys=False))
+    text = without_credentials(strict_yaml.write(config.identity))
     head = without_credentials(head)[: LONGEST - len(CUT) - len(tail)]
     room = LONGEST - len(head) - len(tail)
     return head + (text if len(text) <= room else text[: room - len(CUT)] + CUT) + tail

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from pydantic import ValidationError
 
-from cluster.config import problems, with_overrides
+from cluster.config import problems, strictly, with_overrides
 from cluster.errors import ConfigError, MetarayError
 from cluster.registry import attempts
 from cluster.registry.pyfunc import PACKAGE
@@ -99,7 +99,7 @@ class Registry:
         """
         tracking = with_overrides({}, overrides).get("tracking", {})
         try:
-            return cls(TrackingConfig.model_validate(tracking), trusted)
+            return cls(strictly(TrackingConfig, tracking), trusted)
         except ValidationError as error:
             raise ConfigError("\n".join(problems(error, TrackingConfig, "tracking."))) from error
 

@@ -1,5 +1,7 @@
 """Adapting a registered model to tasks by labelled examples of them."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import Tensor
 from cluster.builder import DTYPES, build_algorithm
 from cluster.registry.adapting import (
     Adaptable,
+    InnerLoop,
     Run,
     lost_as_nan,
     require_shapes,
@@ -19,7 +22,7 @@ from cluster.registry.adapting import (
 )
 from cluster.registry.fields import Arrays, Field, checked
 from cluster.registry.package import Package
-from meta.algorithms import Algorithm
+from meta.algorithms import MAML, Algorithm
 from meta.episode import Episode, Examples
 from meta.params import Params
 
@@ -61,12 +64,12 @@ class AdaptableModel(Adaptable):
         dtype, params = DTYPES[self._package.config.dtype], self._package.params
         algorithm = self._algorithm(inner_lr)
 
-        def one(params: Params, task: tuple[Examples, Tensor]) -> Tensor:
+        def predicted(params: Params, task: tuple[Examples, Tensor], steps: int = 0) -> Tensor:
             # The queries' targets are what is asked for; adapting reads the support alone.
             support, queries = task
             blank = queries.new_zeros(len(queries))
             episode = Episode(support, Examples(queries, blank), queries.new_zeros(0))
-            return algorithm.predict(params, episode, queries, inner_steps)
+            return algorithm.predict(params, episode, queries, steps)
 
         support = Examples(
             self._as_tensor(support_inputs, dtype),
@@ -74,7 +77,12 @@ class AdaptableModel(Adaptable):
         )
         run = run or vectorised(self._package.config.shard_size)
         with torch.no_grad():
-            outputs = run((inner_steps, inner_lr), one, params, (support, self._as_tensor(query_inputs, dtype)))
+            tasks = (support, self._as_tensor(query_inputs, dtype))
+            if step := _inner_step(algorithm):
+                outputs = run.adapt(inner_lr, InnerLoop(step, predicted), params, tasks, inner_steps)
+            else:
+                whole = partial(predicted, steps=inner_steps)
+                outputs = run((inner_steps, inner_lr), whole, params, tasks)
             return lost_as_nan(outputs if self._classes is None else torch.softmax(outputs, dim=-1), outputs)
 
     def _algorithm(self, lr: float) -> Algorithm:
@@ -86,3 +94,10 @@ class AdaptableModel(Adaptable):
             return torch.tensor(array, dtype=dtype)
         pixels = torch.tensor(np.moveaxis(array, -1, -3).copy(), dtype=torch.float32)
         return pixels.div_(255).to(dtype)
+
+
+def _inner_step(algorithm: Algorithm) -> Callable[[Params, Examples], Params] | None:
+    """One inner step of an algorithm, if its predictions are those of MAML; any other predicts in one go."""
+    if isinstance(algorithm, MAML) and vars(MAML)["predict"] is getattr(type(algorithm), "predict", None):
+        return algorithm.step
+    return None

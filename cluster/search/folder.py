@@ -11,7 +11,6 @@ from cluster.errors import ConfigError
 from cluster.jobs.inside import in_job
 from cluster.runs import DescribedFolder, RunFolder, beginning, place, read_json, require_name, write_json
 from cluster.search.settings import Search, reload, require_same
-from cluster.storage import write_file
 
 Status = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]
 INFO = "search.json"
@@ -109,14 +108,26 @@ def scores(run: RunFolder, metric: str) -> list[tuple[int, float | None]]:
 
 def create(search: Search, name: str) -> SearchFolder:
     """Make a search's folder, under ``checkpoint.root`` where that is a folder; ``search.json`` is written last."""
-    folder = SearchFolder(_place(search, name))
-    write_file(folder.path / "search.yaml", search.to_yaml().encode())
-    write_json(folder.path / INFO, beginning(name))
+    folder = plan(search, name)
+    folder.settle("search.yaml", search.to_yaml())
     return folder
 
 
+def plan(search: Search, name: str) -> SearchFolder:
+    """A search's folder that is not made yet."""
+    return SearchFolder(_place(search, name), beginning(name))
+
+
 def named(search: Search, name: str) -> SearchFolder:
-    """The folder of the search of a name, new or begun before under the same settings.
+    """As :func:`plan_named`, and made at once."""
+    folder = plan_named(search, name)
+    if not folder.exists:
+        folder.settle("search.yaml", search.to_yaml())
+    return folder
+
+
+def plan_named(search: Search, name: str) -> SearchFolder:
+    """The folder of the search of a name, begun before under the same settings, or planned.
 
     Raises:
         ConfigError: if the name is none for a folder, or the search there is of other settings.
@@ -124,7 +135,7 @@ def named(search: Search, name: str) -> SearchFolder:
     require_name(name)
     folder = SearchFolder(_place(search, name))
     if not (folder.path / INFO).is_file():
-        return create(search, name)
+        return plan(search, name)
     require_same(reload(folder.path / "search.yaml"), search)
     return folder
 

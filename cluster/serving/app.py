@@ -8,21 +8,39 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.registry.adapting import Adaptable
-from cluster.serving.batching import Batcher
+from cluster.serving.access import Access, Write
+from cluster.serving.auth import is_allowed
+from cluster.serving.batching import Answer, Batcher, Dropped
+from cluster.serving.encoding import content_encoding, require_encoding, unpacked
+from cluster.serving.estimates import Estimates, Need
 from cluster.serving.limits import Limits, Refused
+from cluster.serving.memory import Held, Memory, Trimmer, reading_bytes, shown
 from cluster.serving.openapi import describe
-from cluster.serving.requests import read
+from cluster.serving.receiving import Receiver, gone, media_type, require_media_type
+from cluster.serving.requests import Question, read
 
+TYPES = ("application/json",)
+OPEN = ("/health", "/ping", "/ready")  # without a token: who starts and stops servers asks these
+PIECE = 2**18  # bytes of an answer
+TRIM = 1.0  # seconds between two looks at how much memory has gathered
 RETRY = 1  # seconds after which a caller that was turned away may try again
 
-CODES = {404: "ENDPOINT_NOT_FOUND", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
+CODES = {
+    401: "UNAUTHENTICATED",
+    404: "ENDPOINT_NOT_FOUND",
+    500: "INTERNAL_ERROR",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,22 +63,39 @@ class Described:
 class Service:
     """Answers requests, as many at a time as the limits let it."""
 
-    def __init__(self, served: Described, limits: Limits, threads: int) -> None:
-        """Start the threads that adapt."""
-        self._served, self._limits = served, limits
-        self._batcher = Batcher(served.model, threads)
+    def __init__(
+        self, served: Described, limits: Limits, threads: int, token: bytes | None = None, log: Write | None = None
+    ) -> None:
+        """Start the threads that adapt.
+
+        Args:
+            served: what is served.
+            limits: what is accepted.
+            threads: that adapt.
+            token: that callers have to show for all but :data:`OPEN`.
+            log: writes a line for each request.
+        """
+        self._served, self._limits, self._token, self.log = served, limits, token, log
+        self._memory = Memory(limits.memory)
+        self._estimates = Estimates(served.model, self._memory.work.total // threads)
+        self._batcher = Batcher(served.model, threads, self._memory)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")  # bodies are large, and lists of numbers larger
+        self._receiver = Receiver(limits)
+        self._trimmer = Trimmer(limits.memory)
         self._openapi = describe(served.model, served.name, served.version, limits)
-        self._inside = 0
+        self._inside = self._arriving = 0
+        self.has_token = token is not None
         self.is_stopping = False
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The ASGI application; the threads end with it."""
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             del app
+            trimming = asyncio.create_task(self._trim())
             yield
+            trimming.cancel()
             self._batcher.close()
             self._reader.shutdown()
 
@@ -78,60 +113,103 @@ class Service:
             ClientDisconnect: _gone,
             Exception: _fault,  # it is logged after that
         }
-        return Starlette(routes=routes, exception_handlers=dict(handlers), lifespan=lifespan)
+        app = Starlette(routes=routes, exception_handlers=dict(handlers), lifespan=lifespan)
+        return Access(Authenticated(app, self._token), self.log)
+
+    async def _trim(self) -> None:
+        """Give memory back after every burst."""
+        while True:
+            await asyncio.sleep(TRIM)
+            at_rest = not self._inside and not self._arriving
+            if self._trimmer.is_due(at_rest=at_rest):
+                await asyncio.to_thread(self._trimmer.trim, at_rest=at_rest)
 
     async def _invocations(self, request: Request) -> Response:
-        if refusal := self._refusal(request):
-            await self._body(request, keep=False)
-            raise refusal
-        self._inside += 1
-        try:
-            return await self._answer(await self._body(request, keep=True))
-        finally:
-            self._inside -= 1
+        with Held(self._memory.inbound) as held:  # what is written takes over from it
+            self._arriving += 1
+            try:
+                if refusal := self._refusal(request):
+                    await self._receiver.discard(request)
+                    raise refusal
+                body = [await self._receiver.body(request, held)]
+            finally:
+                self._arriving -= 1
+            if refusal := self._full():
+                raise refusal
+            self._inside += 1
+            try:
+                return await self._answer(request, body, held)
+            finally:
+                self._inside -= 1
 
     def _refusal(self, request: Request) -> Refused | None:
         """Why a request is not looked at, if there is a reason."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            return Refused(415, f"Content-Type: expected application/json, received {json.dumps(kind)}")
+        try:
+            require_media_type(media_type(request), TYPES)
+            require_encoding(content_encoding(request))
+        except Refused as error:
+            return error
+        return self._full()
+
+    def _full(self) -> Refused | None:
         if self._inside >= self._limits.requests:
             return Refused(503, f"{self._inside} requests are read, wait or are computed; try again in {RETRY} s")
         return None
 
-    async def _body(self, request: Request, *, keep: bool) -> bytes:
-        """The body. What is not kept is received all the same: a caller that is still sending hears no answer."""
-        most, seconds = self._limits.body_bytes, self._limits.seconds
-        keep = keep and int(request.headers.get("content-length", "0")) <= most  # digits, the protocol has seen to that
-        parts, size = [], 0
+    async def _answer(self, request: Request, body: list[bytes], held: Held) -> Response:
+        """Read, adapt and write, unless the caller goes or the time is over; ``body`` is emptied once it is read."""
+        asking = Asking(self._batcher)
+        encoding = content_encoding(request)
+        answered = asyncio.ensure_future(self._answered(asking, body, encoding, held))
+        left = asyncio.ensure_future(gone(request))
         try:
-            async with asyncio.timeout(seconds):
-                async for part in request.stream():
-                    size += len(part)
-                    if keep and size <= most:
-                        parts.append(part)
-                    if size > 2 * most:
-                        break
-        except TimeoutError:
-            raise Refused(408, f"body: expected it whole within {seconds:g} s, received {size} bytes") from None
-        if size > most:
-            raise Refused(413, f"body: expected at most {most} bytes, received more; ask in parts")
-        return b"".join(parts)
+            await asyncio.wait({answered, left}, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                return answered.result()
+            waited = asking.drop()
+            if left.done():
+                raise ClientDisconnect
+        finally:
+            answered.cancel()
+            left.cancel()
+        seconds = self._limits.seconds
+        if waited:
+            raise Refused(503, f"waited {seconds:g} s for others to be answered; try again later")
+        raise Refused(504, f"expected an answer within {seconds:g} s; take fewer tasks or inner_steps")
 
-    async def _answer(self, body: bytes) -> Response:
-        loop, limits = asyncio.get_running_loop(), self._limits
-        question = await loop.run_in_executor(self._reader, read, body, self._served.model, limits)
-        answer = self._batcher.ask(question)
-        try:
-            async with asyncio.timeout(limits.seconds):
-                predictions = await asyncio.wrap_future(answer)
-        except TimeoutError:
-            if answer.cancel():
-                raise Refused(503, f"waited {limits.seconds:g} s for others to be answered; try again later") from None
-            raise Refused(
-                504, f"expected an answer within {limits.seconds:g} s; take fewer tasks or inner_steps"
-            ) from None
-        return _json({"predictions": predictions.tolist()})
+    async def _answered(self, asking: "Asking", body: list[bytes], encoding: str, held: Held) -> Response:
+        loop = asyncio.get_running_loop()
+        question, need = await loop.run_in_executor(self._reader, self._read, asking, body, encoding, held)
+        answer = asking.ask(question, need)
+        predictions = await asyncio.wrap_future(answer)
+        text = await loop.run_in_executor(self._reader, _written, predictions)
+        return Pieces(text, held)
+
+    def _read(self, asking: "Asking", body: list[bytes], encoding: str, held: Held) -> tuple[Question, Need]:
+        """The question in a body, and what memory it needs.
+
+        Raises:
+            Refused: 413 if it needs more than there is at all, 503 if it is taken by others.
+        """
+        asking.proceed()
+        whole = unpacked(body.pop(), encoding, self._limits.body_bytes)
+        work, most = self._memory.work, self._limits.memory
+        if (count := reading_bytes(whole)) > work.total:
+            raise Refused(413, f"reading this body may take {shown(count)}; {_more(work.total, most)}")
+        with work.held(count, asking.proceed):
+            question = read(whole, self._served.model, self._limits)
+            del whole
+            need = self._estimates.of(question)
+        if (count := need.work(question.tasks, 1)) > work.total:
+            reason = f"{question.tasks} tasks of this size take about {shown(count)} of memory"
+            raise Refused(413, f"{reason}; {_more(work.total, most)}")
+        resting = sum(array.nbytes for array in question.arrays.values()) + need.answer * question.tasks
+        if resting > self._memory.inbound.total:
+            reason = f"the arrays and the answer of this request take about {shown(resting)} of memory"
+            raise Refused(413, f"{reason}; {_more(self._memory.inbound.total, most)}")
+        if not held.try_set(resting):
+            raise Refused(503, f"{shown(resting)} of memory are taken by other requests; try again in {RETRY} s")
+        return question, need
 
     async def _health(self, request: Request) -> Response:
         del request
@@ -142,7 +220,8 @@ class Service:
         del request
         full = self._inside >= self._limits.requests
         ready = self._batcher.is_alive and not full and not self.is_stopping
-        return _json({"ready": ready, "requests": self._inside}, 200 if ready else 503)
+        content = {"ready": ready, "requests": self._inside, "arriving": self._arriving}
+        return _json(content, 200 if ready else 503)
 
     async def _model(self, request: Request) -> Response:
         del request
@@ -165,6 +244,67 @@ class Service:
         return _json(self._openapi)
 
 
+class Pieces(Response):
+    """An answer in pieces: the next is written when the caller has read the one before. Memory is held to the end."""
+
+    def __init__(self, text: bytes, held: Held) -> None:
+        super().__init__(text, media_type="application/json")
+        self._held = held.moved()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        del scope, receive
+        with self._held:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            text, self.body = self.body, b""
+            for first in range(0, len(text), PIECE):
+                more = first + PIECE < len(text)
+                await send({"type": "http.response.body", "body": text[first : first + PIECE], "more_body": more})
+
+
+class Asking:
+    """A question on its way through the server, and whether somebody waits for the answer."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+        self._answer: Answer | None = None
+        self._is_dropped = False
+
+    def ask(self, question: Question, need: Need) -> Answer:
+        """The answer to come."""
+        self._answer = self._batcher.ask(question, need)
+        return self._answer
+
+    def drop(self) -> bool:
+        """End it as soon as possible.
+
+        Returns:
+            Whether nothing had been computed.
+        """
+        self._is_dropped = True
+        return self._answer is None or self._batcher.drop(self._answer)
+
+    def proceed(self) -> None:
+        """Check that somebody waits.
+
+        Raises:
+            Dropped: if not.
+        """
+        if self._is_dropped:
+            raise Dropped
+
+
+def _more(part: int, most: int) -> str:
+    return (
+        f"expected at most {shown(part)} of the server's {shown(most)}; send fewer or smaller examples and queries, or "
+        "start the server with more --memory"
+    )
+
+
+def _written(predictions: NDArray[Any]) -> bytes:
+    return json.dumps({"predictions": predictions.tolist()}, allow_nan=False).encode("ascii")
+
+
 def _json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """JSON in ASCII: a caller's broken letters, quoted in a reason, have no other form."""
     body = json.dumps(content, allow_nan=False)
@@ -173,6 +313,23 @@ def _json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, s
 
 def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
     return _json({"error_code": CODES.get(status, "BAD_REQUEST"), "message": reason}, status, headers)
+
+
+class Authenticated:
+    """Lets those through who show the token; nothing of others is read."""
+
+    def __init__(self, app: ASGIApp, token: bytes | None) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["path"] not in OPEN:
+            given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+            if not is_allowed(given[0] if len(given) == 1 else None, self._token):
+                reason = "Authorization: expected Bearer and the token of this server, received none or another"
+                await _error(401, reason, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 async def _refused(request: Request, error: Refused) -> Response:

@@ -12,30 +12,50 @@ from numpy.typing import NDArray
 
 from cluster.errors import MetarayError
 from cluster.registry.adapting import Adaptable, require_finite
+from cluster.serving.estimates import NOTHING, Need
 from cluster.serving.limits import Refused
-from cluster.serving.programs import CHUNK, Programs
+from cluster.serving.memory import Memory
+from cluster.serving.programs import CHUNK, PROGRAM_BYTES, Programs, Watched
 from cluster.serving.requests import Question
 
 logger = logging.getLogger(__name__)
 
-Answer = Future[NDArray[Any]]
+UNBOUNDED = 2**62  # bytes, for whoever sets no limit
+
+
+class Answer(Future[NDArray[Any]]):
+    """Predictions to come.
+
+    Attributes:
+        is_dropped: nobody waits for it any more.
+    """
+
+    is_dropped = False
+
+
+class Dropped(Exception):  # noqa: N818 - nobody hears of it
+    """Work is broken off since nobody waits for it."""
 
 
 class _Waiting(NamedTuple):
     question: Question
     answer: Answer
+    need: Need
 
 
 class Batcher:
     """Threads that adapt, each with one thread of torch's: whichever is free takes its share of what waits.
 
     It takes the question that waits longest, and with it others of its kind: as many tasks as :data:`CHUNK` at most,
-    and no more than its share, so that no other thread is idle meanwhile.
+    and no more than its share, so that no other thread is idle meanwhile. Memory is held before a batch is computed;
+    where it is scarce, fewer tasks are computed at a time.
     """
 
-    def __init__(self, model: Adaptable, threads: int) -> None:
+    def __init__(self, model: Adaptable, threads: int, memory: Memory | None = None) -> None:
         """Start the threads."""
-        self._model, self._programs = model, Programs()
+        self._memory = memory or Memory(UNBOUNDED)
+        self._share = self._memory.work.total // threads
+        self._model, self._programs = model, Programs(min(PROGRAM_BYTES, self._share // 4))
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -48,16 +68,28 @@ class Batcher:
         """Whether all threads are there."""
         return all(thread.is_alive() for thread in self._threads)
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: Question, need: Need = NOTHING) -> Answer:
         """The answer to come, predictions [T, Q, …]; it may be cancelled while it waits.
 
         It raises :class:`Refused` if adaptation diverges.
         """
-        waiting = _Waiting(question, Future())
+        waiting = _Waiting(question, Answer(), need)
         with self._changed:
             self._waiting.append(waiting)
             self._changed.notify()
         return waiting.answer
+
+    def drop(self, answer: Answer) -> bool:
+        """Do not compute an answer, or break it off before its next inner step if all its neighbours are dropped too.
+
+        Returns:
+            Whether it had not been begun.
+        """
+        answer.is_dropped = True
+        waited = answer.cancel()
+        with self._changed:
+            self._waiting = deque(one for one in self._waiting if one.answer is not answer)
+        return waited
 
     def close(self) -> None:
         """Answer what waits still, and end the threads."""
@@ -91,7 +123,8 @@ class Batcher:
         batch: list[_Waiting] = []
         tasks = 0
         for one in alike:
-            if batch and tasks + one.question.tasks > share:
+            more = tasks + one.question.tasks
+            if batch and (more > share or one.need.work(more, 1) > self._share):
                 break
             tasks += one.question.tasks
             batch.append(one)
@@ -101,7 +134,11 @@ class Batcher:
 
     def _answer(self, batch: list[_Waiting]) -> None:
         try:
-            found = self._predictions([one.question for one in batch])
+            found = self._predictions(batch)
+        except Dropped as error:
+            for one in batch:
+                one.answer.set_exception(error)
+            return
         except Exception as error:
             if len(batch) == 1:
                 batch[0].answer.set_exception(_refusal(error))
@@ -117,11 +154,20 @@ class Batcher:
             else:
                 one.answer.set_result(predictions)
 
-    def _predictions(self, questions: list[Question]) -> list[NDArray[Any]]:
-        first = questions[0]
-        arrays = {name: np.concatenate([one.arrays[name] for one in questions]) for name in first.arrays}
-        found = self._model.adapted(arrays, first.inner_steps, first.inner_lr, self._programs)
-        return np.split(found, np.cumsum([one.tasks for one in questions])[:-1])
+    def _predictions(self, batch: list[_Waiting]) -> list[NDArray[Any]]:
+        def proceed() -> None:
+            if all(one.answer.is_dropped for one in batch):
+                raise Dropped
+
+        first, tasks = batch[0].question, sum(one.question.tasks for one in batch)
+        need = batch[0].need
+        chunk = need.chunk(tasks, self._share)
+        proceed()
+        with self._memory.work.held(need.work(tasks, chunk), proceed):
+            arrays = {name: np.concatenate([one.question.arrays[name] for one in batch]) for name in first.arrays}
+            run = Watched(self._programs, proceed, chunk)
+            found = self._model.adapted(arrays, first.inner_steps, first.inner_lr, run)
+            return np.split(found, np.cumsum([one.question.tasks for one in batch])[:-1])
 
 
 def _refusal(error: Exception) -> Exception:

@@ -1,8 +1,8 @@
-"""Programs for shapes that come again and again, a bounded number of them; see :mod:`meta.calls`."""
+"""Programs for shapes that come again and again, within a budget of bytes; see :mod:`meta.calls`."""
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
+from cluster.registry.adapting import InnerLoop
 from meta.calls import Calls
 from meta.choice import rules
 from meta.params import Params
 
 RECORDED_AT = 3  # call of a shape: to record takes as long as some ten calls, and whoever asks decides on the shapes
-KEPT = 64  # shapes
+KEPT = 256  # shapes; a request has up to three: the first inner step, later ones, the outputs
 CHUNK = 32  # tasks vectorised at most
+PROGRAM_BYTES = 256 * 2**20  # of all programs together
 
 
 @dataclass
@@ -27,36 +29,41 @@ class _Shape:
     calls: int = 0
     program: Calls | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return self.program.nbytes if self.program else 0
+
 
 class Programs:
     """Computes functions of one task for batches of tasks, as :class:`cluster.registry.adapting.Run` asks for.
 
     Tasks are vectorised, filled up to a power of two so that there are few shapes. Convolutions of many images go one
-    task after another, as in training (:mod:`meta.choice`). May be called by several threads.
+    task after another, as in training (:mod:`meta.choice`). A program holds one inner step, however many are taken.
+    The programs used last are kept, within ``nbytes``. May be called by several threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nbytes: int = PROGRAM_BYTES) -> None:
         self._shapes: OrderedDict[Any, _Shape] = OrderedDict()
         self._lock = threading.Lock()
         self._recorder = threading.Lock()
+        self._most = nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all programs, about."""
+        with self._lock:
+            return sum(shape.nbytes for shape in self._shapes.values())
 
     def __call__(self, what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
         """``function(params, one task)`` for each of ``tasks`` [T, …], outputs stacked."""
-        count = len(tree_leaves(tasks)[0])
-        if _convolves_many(params, tree_leaves(tasks)):
-            rows = [
-                self._run((what, "one"), function, params, tree_map(lambda leaf, n=number: leaf[n], tasks))
-                for number in range(count)
-            ]
-            return tree_map(lambda *each: torch.stack(each), *rows)
-        many = vmap(function, in_dims=(None, 0))
-        parts = []
-        for first in range(0, count, CHUNK):
-            part = tree_map(lambda leaf, at=first: _filled(leaf[at : at + CHUNK]), tasks)
-            parts.append(self._run((what, "many"), many, params, part))
-        return tree_map(lambda *each: torch.cat(each)[:count], *parts)
+        return Watched(self)(what, function, params, tasks)
 
-    def _run(self, what: Any, function: Callable[..., Any], params: Params, tasks: Any) -> Any:
+    def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
+        """Outputs [T, …] after ``steps`` inner steps."""
+        return Watched(self).adapt(what, path, params, tasks, steps)
+
+    def run(self, what: Any, function: Callable[..., Any], params: Params, tasks: Any) -> Any:
+        """``function(params, tasks)``: recorded once its shapes come the third time, and replayed from then on."""
         key = (what, tuple((leaf.shape, leaf.dtype) for leaf in tree_leaves((params, tasks))))
         with self._lock:
             shape = self._shapes.setdefault(key, _Shape())
@@ -69,7 +76,7 @@ class Programs:
             program = Calls()
             with self._recorder:  # torch records one program at a time
                 found = program.run(what, function, params, tasks)
-            shape.program = program  # from now on others may use it; until then they do without
+            self._keep(key, shape, program)  # from now on others may use it; until then they do without
         elif program is None:
             with torch.no_grad():
                 return function(params, tasks)
@@ -77,8 +84,72 @@ class Programs:
             found = program.run(what, function, params, tasks)
         return tree_map(torch.clone, found)  # what is made in inference mode could not be differentiated
 
+    def _keep(self, key: Any, shape: _Shape, program: Calls) -> None:
+        """Keep a program, and drop those used longest ago until all fit; one that never fits is not kept."""
+        if program.nbytes > self._most:
+            return
+        with self._lock:
+            shape.program = program
+            used = sum(one.nbytes for one in self._shapes.values())
+            for other in [other for other in self._shapes if other != key]:
+                if used <= self._most:
+                    break
+                used -= self._shapes.pop(other).nbytes
 
-def _convolves_many(params: Params, leaves: list[Tensor]) -> bool:
+
+@dataclass(frozen=True)
+class Watched:
+    """A :class:`~cluster.registry.adapting.Run` that computes with some programs and may be broken off.
+
+    Attributes:
+        programs: of the shapes.
+        proceed: called before every inner step; what it raises ends the work.
+        chunk: tasks at a time, at most.
+    """
+
+    programs: Programs
+    proceed: Callable[[], None] = lambda: None
+    chunk: int = CHUNK
+
+    def __call__(self, what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
+        """``function(params, one task)`` for each of ``tasks`` [T, …], outputs stacked."""
+        rows = []
+        for part, many in self._parts(params, tasks):
+            self.proceed()
+            computed = vmap(function, in_dims=(None, 0)) if many else function
+            found = self.programs.run((what, many), computed, params, part)
+            rows.append(found if many else tree_map(lambda leaf: leaf[None], found))
+        count = len(tree_leaves(tasks)[0])
+        return tree_map(lambda *each: torch.cat(each)[:count], *rows)
+
+    def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
+        """Outputs [T, …] after ``steps`` inner steps, one program a step."""
+        found = []
+        for part, many in self._parts(params, tasks):
+            own, dims = params, None
+            for _ in range(steps):
+                self.proceed()
+                step = vmap(path.step, in_dims=(dims, 0)) if many else path.step
+                own = self.programs.run((what, "step", many, dims), step, own, part[0])
+                dims = 0 if many else None
+            self.proceed()
+            outputs = vmap(path.outputs, in_dims=(dims, 0)) if many else path.outputs
+            rows = self.programs.run((what, "outputs", many, dims), outputs, own, part)
+            found.append(rows if many else rows[None])
+        return torch.cat(found)[: len(tree_leaves(tasks)[0])]
+
+    def _parts(self, params: Params, tasks: Any) -> Iterator[tuple[Any, bool]]:
+        """Parts of the tasks, and whether a part is several tasks to be vectorised."""
+        leaves = tree_leaves(tasks)
+        if convolves_many(params, leaves):
+            for number in range(len(leaves[0])):
+                yield tree_map(lambda leaf, n=number: leaf[n], tasks), False
+            return
+        for first in range(0, len(leaves[0]), self.chunk):
+            yield tree_map(lambda leaf, at=first: _filled(leaf[at : at + self.chunk]), tasks), True
+
+
+def convolves_many(params: Params, leaves: list[Tensor]) -> bool:
     """Whether there are convolutions, over more images [T, B, C, H, W] a task than are worth vectorising."""
     images = sum(leaf.shape[1] for leaf in leaves if leaf.dim() == 5)
     return any(value.dim() == 4 for value in params.values()) and images > rules()["cpu"]["vectorised_images"]

@@ -59,11 +59,21 @@ def read(body: bytes, model: Adaptable, limits: Limits) -> Question:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_no_number)
+        return json.loads(body, parse_constant=_no_number, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("body: expected JSON, received brackets nested too deep") from None
     except ValueError as error:  # letters that are no UTF-8 and integers of thousands of digits too
         raise ValueError(f"body: expected JSON, received something else: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, each name once: of two values one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"expected each name once, received {_shown(twice)} twice")
+    return found
 
 
 def _no_number(text: str) -> NoReturn:

@@ -12,7 +12,7 @@ from cluster.config import Config, parse
 from cluster.errors import ConfigError, EngineError
 from cluster.pool import InlinePool
 from cluster.preflight import require_path, try_workers
-from cluster.training import _slower, new_folder
+from cluster.start import checked, new_folder, slower
 from meta.algorithms import MAML, Metrics
 from meta.episode import Episode, Examples
 from meta.params import Params
@@ -137,17 +137,19 @@ def test_what_works_passes(model: str, engine: str, tmp_path: Path) -> None:
 def test_an_engine_that_only_other_machines_lack_is_left_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = new_folder(config(tmp_path, engine="auto"), "run")
+    one = config(tmp_path, engine="auto")
+    folder = new_folder(one, "run")
     folder.update_info(engine="native")
-    settled = _slower(config(tmp_path, engine="native"), folder, EngineError("no compiler on node 3"))
-    assert settled.engine == folder.info["engine"] == "loop"
+    settled = slower(checked(one, folder), EngineError("no compiler on node 3"))
+    assert settled.setup.config.engine == folder.info["engine"] == "loop"
     assert "no compiler on node 3" in folder.info["engine_warning"]
 
 
 def test_an_engine_asked_for_by_name_is_not_left(tmp_path: Path) -> None:
-    folder = new_folder(config(tmp_path, engine="loop"), "run")
+    one = config(tmp_path, engine="loop")
+    start = checked(one, new_folder(one, "run"))
     with pytest.raises(EngineError, match="no compiler on node 3; give all machines what it needs"):
-        _slower(config(tmp_path, engine="loop"), folder, EngineError("no compiler on node 3"))
+        slower(start, EngineError("no compiler on node 3"))
 
 
 def test_without_other_machines_no_worker_is_tried(tmp_path: Path) -> None:

@@ -54,11 +54,9 @@ def run(tmp_path: Path, **changes: Any) -> tuple[RunFolder, Checkpoint]:
     state = Checkpoint(
         step=3,
         skipped=0,
-        cursor=6,
         engine="trace",
         data="abc",
         config={},
-        config_hash="",
         best=None,
         tensors={"theta.x": torch.zeros(1)},
     )

@@ -218,7 +218,8 @@ def test_programs_are_kept_for_so_many_shapes_at_most():
 
 
 def test_a_warning_where_other_machines_reach_it():
-    assert exposed("127.0.0.1") is None
-    assert exposed("::1") is None
-    assert "there is no authentication" in str(exposed("0.0.0.0"))
-    assert "there is no authentication" in str(exposed("192.168.0.3"))
+    assert exposed("127.0.0.1", has_token=False, has_tls=False) is None
+    assert exposed("::1", has_token=False, has_tls=False) is None
+    assert "no authentication" in str(exposed("0.0.0.0", has_token=False, has_tls=True))
+    assert "no encryption" in str(exposed("192.168.0.3", has_token=True, has_tls=False))
+    assert exposed("192.168.0.3", has_token=True, has_tls=True) is None
