@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.errors import CheckpointError
+
 
 def held_out_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Held-out scores as metrics: ``test/METRIC_STEPS`` and ``…_ci95`` per number of inner steps.
@@ -40,9 +42,6 @@ class Folder(Protocol):
     def metrics_path(self) -> Path:
         """The file of metrics."""
         ...
-
-
-from cluster.errors import CheckpointError
 
 
 def recorded(path: Path) -> tuple[dict[str, int], int]:

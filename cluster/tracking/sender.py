@@ -57,6 +57,10 @@ def acceptable(name: str) -> str:
     return "/".join(part for part in parts if part.strip("."))[:LONGEST_NAME]
 
 
+class WaitingError(MetarayError):
+    """Nothing can be sent yet, and nothing has failed."""
+
+
 class Sender:
     """Keeps one MLflow run in step with a folder whose spool the caller holds.
 
@@ -82,6 +86,7 @@ class Sender:
             heard: called whenever MLflow has answered.
         """
         self.run_id: str | None = None
+        self._owner = uuid.uuid4().hex
         self._folder, self._spool, self._uri, self._parent, self._heard = folder, spool, uri, parent, heard
         self._connected: mlflow.MlflowClient | None = None
 
@@ -99,23 +104,23 @@ class Sender:
         """Find or make the MLflow run and return its id; ``running`` says that the training goes on."""
         if self.run_id is None:
             self._spool.settle(self._folder)
-            owner = uuid.uuid4().hex
-            self._own(owner)
+            self._own()
             run_id = self._known()
             if run_id is None:
-                self._own(owner)  # what was another folder's run has been forgotten
-                run_id = self._create(owner)
-            self._client.set_tag(run_id, OWNER, owner)
+                self._own()  # with the run, which was another folder's, its owners have been forgotten
+                run_id = self._create()
+            self._client.set_tag(run_id, OWNER, self._owner)
             if running and self._client.get_run(run_id).info.status != RUNNING:
                 self._client.update_run(run_id, status=RUNNING)
             self._heard()
             self.run_id = run_id
         return self.run_id
 
-    def _own(self, owner: str) -> None:
+    def _own(self) -> None:
+        """Note who this is before MLflow is told."""
         owners = self._spool.state.get("owners", [])
-        if owner not in owners:
-            self._spool.note(owners=[*owners[-OWNERS:], owner])
+        if self._owner not in owners:
+            self._spool.note(owners=[*owners[-OWNERS:], self._owner])
 
     def _known(self) -> str | None:
         """The run that the folder had so far, unless it is of another store, one begun anew, or another folder's.
@@ -171,17 +176,19 @@ class Sender:
                 self._require_active(found)
             raise
 
-    def _create(self, owner: str) -> str:
+    def _create(self) -> str:
         parent = self._parent() if self._parent is not None else None
         if self._parent is not None and parent is None:
-            raise MetarayError("the run that this one is a part of is not in MLflow yet")
+            raise WaitingError("the run that this one is a part of is not in MLflow yet")
         client, info, state = self._client, self._folder.info, self._spool.state
         experiment = self._experiment(parent)
         # A call that was cut off may have made the run all the same.
         made = self._made(experiment)
         if not made:
             self._spool.note(sent={}, reported=None)
-            tags = {"metaray.key": state["key"], OWNER: owner} | ({"mlflow.parentRunId": parent} if parent else {})
+            tags = {"metaray.key": state["key"], OWNER: self._owner} | (
+                {"mlflow.parentRunId": parent} if parent else {}
+            )
             start = int(datetime.fromisoformat(info["created"]).timestamp() * 1000)
             copied = "copy_of" in state and parent is None
             name = self._folder.path.resolve().name if copied else info["name"]

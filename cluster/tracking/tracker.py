@@ -10,7 +10,7 @@ from cluster.errors import MetarayError
 from cluster.secrets import without_credentials
 from cluster.sections import TrackingConfig
 from cluster.tracking.machine import MachineSampler
-from cluster.tracking.sender import Sender, flatten
+from cluster.tracking.sender import Sender, WaitingError, flatten
 from cluster.tracking.server import tracking_uri
 from cluster.tracking.spool import Spool, Tracked, note_begin, note_end
 
@@ -146,7 +146,7 @@ class Tracker:
                 self._error, pause = None, INTERVAL
             except Exception as error:  # whatever a tracking store raises must not reach the training
                 self._error, pause = error, RETRY if ending else min(2 * pause, LONGEST_PAUSE)
-                self._failures += ending and self._spool.held
+                self._failures += ending and self._spool.held and not isinstance(error, WaitingError)
             else:
                 if ending:
                     self._done.set()
