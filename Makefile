@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo test style types doctest unit integration constraints clean
+.PHONY: help venv demo test style types doctest unit integration audit constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,18 @@ unit: $(STAMP) ## Run the unit tests, a file of them on each of two cores
 
 integration: $(STAMP) ## Run the tests on real Ray and MLflow
 	$(BIN)/pytest tests/integration
+
+# In an environment of its own: what it takes must not mix with what is audited.
+AUDIT := $(VENV)/audit
+PIP_AUDIT := 2.10.1
+
+$(AUDIT)/.installed-$(PIP_AUDIT): $(STAMP)
+	@"$(BIN)/python" -m venv --clear $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install -qq --no-input --disable-pip-version-check pip-audit==$(PIP_AUDIT)
+	@touch $@
+
+audit: $(AUDIT)/.installed-$(PIP_AUDIT) ## Look the pinned packages up among known vulnerabilities
+	@$(BIN)/python .ci/audit.py $(AUDIT)/bin/pip-audit constraints.txt .ci/audit_accepted.txt
 
 constraints: $(STAMP) ## Write the versions in .venv to constraints.txt
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel > $(VENV)/freeze.txt

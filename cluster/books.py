@@ -142,6 +142,7 @@ class Books:
         self._standstill.finish()
         self._note_warnings()
         self._settle_validation(wait=True)
+        self._record_window(learner.step)
         if self._written != learner.step:
             self._write(self._snapshot(learner))
         self.close()
@@ -216,6 +217,12 @@ class Books:
         count += 1
         self._window = (count, since)
         if step % self._config.tracking.every == 0:
+            self._record_window(step)
+
+    def _record_window(self, step: int) -> None:
+        """Write the means over the steps since they were last written, if there are any."""
+        count, since = self._window
+        if count:
             now = time.monotonic()
             means = {f"train/{name}": total / count for name, total in self._sums.items()}
             self._log.write(step, means | {"train/steps_per_second": count / max(now - since, 1e-9)})

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from cluster.bench_command import bench
-from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors, warn
+from cluster.console import AsJson, Debug, Trust, print_json, print_lines, print_table, reports_errors, warn
 from cluster.data_command import data
 from cluster.errors import ConfigError
 from cluster.own_packages import put_first
@@ -106,6 +106,7 @@ def evaluate(
     tasks: Annotated[int | None, typer.Option(help="Number of held-out tasks.")] = None,
     steps: Annotated[str | None, typer.Option(metavar="K,K,…", help="Numbers of inner steps.")] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    trust: Trust = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -116,7 +117,7 @@ def evaluate(
     asked = list(overrides or [])
     asked += [] if tasks is None else [f"eval.tasks={tasks}"]
     asked += [] if steps is None else [f"eval.steps=[{steps}]"]
-    evaluation = evaluate_named(run, asked, split)
+    evaluation = evaluate_named(run, asked, split, trust or ())
     for warning in evaluation.get("warnings", ()):
         print(f"warning: {warning}", file=sys.stderr)
     if as_json:

@@ -18,6 +18,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
 
 
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PACKAGE", help="Of your own, whose classes a registered model may name; also METARAY_TRUST."),
+]
+
+
 _results: list[TextIO] = []  # standard output while a command runs
 
 

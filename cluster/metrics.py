@@ -5,10 +5,44 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.errors import CheckpointError
 from cluster.storage import room_for
+
+
+def held_out_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Held-out scores as metrics: ``test/METRIC_STEPS`` and ``…_ci95`` per number of inner steps.
+
+    >>> held_out_metrics({"metric": "mse", "steps": {"5": {"mean": 0.5, "ci95": 0.1, "median": 0.4, "diverged": 0}}})
+    {'test/mse_5': 0.5, 'test/mse_5_ci95': 0.1}
+    """
+    found = {}
+    for prefix, rows in {"": evaluation["steps"], **evaluation.get("kinds", {})}.items():
+        for number, row in rows.items():
+            name = "/".join(["test", *([prefix] if prefix else []), f"{evaluation['metric']}_{number}"])
+            found[name] = math.nan if row["mean"] is None else row["mean"]
+            if row["ci95"] is not None:
+                found[f"{name}_ci95"] = row["ci95"]
+    return found
+
+
+def record_evaluation(folder: "Folder", evaluation: Mapping[str, Any]) -> None:
+    """Record the held-out scores of a run, at the outer step that its evaluated θ is of."""
+    log = MetricsLog(folder.metrics_path)
+    try:
+        log.write(evaluation["checkpoint_step"], held_out_metrics(evaluation))
+    finally:
+        log.close()
+
+
+class Folder(Protocol):
+    """What metrics lie in."""
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file of metrics."""
+        ...
 
 
 def recorded(path: Path) -> tuple[dict[str, int], int]:

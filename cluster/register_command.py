@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.console import AsJson, Debug, print_json, print_lines, reports_errors
+from cluster.console import AsJson, Debug, Trust, print_json, print_lines, reports_errors
 from cluster.interrupts import interrupt_on_signals
 
 
@@ -24,6 +24,7 @@ def register(
         typer.Option("--if-better", help="Move the alias, champion by default, only if it beats the present one."),
     ] = False,
     tasks: Annotated[int | None, typer.Option(min=2, help="Test tasks of that comparison.")] = None,
+    trust: Trust = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -38,7 +39,13 @@ def register(
 
     with interrupt_on_signals():
         found = registered(
-            find(run), name, alias=alias, if_better=if_better, tasks=tasks, overrides=tuple(overrides or ())
+            find(run),
+            name,
+            alias=alias,
+            if_better=if_better,
+            tasks=tasks,
+            overrides=tuple(overrides or ()),
+            trusted=trust or (),
         )
     if as_json:
         print_json(found.as_json())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.console import Debug, reports_errors
+from cluster.console import Debug, Trust, reports_errors
 from cluster.interrupts import interrupt_on_signals
 
 
@@ -29,6 +29,7 @@ def serve(
     key: Annotated[Path | None, typer.Option(help="For TLS: its key, PEM.")] = None,
     reload: Annotated[float, typer.Option(min=0, help="Seconds between looks at a moved alias; 0: none.")] = 30.0,
     access_log: Annotated[str | None, typer.Option(help="File for a line a request; - is standard error.")] = None,
+    trust: Trust = None,
     debug: Debug = False,
 ) -> None:
     """Serve a registered model over HTTP: it adapts to each caller's examples and answers.
@@ -57,7 +58,7 @@ def serve(
     )
     token, tls, log = read_token(token_file), tls_context(certificate, key), writer(access_log)
     with interrupt_on_signals():  # until the server listens to them
-        served = load(model, overrides or [], limits)
+        served = load(model, overrides or [], limits, trust or ())
 
         def started(address: str) -> None:
             print(f"serving {served.name}, version {served.version}, at {address}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from cluster.errors import EngineError
 from cluster.metrics import recorded
 from cluster.preflight import require_path
 from cluster.runs import RunFolder, place, plan, require_name
+from cluster.tracking import require_own_checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ def checked(config: Config, folder: RunFolder) -> Start:
     data = setup.family.spec.data
     if folder.exists:
         checkpoints.require_config(str(folder.path), folder.config, config, moved=bool(data))
+        require_own_checkpoints(folder)
         recorded(folder.metrics_path)
     saved = checkpoints.newest(folder.checkpoints)
     if saved is not None:

@@ -16,6 +16,7 @@ from cluster.evaluation import evaluate, with_baselines
 from cluster.interrupts import SignalFlag, StopFlag
 from cluster.learner import Learner
 from cluster.loop import meta_train
+from cluster.metrics import record_evaluation
 from cluster.policy_setup import PolicySetup
 from cluster.pool import InlinePool, Pool
 from cluster.preflight import try_workers
@@ -224,6 +225,7 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
     if books.warnings:
         evaluation["warnings"] = books.warnings
     write_json(folder.path / "evaluation.json", evaluation)
+    record_evaluation(folder, evaluation)
     return Outcome(
         folder=folder,
         steps=learner.step,

@@ -23,6 +23,7 @@ from cluster.config import problems, strictly, with_overrides
 from cluster.errors import ConfigError, MetarayError
 from cluster.registry import attempts
 from cluster.registry.pyfunc import PACKAGE
+from cluster.registry.trust import require_trusted, trusted_packages
 from cluster.runs import RunFolder
 from cluster.secrets import without_credentials
 from cluster.sections import TrackingConfig
@@ -73,13 +74,15 @@ class Contents:
 class Registry:
     """The registry at one address, and the tracking server that holds the models' files."""
 
-    def __init__(self, config: TrackingConfig) -> None:
+    def __init__(self, config: TrackingConfig, trusted: Sequence[str] = ()) -> None:
         """Name the tracking server; the registry is there too unless ``MLFLOW_REGISTRY_URI`` says otherwise.
+
+        ``trusted`` are packages whose classes a model's configuration may name, see :mod:`cluster.registry.trust`.
 
         Raises:
             ConfigError: if it is a database that does not exist.
         """
-        self._uri = tracking_uri(config)
+        self._uri, self._trusted = tracking_uri(config), trusted_packages(trusted)
         database = self._uri.removeprefix("sqlite:///")
         if database != self._uri and not Path(database).exists():  # MLflow would make it
             raise ConfigError(f"expected MLflow's database at {database}, found none; set MLFLOW_TRACKING_URI")
@@ -88,7 +91,7 @@ class Registry:
             self._client = connect(self._uri)
 
     @classmethod
-    def of(cls, overrides: Sequence[str]) -> "Registry":
+    def of(cls, overrides: Sequence[str], trusted: Sequence[str] = ()) -> "Registry":
         """The registry that ``tracking.…`` among overrides names, where no run's configuration does.
 
         Raises:
@@ -96,7 +99,7 @@ class Registry:
         """
         tracking = with_overrides({}, overrides).get("tracking", {})
         try:
-            return cls(strictly(TrackingConfig, tracking))
+            return cls(strictly(TrackingConfig, tracking), trusted)
         except ValidationError as error:
             raise ConfigError("\n".join(problems(error, TrackingConfig, "tracking."))) from error
 
@@ -168,6 +171,7 @@ class Registry:
 
         Raises:
             ConfigError: if there is no such version, or metaray did not register it.
+            TrustError: if its configuration names a class of a package that is not trusted.
         """
         with tempfile.TemporaryDirectory(prefix="metaray-") as target:
             with self._answers():
@@ -185,6 +189,7 @@ class Registry:
                 raise ConfigError(
                     f"expected a model that metaray registered, version {version} of '{name}' at {self.shown} is none"
                 )
+            require_trusted(folder.path, self._trusted)
             yield folder
 
     def resolve(self, address: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from typing import Any
 from cluster import checkpoint as checkpoints
 from cluster.builder import build
 from cluster.checkpoint import Checkpoint
-from cluster.config import overridden
+from cluster.config import Config, overridden
 from cluster.errors import ConfigError, MetarayError
 from cluster.evaluate_run import evaluate_one
 from cluster.policy_setup import PolicySetup
@@ -20,6 +20,7 @@ from cluster.registry.client import Contents, Registry, require_names
 from cluster.registry.loading import load_adaptable
 from cluster.registry.package import write_package
 from cluster.registry.pyfunc import PACKAGE, example_of, save
+from cluster.registry.trust import named_packages
 from cluster.runs import RunFolder, read_json
 from cluster.training import with_engine_of
 from cluster.worker import fix_arithmetic
@@ -71,6 +72,7 @@ def register(
     if_better: bool = False,
     tasks: int | None = None,
     overrides: Sequence[str] = (),
+    trusted: Sequence[str] = (),
 ) -> Registered:
     """Register the best θ of a run as a new version of ``name``.
 
@@ -84,6 +86,8 @@ def register(
         tasks: number of these; by default ``eval.tasks``.
         overrides: what has changed since the training: ``task.root=…``, ``cluster.…``, ``tracking.uri=…``.
 
+        trusted: packages whose classes the champion's configuration may name, besides the run's own.
+
     Raises:
         ConfigError: if a name is illegal, MLflow does not have the run, or the champion is of other tasks.
         CheckpointError: if the run has no checkpoint.
@@ -93,7 +97,7 @@ def register(
     require_names(name, alias)
     fix_arithmetic(threads=1)
     contender = _contender(folder, overrides)
-    registry = Registry(contender.config.tracking)
+    registry = Registry(contender.config.tracking, (*trusted, *_packages(contender.config)))
     run_id = registry.require_run(folder)
     before = None if alias is None else registry.holder(name, alias)
     difference = None
@@ -116,6 +120,11 @@ def register(
         difference=difference,
         verdict=verdict,
     )
+
+
+def _packages(config: Config) -> tuple[str, ...]:
+    """Packages of the user's own that a run's configuration names: it was trained with them."""
+    return named_packages(config.model_dump(mode="json"))
 
 
 def _contender(folder: RunFolder, overrides: Sequence[str]) -> Contender:
@@ -159,7 +168,7 @@ def _contents(
     """Write the package, see that it can be served, and describe it."""
     setup, state = contender.setup, contender.state
     write_package(package, folder, setup, state, evaluation)
-    model = load_adaptable(package)
+    model = load_adaptable(package, _packages(contender.config))
     try:
         model.predict(example_of(model), model.inner_steps, 0.0)  # steps of no length: they cannot diverge
     except ValueError as error:

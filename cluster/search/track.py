@@ -5,7 +5,7 @@ from cluster.errors import Interrupted
 from cluster.metrics import MetricsLog
 from cluster.search.folder import RESULT, SearchFolder, Trial, by_value
 from cluster.search.settings import Search
-from cluster.tracking import Tracker
+from cluster.tracking import Tracker, original_of
 from cluster.training import artifacts_of
 
 ENDED = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
@@ -43,7 +43,8 @@ class Tracked:
 
     def recall(self, trial: Trial) -> None:
         """Take in a trial from before the search was interrupted; MLflow knows of its end unless that came between."""
-        if trial.over and self._folder.told_mlflow(trial.number):
+        copied = original_of(self._folder.run(trial.number).path) is not None  # of a search that was copied whole
+        if trial.over and self._folder.told_mlflow(trial.number) and not copied:
             self._over[trial.number] = trial
         else:
             self.update(trial)

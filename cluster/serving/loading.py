@@ -23,11 +23,13 @@ class Registered:
         registry: where it is.
         address: of the model.
         limits: what the server will accept.
+        trusted: packages whose classes it may name.
     """
 
     registry: Registry
     address: str
     limits: Limits
+    trusted: tuple[str, ...] = ()
 
     def resolve(self) -> tuple[str, int]:
         """Name and version that the address stands for now.
@@ -45,7 +47,7 @@ class Registered:
             CheckpointError: if it is damaged.
         """
         with self.registry.package(name, version) as folder:
-            model = load_adaptable(folder.path)
+            model = load_adaptable(folder.path, self.trusted)
         if model.inner_steps > self.limits.steps:
             raise ConfigError(
                 f"--max-steps: expected at least the {model.inner_steps} inner steps that {self.address} takes by "
@@ -57,13 +59,14 @@ class Registered:
         return Described(name=name, version=version, card=card, model=model, source=source)
 
 
-def load(address: str, overrides: Sequence[str], limits: Limits) -> Described:
+def load(address: str, overrides: Sequence[str], limits: Limits, trusted: Sequence[str] = ()) -> Described:
     """The registered model at an address, in this process, which is made ready to compute.
 
     Args:
         address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
         overrides: ``tracking.uri=…``.
         limits: what the server will accept.
+        trusted: packages whose classes the model's configuration may name.
 
     Raises:
         ConfigError: if there is no such model, or it takes more inner steps by default than the limits allow.
@@ -71,7 +74,9 @@ def load(address: str, overrides: Sequence[str], limits: Limits) -> Described:
     """
     if other := set(with_overrides({}, overrides)) - {"tracking"}:
         raise ConfigError(f"expected tracking.uri=… alone, received '{sorted(other)[0]}': a model is served as it is")
-    registered = Registered(registry=Registry.of(overrides), address=address, limits=limits)
+    registered = Registered(
+        registry=Registry.of(overrides, trusted), address=address, limits=limits, trusted=tuple(trusted)
+    )
     fix_arithmetic(threads=1)
     if not keep_freed_memory():
         print("warning: this C library gives memory back between requests, which makes them slower", file=sys.stderr)

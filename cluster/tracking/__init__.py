@@ -6,7 +6,7 @@ is down the thread tries again, and what is unsent in the end stays in the files
 
 from cluster.tracking.sender import flatten
 from cluster.tracking.server import tracking_uri
-from cluster.tracking.spool import Tracked
+from cluster.tracking.spool import Tracked, original_of, require_own_checkpoints
 from cluster.tracking.tracker import Tracker
 
-__all__ = ["Tracked", "Tracker", "flatten", "tracking_uri"]
+__all__ = ["Tracked", "Tracker", "flatten", "original_of", "require_own_checkpoints", "tracking_uri"]

@@ -12,7 +12,7 @@ from cluster.errors import ConfigError, MetarayError
 from cluster.runs import DescribedFolder, find
 from cluster.secrets import without_credentials
 from cluster.tracking.sender import Sender
-from cluster.tracking.spool import RUNNING, Spool, ending
+from cluster.tracking.spool import RUNNING, Spool, ending, original_of
 
 DESCRIPTIONS = ("run.json", "search.json")
 NOT_STARTED, UNSENT = "NOT_STARTED", "UNSENT"
@@ -97,7 +97,7 @@ def _replay(folder: _Folder, spool: Spool, silent: set[str]) -> Replayed:
     sender = Sender(folder, spool, uri, _parent(path))
     sent, error = 0, None
     try:
-        if sender.unsent or not sender.ended:
+        if sender.unsent or not sender.ended or _is_left_behind(path):
             _ask(sender, uri, silent)
             sent = sender.send()
             sender.finish()
@@ -105,6 +105,12 @@ def _replay(folder: _Folder, spool: Spool, silent: set[str]) -> Replayed:
         error = without_credentials(str(caught))
     status = UNSENT if error else ending(folder).status
     return Replayed(run_dir=path, run_id=folder.info["mlflow_run_id"], sent=sent, status=status, error=error)
+
+
+def _is_left_behind(path: Path) -> bool:
+    """Whether a folder is a copy still while the one that it lies in has become a run of its own."""
+    above = _above(path)
+    return above is not None and original_of(above) is None and original_of(path) is not None
 
 
 def _ask(sender: Sender, uri: str, silent: set[str]) -> None:
@@ -133,8 +139,13 @@ def _address(state: dict[str, Any]) -> str:
 
 def _parent(path: Path) -> Callable[[], str | None] | None:
     """Gives the MLflow run of the folder that this one lies in, if it lies in one."""
-    above = next((folder for folder in path.absolute().parents if _is_tracked(folder)), None)
+    above = _above(path)
     return None if above is None else lambda: _Folder(above).info["mlflow_run_id"]
+
+
+def _above(path: Path) -> Path | None:
+    """The folder of a run or a search that this one lies in."""
+    return next((folder for folder in path.absolute().parents if _is_tracked(folder)), None)
 
 
 def _is_tracked(path: Path) -> bool:

@@ -5,13 +5,14 @@ import math
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from cluster.checkpoint import BEST
@@ -19,9 +20,11 @@ from cluster.errors import MetarayError
 from cluster.secrets import without_credentials
 from cluster.storage import Store
 from cluster.tracking.machine import SYSTEM
-from cluster.tracking.server import NOT_FOUND, connect, experiment_id
+from cluster.tracking.server import NOT_FOUND, UNREACHABLE, connect, experiment_id, require_active
 from cluster.tracking.spool import BATCH, RUNNING, Spool, Tracked, ending, update
 
+OWNER = "metaray.owner"  # tag of a run: who goes on with it, a word that a folder makes up whenever it begins to
+OWNERS = 100  # such words that a folder remembers
 PARAMS = 100  # MLflow's limits, per call and per text
 LONGEST_NAME = 250
 LONGEST_PARAM = 6000
@@ -54,6 +57,10 @@ def acceptable(name: str) -> str:
     return "/".join(part for part in parts if part.strip("."))[:LONGEST_NAME]
 
 
+class WaitingError(MetarayError):
+    """Nothing can be sent yet, and nothing has failed."""
+
+
 class Sender:
     """Keeps one MLflow run in step with a folder whose spool the caller holds.
 
@@ -79,6 +86,7 @@ class Sender:
             heard: called whenever MLflow has answered.
         """
         self.run_id: str | None = None
+        self._owner = uuid.uuid4().hex
         self._folder, self._spool, self._uri, self._parent, self._heard = folder, spool, uri, parent, heard
         self._connected: mlflow.MlflowClient | None = None
 
@@ -95,59 +103,119 @@ class Sender:
     def connect(self, *, running: bool) -> str:
         """Find or make the MLflow run and return its id; ``running`` says that the training goes on."""
         if self.run_id is None:
-            run_id = self._known() or self._create()
+            self._spool.settle(self._folder)
+            self._own()
+            run_id = self._known()
+            if run_id is None:
+                self._own()  # with the run, which was another folder's, its owners have been forgotten
+                run_id = self._create()
+            self._client.set_tag(run_id, OWNER, self._owner)
             if running and self._client.get_run(run_id).info.status != RUNNING:
                 self._client.update_run(run_id, status=RUNNING)
             self._heard()
             self.run_id = run_id
         return self.run_id
 
+    def _own(self) -> None:
+        """Note who this is before MLflow is told."""
+        owners = self._spool.state.get("owners", [])
+        if self._owner not in owners:
+            self._spool.note(owners=[*owners[-OWNERS:], self._owner])
+
     def _known(self) -> str | None:
-        """The run that the folder had so far, unless it is of another store or one that was begun anew."""
+        """The run that the folder had so far, unless it is of another store, one begun anew, or another folder's.
+
+        Raises:
+            MetarayError: if it, or its experiment, was deleted and can be restored.
+        """
         run_id: str | None = self._folder.info["mlflow_run_id"]
-        if run_id is None:
+        found = None if run_id is None else self._found(run_id)
+        if found is None:
             return None
+        if self._is_of_another_folder(found):
+            self._spool.part(self._folder, "a folder that has gone on with it since")
+            return None
+        self._require_active(found)
+        return run_id
+
+    def _is_of_another_folder(self, run: Run) -> bool:
+        """Whether a copy of this folder, or the folder that this one is a copy of, has gone on with the run since."""
+        owner = run.data.tags.get(OWNER)
+        return owner is not None and owner not in self._spool.state["owners"]
+
+    def _found(self, run_id: str) -> Run | None:
         try:
-            found = self._client.get_run(run_id)
+            return self._client.get_run(run_id)
         except MlflowException as error:
             if error.error_code != NOT_FOUND:
                 raise
             return None
-        if found.info.lifecycle_stage == "deleted":
+
+    def _require_active(self, run: Run) -> None:
+        require_active(self._client.get_experiment(run.info.experiment_id), self._uri)
+        if run.info.lifecycle_stage == LifecycleStage.DELETED:
+            uri = without_credentials(self._uri)
             raise MetarayError(
-                f"expected MLflow run {run_id}, found that it was deleted; restore it there, or set mlflow_run_id "
-                f"to null in the description in {self._folder.path} to have another made"
+                f"expected MLflow run {run.info.run_id}, found that it was deleted; restore it with: "
+                f"MLFLOW_TRACKING_URI={uri} mlflow runs restore --run-id {run.info.run_id}, or set mlflow_run_id to "
+                f"null in the description in {self._folder.path} to have another made"
             )
-        return run_id
+
+    @contextmanager
+    def _explained(self, run_id: str) -> Iterator[None]:
+        """Say so if the MLflow run can no longer be written to because somebody deleted it."""
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code in UNREACHABLE:
+                raise
+            found = self._found(run_id)
+            if found is None:
+                self.run_id = None  # it is gone for good: another is made at the next attempt
+            else:
+                self._require_active(found)
+            raise
 
     def _create(self) -> str:
         parent = self._parent() if self._parent is not None else None
         if self._parent is not None and parent is None:
-            raise MetarayError("the run that this one is a part of is not in MLflow yet")
+            raise WaitingError("the run that this one is a part of is not in MLflow yet")
         client, info, state = self._client, self._folder.info, self._spool.state
-        experiment = experiment_id(client, self._uri, state["experiment"])
+        experiment = self._experiment(parent)
         # A call that was cut off may have made the run all the same.
         made = self._made(experiment)
         if not made:
-            self._spool.note(key=state.get("key") or uuid.uuid4().hex, sent={}, reported=None)
-            tags = {"metaray.key": state["key"]} | ({"mlflow.parentRunId": parent} if parent else {})
+            self._spool.note(sent={}, reported=None)
+            tags = {"metaray.key": state["key"], OWNER: self._owner} | (
+                {"mlflow.parentRunId": parent} if parent else {}
+            )
             start = int(datetime.fromisoformat(info["created"]).timestamp() * 1000)
-            run = client.create_run(experiment, start_time=start, tags=tags, run_name=info["name"])
+            copied = "copy_of" in state and parent is None
+            name = self._folder.path.resolve().name if copied else info["name"]
+            run = client.create_run(experiment, start_time=start, tags=tags, run_name=name)
             made = [str(run.info.run_id)]
         run_id = made[0]
         self._describe(run_id)
         update(self._folder, mlflow_run_id=run_id, mlflow_uri=without_credentials(self._uri))
         return run_id
 
+    def _experiment(self, parent: str | None) -> str:
+        """The parent's, also where that was renamed since; without a parent the one that the configuration names."""
+        above = None if parent is None else self._found(parent)
+        if above is None:
+            return experiment_id(self._client, self._uri, self._spool.state["experiment"])
+        found = self._client.get_experiment(above.info.experiment_id)
+        require_active(found, self._uri)
+        return str(found.experiment_id)
+
     def _made(self, experiment: str) -> list[str]:
-        """Runs that were made for this folder; earlier versions did not mark them."""
-        key = self._spool.state.get("key")
-        if key is None:
-            return []
+        """Runs that were made for this folder, the first one first."""
         found = self._client.search_runs(
-            [experiment], f"tags.`metaray.key` = '{key}'", order_by=["attribute.start_time ASC"]
+            [experiment],
+            f"tags.`metaray.key` = '{self._spool.state['key']}'",
+            order_by=["attribute.start_time ASC"],
         )
-        return [str(run.info.run_id) for run in found]
+        return [str(run.info.run_id) for run in found if not self._is_of_another_folder(run)]
 
     def _describe(self, run_id: str) -> None:
         """Parameters, tags and data set."""
@@ -156,7 +224,12 @@ class Sender:
         tags = {"metaray.run_dir": str(self._folder.path.absolute())}
         tags |= {f"metaray.{key}": str(info[key]) for key in ("hardware", "engine", "data") if info.get(key)}
         tags |= {f"metaray.version.{name}": number for name, number in info.get("versions", {}).items()}
-        tags |= {"mlflow.source.git.commit": info["git_commit"]} if info.get("git_commit") else {}
+        for name, key in {"family": "task.family", "algorithm": "algorithm"}.items():
+            tags |= {f"metaray.{name}": state["params"][key]} if key in state["params"] else {}
+        if info.get("git_commit"):
+            tags |= {"mlflow.source.git.commit": info["git_commit"], "metaray.commit": info["git_commit"]}
+        if state.get("copy_of", {}).get("run"):
+            tags["metaray.copy_of"] = state["copy_of"]["run"]
         pairs = [Param(key, value) for key, value in params.items()]
         texts = [RunTag(key, without_credentials(value)[:LONGEST_TAG]) for key, value in tags.items()]
         self._client.log_batch(run_id, tags=texts, synchronous=True)
@@ -167,7 +240,12 @@ class Sender:
 
     def send(self) -> int:
         """Send what is unsent, the run being there; returns the number of values."""
-        run_id, sent = self.connect(running=False), 0
+        run_id = self.connect(running=False)
+        with self._explained(run_id):
+            return self._send(run_id)
+
+    def _send(self, run_id: str) -> int:
+        sent = 0
         for path in self._sources:
             for readings in self._spool.unsent(path):
                 metrics = [
@@ -202,7 +280,12 @@ class Sender:
 
     def finish(self) -> None:
         """Send the artifacts and the checkpoints, and end the run as the training ended."""
-        run_id, report, end = self.connect(running=False), self._report, ending(self._folder)
+        run_id = self.connect(running=False)
+        with self._explained(run_id):
+            self._finish(run_id)
+
+    def _finish(self, run_id: str) -> None:
+        report, end = self._report, ending(self._folder)
         for path in end.artifacts:
             if path.is_dir():
                 self._client.log_artifacts(run_id, str(path), artifact_path=path.name)

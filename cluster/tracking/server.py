@@ -13,12 +13,16 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
+from cluster.errors import MetarayError
 from cluster.jobs.inside import require_lasting_store
+from cluster.secrets import without_credentials
 from cluster.sections import TrackingConfig
 
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
+UNREACHABLE = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # codes of a failed connection
 
 
 def tracking_uri(config: TrackingConfig) -> str:
@@ -40,9 +44,14 @@ def connect(uri: str) -> mlflow.MlflowClient:
 
 
 def experiment_id(client: mlflow.MlflowClient, uri: str, name: str) -> str:
-    """The experiment of a name, made if need be; an embedded database has its artifacts beside it."""
+    """The experiment of a name, made if need be; an embedded database has its artifacts beside it.
+
+    Raises:
+        MetarayError: if it was deleted: MLflow keeps its name, so that no other can be made.
+    """
     found = client.get_experiment_by_name(name)
     if found is not None:
+        require_active(found, uri)
         return str(found.experiment_id)
     beside = uri.removeprefix("sqlite:///")
     location = (Path(beside).parent / "mlruns").absolute().as_uri() if beside != uri else None
@@ -52,4 +61,19 @@ def experiment_id(client: mlflow.MlflowClient, uri: str, name: str) -> str:
         found = client.get_experiment_by_name(name)  # another run may have been quicker
         if found is None:
             raise
+        require_active(found, uri)
         return str(found.experiment_id)
+
+
+def require_active(experiment: Experiment, uri: str) -> None:
+    """Refuse an experiment that was deleted.
+
+    Raises:
+        MetarayError: saying how it is restored.
+    """
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise MetarayError(
+            f"expected MLflow experiment '{experiment.name}' ({experiment.experiment_id}), found that it was deleted; "
+            f"restore it with: MLFLOW_TRACKING_URI={without_credentials(uri)} mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}, or name another with tracking.experiment=…"
+        )

@@ -2,7 +2,9 @@
 
 import json
 import os
+import platform
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +13,10 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from cluster.errors import ConfigError
 from cluster.runs import read_json, write_json
 
+STATE, LOCK = "tracking.json", "tracking.lock"
 BATCH = 1000  # MLflow's limit of metrics per call
 RUNNING = "RUNNING"
 _UPDATING = threading.Lock()
@@ -92,6 +96,56 @@ def update(folder: Tracked, **values: Any) -> None:
         folder.update_info(**values)
 
 
+def place_of(path: Path) -> dict[str, Any]:
+    """Where a folder is: host, path, and what is the same on every host that shares its file system."""
+    resolved = path.resolve()
+    lock = resolved / LOCK
+    inodes = [resolved.stat().st_ino, lock.stat().st_ino if lock.exists() else 0]
+    return {"host": platform.node(), "path": str(resolved), "inodes": inodes}
+
+
+def original_of(path: Path) -> str | None:
+    """Where the folder is that this one is a copy of; None if it is no copy, or has become a run of its own.
+
+    A copy has the key and the recorded place of its original. On the recorded host it is one if the original is still
+    there, with the same key: a folder that was moved has left nothing behind. On another host it is one unless both
+    hosts see the same folder.
+    """
+    state = _read_state(path)
+    place = state.get("place")
+    if place is None or "key" not in state:
+        return None
+    if place["host"] != platform.node():
+        return None if place["inodes"] == place_of(path)["inodes"] else f"{place['path']} on {place['host']}"
+    original = Path(place["path"])
+    if not (original / STATE).exists() or original.samefile(path):
+        return None
+    return str(original) if _read_state(original).get("key") == state["key"] else None
+
+
+def require_own_checkpoints(folder: Tracked) -> None:
+    """Refuse to train in a copy whose checkpoints lie at a URI, where the original's lie.
+
+    Raises:
+        ConfigError: saying how the copy gets checkpoints of its own.
+    """
+    store, original = folder.info.get("checkpoints"), original_of(folder.path)
+    if store is not None and original is not None and _read_state(folder.path)["place"].get("checkpoints") == store:
+        raise ConfigError(
+            f"expected a run with checkpoints of its own, received {folder.path}, a copy of {original}: both would "
+            f"write to {store}; copy that folder too and set 'checkpoints' in {folder.path / 'run.json'} to the copy's "
+            "address, or go on with the original"
+        )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((path / STATE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
 class Spool:
     """``tracking.json`` and the lock on it: who holds that may send the folder's metrics, nobody else.
 
@@ -102,8 +156,8 @@ class Spool:
     def __init__(self, path: Path) -> None:
         """Name the spool of a folder; nothing is read or written yet."""
         self.state: dict[str, Any] = {}
-        self._file = path / "tracking.json"
-        self._lock = FileLock(path / "tracking.lock", thread_local=False)
+        self._path, self._file = path, path / STATE
+        self._lock = FileLock(path / LOCK, thread_local=False)
 
     @property
     def held(self) -> bool:
@@ -128,6 +182,28 @@ class Spool:
         """Change entries of ``tracking.json``."""
         self.state |= values
         write_json(self._file, self.state)
+
+    def settle(self, folder: Tracked) -> str | None:
+        """Note where the folder is, and part a copy from the MLflow run of its original.
+
+        Returns:
+            Where the original is, if the folder was a copy until now.
+        """
+        original = original_of(self._path)
+        if original is not None:
+            self.part(folder, original)
+        elif "key" not in self.state:
+            self.note(key=uuid.uuid4().hex)
+        place = place_of(self._path) | {"checkpoints": folder.info.get("checkpoints")}
+        if self.state.get("place") != place:
+            self.note(place=place)
+        return original
+
+    def part(self, folder: Tracked, original: str) -> None:
+        """Forget the MLflow run, which is another folder's: all is sent anew, to a run of this folder's own."""
+        before = folder.info["mlflow_run_id"]
+        self.note(key=uuid.uuid4().hex, owners=[], sent={}, reported=None, copy_of={"path": original, "run": before})
+        update(folder, mlflow_run_id=None, mlflow_uri=None)
 
     def unsent(self, path: Path) -> Iterator[list[Reading]]:
         """Batches of what a file holds beyond what was sent of it; each is noted as sent when the next is asked for."""

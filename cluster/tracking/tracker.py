@@ -10,7 +10,7 @@ from cluster.errors import MetarayError
 from cluster.secrets import without_credentials
 from cluster.sections import TrackingConfig
 from cluster.tracking.machine import MachineSampler
-from cluster.tracking.sender import Sender, flatten
+from cluster.tracking.sender import Sender, WaitingError, flatten
 from cluster.tracking.server import tracking_uri
 from cluster.tracking.spool import Spool, Tracked, note_begin, note_end
 
@@ -60,6 +60,7 @@ class Tracker:
         self._ending, self._given_up, self._done = threading.Event(), threading.Event(), threading.Event()
         self._last_heard = time.monotonic()
         self._error: Exception | None = None
+        self._notice: str | None = None
         self._failures = 0  # since the training has ended
         note_begin(folder)
         sampled = config.system_every > 0 and parent is None
@@ -97,8 +98,12 @@ class Tracker:
                 training ended had its chance, and gets ten seconds at most.
 
         Returns:
-            None, or what could not be sent and why.
+            None, or what could not be sent and why, and whether the folder was a copy of another run's.
         """
+        texts = [text for text in (self._wait(timeout), self._notice) if text is not None]
+        return "; ".join(texts) or None
+
+    def _wait(self, timeout: float) -> str | None:
         began = time.monotonic()
         while self._thread.is_alive():
             down = self._error is not None and self._spool.held  # else somebody else is just sending
@@ -141,7 +146,7 @@ class Tracker:
                 self._error, pause = None, INTERVAL
             except Exception as error:  # whatever a tracking store raises must not reach the training
                 self._error, pause = error, RETRY if ending else min(2 * pause, LONGEST_PAUSE)
-                self._failures += ending and self._spool.held
+                self._failures += ending and self._spool.held and not isinstance(error, WaitingError)
             else:
                 if ending:
                     self._done.set()
@@ -152,6 +157,9 @@ class Tracker:
         if not self._spool.take():
             raise MetarayError("another process is sending this run's metrics")
         if self._notes:
+            original = self._spool.settle(self._folder)
+            if original is not None:
+                self._notice = f"{self._folder.path} is a copy of {original}: it goes on as an MLflow run of its own"
             self._spool.note(**self._notes)
             self._notes, self._error = {}, None
         if ending and self._machine is not None:

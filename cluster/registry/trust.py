@@ -1,0 +1,101 @@
+"""Whose classes a registered model's configuration may name: metaray's own, and packages that the loader trusts.
+
+Loading a model imports the classes that its configuration names. Whoever can write to a registry could otherwise have
+any module of the loading machine imported, and any class constructed.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.components import BUILT_IN, resolve
+from cluster.config import read_yaml
+from cluster.errors import ConfigError, MetarayError
+
+VARIABLE = "METARAY_TRUST"  # packages, separated by commas, for processes that take no option
+OWN = ("meta", "tasks")  # the packages of metaray that models, algorithms and families are in
+# Sections without classes; the others may name one in any value.
+_PLAIN_SECTIONS = frozenset({"tracking", "checkpoint", "cluster"})
+_CLASSES = frozenset({"task.family", "model.name", "algorithm", "eval.baselines"})  # what a ":" in them is for is known
+# Anything that an import could be made of: a module's file may be called my-module.py.
+_IMPORT_PATH = re.compile(r"(?P<module>[^\W\d][^\s:/]*):[^\s:/][^\s:]*")
+_PACKAGE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+
+
+class TrustError(ConfigError):
+    """A registered model that names a class of a package which the loader was not told to trust."""
+
+
+def trusted_packages(given: Sequence[str] = ()) -> tuple[str, ...]:
+    """The packages given and those that the environment names.
+
+    Raises:
+        ConfigError: if one is no package's name.
+    """
+    found = [*given, *filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(",")))]
+    for name in found:
+        if _PACKAGE.fullmatch(name) is None:
+            raise ConfigError(f"--trust, {VARIABLE}: expected the name of a package, my_package, received '{name}'")
+    return tuple(dict.fromkeys(found))
+
+
+def named_packages(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Top-level packages, other than metaray's own, of the classes that a configuration names."""
+    found = (module.partition(".")[0] for _, module, _ in _named(raw))
+    return tuple(dict.fromkeys(package for package in found if package not in OWN))
+
+
+def require_trusted(path: Path, trusted: Sequence[str]) -> None:
+    """Check the configuration in a registered model's folder before anything that it names is imported.
+
+    Args:
+        path: the folder.
+        trusted: packages; their subpackages are trusted too.
+
+    Raises:
+        TrustError: naming the key, the class and the option.
+    """
+    for key, module, name in _named(read_yaml(path / "config.yaml")):
+        if not any(module == package or module.startswith(f"{package}.") for package in (*OWN, *trusted)):
+            raise _error(key, name, module.partition(".")[0])
+        if module.partition(".")[0] in OWN:
+            _require_own_class(key, name, trusted)
+
+
+def _require_own_class(key: str, name: str, trusted: Sequence[str]) -> None:
+    """Refuse what is not metaray's own although a module of metaray's leads to it, by an import of its own."""
+    kind = key if key in BUILT_IN else "model.name"
+    try:
+        module = resolve(kind, name.strip()).__module__
+    except MetarayError:
+        return  # whoever builds it says what is wrong
+    if not any(module == package or module.startswith(f"{package}.") for package in (*OWN, *trusted)):
+        raise _error(key, name, module.partition(".")[0])
+
+
+def _error(key: str, name: str, package: str) -> TrustError:
+    return TrustError(
+        f"{key}: expected a class of metaray or of a package that you trust, the registered model names '{name}'; if "
+        f"you know who registered it and what is in '{package}', add --trust {package}, or set {VARIABLE}={package}"
+    )
+
+
+def _named(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Key, module and text of every import path in a configuration."""
+    for section, value in raw.items():
+        if section not in _PLAIN_SECTIONS:
+            yield from _within(section, value)
+
+
+def _within(key: str, value: Any) -> Iterator[tuple[str, str, str]]:
+    if isinstance(value, str):
+        if _IMPORT_PATH.fullmatch(value.strip()) or (key in _CLASSES and ":" in value):
+            yield key, value.partition(":")[0].strip(), value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _within(f"{key}.{name}", inner)
+    elif isinstance(value, Iterable):
+        for inner in value:
+            yield from _within(key, inner)
