@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import CheckpointError
+from cluster.storage import room_for
 
 
 def recorded(path: Path) -> tuple[dict[str, int], int]:
@@ -40,6 +41,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file."""
+        self._path = path
         self._last, whole = recorded(path)
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(whole)
@@ -56,8 +58,9 @@ class MetricsLog:
             return
         self._last.update(dict.fromkeys(fresh, step))
         line = json.dumps({"step": step, "time": time.time(), "values": fresh})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        with room_for(self._path):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
 
     @property
     def last_step(self) -> int:

@@ -24,6 +24,7 @@ from ray.exceptions import (
 from cluster.actor import start_actor
 from cluster.builder import build
 from cluster.config import Config
+from cluster.console import warn
 from cluster.errors import ClusterError, MetarayError
 from cluster.messages import Flat, Order, Result
 from cluster.pool import Ticket
@@ -31,6 +32,7 @@ from cluster.wire import decode_result, encode_numbers, encode_order
 
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError)
 RETURNING = ("again", "product", "judge")  # kinds of orders about rollouts that a worker has kept
+MOST_SILENCES = 3  # workers in turn that give no answer for one order: then it is the order that takes too long
 DEPTH = 2  # orders at one worker: the one it computes and the one it finds when it has finished
 
 
@@ -39,6 +41,7 @@ class _Job:
     ticket: Ticket
     order: Order
     theta: Any  # the bytes themselves, or a reference to them in the object store
+    silences: int = 0  # workers that gave no answer for it in time
 
 
 @dataclass(eq=False)
@@ -75,6 +78,8 @@ class RayPool:
                 self._members.append(self._start(number))
             while not any(member.ready for member in self._members):
                 self._advance(timeout=1.0)
+            if warning := self._short_of_room():
+                warn(warning)
         except BaseException:
             self.close()
             raise
@@ -86,9 +91,25 @@ class RayPool:
         if self._most >= asked:
             return []
         return [
-            f"cluster.workers asks for {asked} workers, at most {self._most} found room; lower it, or add nodes"
-            f" ({_resources(ray.cluster_resources)} in all)"
+            self._short_of_room()
+            or f"cluster.workers: {asked} workers were asked for, {self._most} took part; the others had not started "
+            "when the run ended"
         ]
+
+    def _short_of_room(self) -> str | None:
+        """A warning if the cluster has room for fewer workers than are asked for."""
+        limits = self._config.cluster
+        total: Callable[[], dict[str, float]] = ray.cluster_resources
+        found = total()
+        room = int(found.get("CPU", 0) // limits.threads)
+        if limits.gpus_per_worker > 0:
+            room = min(room, int(found.get("GPU", 0) / limits.gpus_per_worker))
+        if room >= limits.workers:
+            return None
+        return (
+            f"cluster.workers: {limits.workers} workers were asked for, the cluster has room for {room} "
+            f"({_resources(lambda: found)} in all); lower cluster.workers, or add nodes"
+        )
 
     @property
     def pids(self) -> list[int]:
@@ -228,6 +249,20 @@ class RayPool:
             )
         self._members[self._members.index(member)] = self._start(member.number)
 
+    def _count_silence(self, job: _Job) -> None:
+        """Give up on an order that one worker after another does not answer: it is too long for the time it is given.
+
+        Raises:
+            ClusterError: naming the order and the key to change.
+        """
+        job.silences += 1
+        if job.silences >= MOST_SILENCES:
+            raise ClusterError(
+                f"cluster.order_timeout: expected an answer within {self._config.cluster.order_timeout:g} s, received "
+                f"none from {job.silences} workers in turn for step {job.order.step} on {job.order.tasks}; raise "
+                "cluster.order_timeout, or lower shard"
+            )
+
     def _check_deadlines(self) -> None:
         """Give up on workers that have been silent for too long, and on a cluster that has room for none."""
         now, limits = time.monotonic(), self._config.cluster
@@ -235,6 +270,7 @@ class RayPool:
             if member.ready and not member.jobs:
                 member.asked = now
             elif member.ready and now - member.asked > limits.order_timeout:
+                self._count_silence(next(iter(member.jobs.values())))
                 self._replace(member, f"no answer for {limits.order_timeout:g} s")
         starting = [member for member in self._members if not member.ready]
         if len(starting) == len(self._members) and now - min(m.asked for m in starting) > limits.start_timeout:

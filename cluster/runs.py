@@ -24,6 +24,7 @@ from cluster.storage import Store, write_file
 from meta.choice import Choice
 
 PACKAGES = ("metaray", "torch", "ray", "mlflow", "numpy")
+DESCRIBED = ("name", "algorithm", "checkpoints", "engine", "mlflow_run_id", "mlflow_uri")  # keys of every run.json
 PATIENCE = 60.0  # seconds to wait for another writer of a description
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -84,8 +85,16 @@ class RunFolder(DescribedFolder):
 
     @property
     def config(self) -> Config:
-        """The run's configuration."""
-        return parse(read_yaml(self.path / "config.yaml"))
+        """The run's configuration.
+
+        Raises:
+            ConfigError: naming the file, and what is wrong with it.
+        """
+        raw = read_yaml(self.path / "config.yaml")
+        try:
+            return parse(raw)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path / 'config.yaml'}: {error}") from error
 
     @property
     def checkpoints(self) -> Store:
@@ -205,7 +214,7 @@ def find(run: str, root: str = "runs") -> RunFolder:
     """
     for path in (Path(run), Path(root) / run):
         if (path / "run.json").is_file():
-            return RunFolder(path)
+            return _whole(RunFolder(path))
     for info in Path(root).glob("**/run.json"):
         with contextlib.suppress(MetarayError):  # another run's damaged description says nothing about this one
             if read_json(info).get("mlflow_run_id") == run:
@@ -213,6 +222,17 @@ def find(run: str, root: str = "runs") -> RunFolder:
     raise ConfigError(
         f"expected a run's folder or an MLflow run id, received '{run}'; the runs are in the folder '{root}/'"
     )
+
+
+def _whole(folder: RunFolder) -> RunFolder:
+    """A run's folder whose description says what every command asks of it."""
+    missing = [key for key in DESCRIBED if key not in folder.info]
+    if missing:
+        raise CheckpointError(
+            f"{folder.path / 'run.json'}: expected the description of a run, received one without "
+            f"{', '.join(missing)}; restore it from a copy"
+        )
+    return folder
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -123,6 +123,15 @@ class ClusterConfig(Section):
     order_timeout: Positive = 600.0
     max_failures: CountOrNone = 20
 
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(
+                f"gpus_per_worker: expected a share of one GPU or a whole number of them, received "
+                f"{self.gpus_per_worker:g}"
+            )
+        return self
+
 
 def _plain(address: str) -> str:
     """Refuse names and passwords in an address: configurations are stored, shown and logged."""

@@ -50,7 +50,11 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
         else:
             _require_answer(address)
             ray.init(address=address, log_to_driver=False, configure_logging=False, job_config=_product_first())
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise ClusterError(
+            f"expected a folder that Ray can write its own files to, received: {error}; set RAY_TMPDIR to one"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"expected a Ray cluster at '{config.address}', received: {error}. If it uses token authentication, "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or ~/.ray/auth_token"

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,15 @@ class Store:
         if self._local:
             write_file(Path(self._path) / name, data)
             return
-        self._fs.create_dir(self._path, recursive=True)
         # Object stores publish an upload when it is closed; other file systems need the rename.
         direct = self._fs.type_name in {"s3", "gcs", "abfs"}
         target = f"{self._path}/{name}"
-        with self._fs.open_output_stream(target if direct else target + ".partial") as stream:
-            stream.write(data)
-        if not direct:
-            self._fs.move(target + ".partial", target)
+        with room_for(self.where(name)):
+            self._fs.create_dir(self._path, recursive=True)
+            with self._fs.open_output_stream(target if direct else target + ".partial") as stream:
+                stream.write(data)
+            if not direct:
+                self._fs.move(target + ".partial", target)
 
     def read(self, name: str) -> bytes:
         """The contents of a file.
@@ -73,24 +75,38 @@ class Store:
         self._fs.delete_file(f"{self._path}/{name}")
 
 
+@contextlib.contextmanager
+def room_for(path: Path | str) -> Iterator[None]:
+    """Name the file, and what to do, if writing it fails for want of room.
+
+    Raises:
+        MetarayError: if the disk or the user's share of it is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise MetarayError(
+            f"{path}: expected room to write this file, received: {error.strerror}; free some on its disk, or give "
+            "another folder (checkpoint.root for runs), and go on with --resume"
+        ) from error
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a local file so that after a crash it is there whole, or as it was before."""
     partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
+        with room_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+    except (OSError, MetarayError):
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if error.errno in NO_ROOM:
-            raise MetarayError(
-                f"{path}: expected room for {len(data)} bytes, received: {error.strerror}; free some, or give another "
-                "folder (checkpoint.root for runs), and go on with --resume"
-            ) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

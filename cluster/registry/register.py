@@ -1,6 +1,5 @@
 """Registering a run's best θ as a version of a model, with an alias if it is asked for and earned."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from cluster.registry.client import Contents, Registry, require_names
 from cluster.registry.loading import load_adaptable
 from cluster.registry.package import write_package
 from cluster.registry.pyfunc import PACKAGE, example_of, save
-from cluster.runs import RunFolder
+from cluster.runs import RunFolder, read_json
 from cluster.training import with_engine_of
 from cluster.worker import fix_arithmetic
 from meta.algorithms import Oracle
@@ -143,7 +142,7 @@ def _evaluation(folder: RunFolder, state: Checkpoint, overrides: Sequence[str]) 
     """Held-out figures of θ: the run's own, or new ones if it ended without, or was trained on since."""
     path = folder.path / "evaluation.json"
     if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = read_json(path)
         if found.get("checkpoint_step") == state.step:
             return found
     return evaluate_one(folder, overrides, "test")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from cluster.runs import write_json
+from cluster.runs import read_json, write_json
 
 BATCH = 1000  # MLflow's limit of metrics per call
 RUNNING = "RUNNING"
@@ -117,7 +117,7 @@ class Spool:
                 self._lock.acquire(timeout=0)
             except Timeout:
                 return False
-            self.state = json.loads(self._file.read_text()) if self._file.exists() else {}
+            self.state = read_json(self._file) if self._file.exists() else {}
         return True
 
     def release(self) -> None:
