@@ -260,6 +260,18 @@ def test_rollouts_are_packed_and_unpacked(policy: str) -> None:
         assert [leaf.shape[1:] for leaf in one] == [leaf.shape[1:] for leaf in other]
 
 
+@pytest.mark.parametrize("policy", ["gaussian", "categorical"])
+def test_a_blank_episode_is_of_one_task(policy: str) -> None:
+    """Memory is planned by it: one task more would double what is asked for."""
+    model, blanks = POLICIES[policy], blank(POLICIES[policy], OBSERVED, 3, BATCH, torch.float64)
+    columns = (1 if model.discrete else 2) + 4 + model.width
+    assert [tuple(leaf.shape) for leaf in blanks.support] == [(1, 3, BATCH, OBSERVED), (1, 3, BATCH, columns)]
+    assert [tuple(leaf.shape) for leaf in blanks.query] == [(1, BATCH, OBSERVED), (1, BATCH, columns)]
+    assert tuple(blanks.description.shape) == (1, 0)
+    every = (*blanks.support, *blanks.query, blanks.description)
+    assert all(leaf.dtype == torch.float64 and not leaf.any() for leaf in every)
+
+
 def test_a_pattern_that_fits_no_parameter_is_named() -> None:
     algorithm = made(Row("gaussian", "dice", "dice", None, 0.0, 1, ("layer0.*", "head.*")))
     with pytest.raises(ValueError, match=r"inner.adapt expects patterns .*, 'head.\*' fits none of layer0.weight"):
