@@ -4,17 +4,16 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray.job_config import JobConfig
 
 from cluster.errors import ClusterError, ConfigError
 from cluster.jobs.inside import in_job
-from cluster.own_packages import for_workers
 from cluster.sections import ClusterConfig
 from cluster.wire import LARGE
 
@@ -49,7 +48,7 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
             _start_local(config, at_once)
         else:
             _require_answer(address)
-            ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=_environment(address))
+            ray.init(address=address, log_to_driver=False, configure_logging=False, job_config=_product_first())
     except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         raise ClusterError(
             f"expected a folder that Ray can write its own files to, received: {error}; set RAY_TMPDIR to one"
@@ -82,13 +81,21 @@ def _start_local(config: ClusterConfig, at_once: int) -> None:
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
-        runtime_env=_environment("local"),
+        job_config=_product_first(),
     )
 
 
-def _environment(address: str) -> dict[str, Any] | None:
-    """What Ray does in every worker before anything else, since it puts the working directory first on their path."""
-    return None if address.startswith("ray://") else {"worker_process_setup_hook": for_workers()}
+class _ProductFirst(list[str]):
+    """Folders that workers search for modules, the product's own before the driver's working directory."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Ray adds the working directory here, for classes of the user's own, and searches it before all else."""
+        super().extend([*folders, PRODUCT])  # the last comes first
+
+
+def _product_first() -> JobConfig:
+    """A job whose workers import ``tasks`` and ``meta`` from the product, whatever the working directory holds."""
+    return JobConfig(_py_driver_sys_path=_ProductFirst([PRODUCT]))  # an empty list would be replaced
 
 
 def _require_room() -> None:
