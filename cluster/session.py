@@ -19,6 +19,7 @@ from cluster.wire import LARGE
 
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 LONGEST_SOCKET = 107  # bytes, on Linux
+PRODUCT = str(Path(__file__).resolve().parents[1])
 LEAST_SHARED = 80 * 2**20  # bytes; Ray refuses less than 75 MiB
 
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
