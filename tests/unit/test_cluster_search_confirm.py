@@ -1,6 +1,7 @@
 """The ranking of a search: by validation, then the best few on tasks that have chosen nothing yet."""
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,21 @@ def test_what_a_search_prints_agrees_with_its_folder(found):
     assert plain["lead"]["mean"] == pytest.approx(difference)
     if best.number != 0:
         assert plain["gain"]["over"] == 0
+
+
+def test_a_trial_that_takes_over_goes_on_from_there_under_its_own_values(found):
+    one = found(rates=(0.02,))
+    state = checkpoints.load(one.folder.run(0).checkpoints, checkpoints.step_name(2))
+    run = one.folder.run(1)
+    status, error = train_trial(one.search, {"outer.lr": 0.07}, "other", run.path, state, lambda *_: None)
+    assert (status, error) == ("finished", None)
+    assert {index for split, index in one.drawn if split == "train"} == set(range(8, 16))  # steps 2 and 3
+    newest = checkpoints.newest(run.checkpoints)
+    assert newest is not None
+    assert newest.step == 4
+    assert newest.config["outer"]["lr"] == 0.07
+    first = json.loads(run.metrics_path.read_text().splitlines()[0])
+    assert (first["step"], first["values"]) == (2, {"search/outer.lr": 0.07})
 
 
 def test_a_search_without_a_finite_score_says_what_became_of_its_trials(found):
