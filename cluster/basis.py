@@ -11,10 +11,11 @@ from meta.params import Layout
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """Configuration, layout of θ, type, device and seed."""
+    """Configuration, layout of θ, names of the parameters that the outer loop leaves alone, type, device and seed."""
 
     config: Config
     layout: Layout
+    frozen: tuple[str, ...]
     dtype: torch.dtype
     device: torch.device
     seed: int

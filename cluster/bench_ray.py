@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from benchmarks.hardware import hardware, versions
 from benchmarks.suites import SUITES, Suite
+from cluster import strict_yaml
 from cluster.books import Books
 from cluster.builder import build_episodes
 from cluster.config import Config, parse
@@ -185,10 +186,8 @@ def _answered(end: Connection) -> None:
 
 def _compute(end: Connection, text: str, number: int) -> None:
     """Compute one shard's meta-gradient as often as told, until nobody tells any more."""
-    import yaml
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command that started us closes the pipe
-    config = parse(yaml.safe_load(text))
+    config = parse(strict_yaml.read(text))
     fix_arithmetic(config.cluster.threads)
     keep_freed_memory()
     setup = build_episodes(config)

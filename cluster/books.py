@@ -5,19 +5,17 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
 from cluster import checkpoint as checkpoints
 from cluster.builder import AnySetup
 from cluster.checkpoint import Checkpoint
 from cluster.config import Config
-from cluster.evaluation import is_better, mean_score, start, table
+from cluster.evaluation import diverged_tasks, is_better, mean_score, start, table, task_kinds
 from cluster.learner import Learner
 from cluster.metrics import MetricsLog
 from cluster.pool import Pool, Ticket
 from cluster.progress import Progress
 from cluster.runs import RunFolder
-from meta.objectives import is_diverged
+from cluster.standstill import Standstill
 
 
 @dataclasses.dataclass(eq=False)
@@ -33,7 +31,7 @@ class Validated:
     Attributes:
         state: what was validated, with the best score until then.
         means: mean score by number of inner steps.
-        diverged: share of the tasks that the inner steps which pick the best θ have thrown off.
+        diverged: share of diverged tasks after the inner steps which pick the best θ.
     """
 
     state: Checkpoint
@@ -61,6 +59,9 @@ class Books:
         self.best: tuple[float, int] | None = None
         self._config = config
         self._setup = setup
+        self._folder = folder
+        self._standstill = Standstill(folder.info.get("warnings", ()))
+        self._kinds = task_kinds(setup, "val", config.eval.val_tasks)
         self._store = folder.checkpoints
         self._pool = pool
         self._progress = progress
@@ -74,10 +75,18 @@ class Books:
         self._sums: dict[str, float] = {}
         self._window = (0, time.monotonic())
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the training and did not stop it."""
+        return self._standstill.warnings
+
     def after_step(self, learner: Learner, metrics: Mapping[str, float]) -> None:
         """Record a step and start what is due after it; never waits for workers."""
         self._record(learner.step, metrics)
         self._progress.update(learner.step, metrics)
+        share = learner.lr_share(learner.step - 1)
+        if self._standstill.update(learner.step, metrics, moved=learner.moved, lr_share=share):
+            self._note_warnings()
         if self._validation is not None:
             self._pool.poll()
             self._settle_validation(wait=False)
@@ -106,7 +115,17 @@ class Books:
 
     @property
     def _validation_steps(self) -> list[int]:
-        return sorted({*self._config.eval.steps, self._config.select_steps})
+        """Numbers of inner steps; 0 is always among them, as scores before adaptation tell which tasks diverge."""
+        return sorted({0, *self._recorded_steps})
+
+    @property
+    def _recorded_steps(self) -> set[int]:
+        return {*self._config.eval.steps, self._config.select_steps}
+
+    def _note_warnings(self) -> None:
+        """Keep the warnings in ``run.json``."""
+        if self.warnings != self._folder.info.get("warnings", []):
+            self._folder.update_info(warnings=self.warnings)
 
     def checkpoint(self, learner: Learner) -> None:
         """Save the current state, once the validation under way has come in."""
@@ -120,6 +139,8 @@ class Books:
 
     def finish(self, learner: Learner) -> None:
         """Wait for what is under way and save the last state."""
+        self._standstill.finish()
+        self._note_warnings()
         self._settle_validation(wait=True)
         if self._written != learner.step:
             self._write(self._snapshot(learner))
@@ -137,13 +158,12 @@ class Books:
         return Checkpoint(
             step=learner.step,
             skipped=learner.skipped,
-            cursor=learner.step * self._config.meta_batch,
             engine=self._setup.choice.name,
             data=self._setup.family.spec.data,
             config=self._config.model_dump(mode="json"),
-            config_hash=self._config.hash,
             best=self.best,
             tensors=learner.state(),
+            frozen=self._setup.frozen,
         )
 
     def _settle_validation(self, *, wait: bool) -> None:
@@ -153,9 +173,10 @@ class Books:
         validation, self._validation = self._validation, None
         scores = table(self._pool.gather(validation.ticket))
         steps, objective = self._validation_steps, self._setup.algorithm.objective
-        means = {number: mean_score(scores, column) for column, number in enumerate(steps)}
+        means = {number: mean_score(scores, column, self._kinds) for column, number in enumerate(steps)}
         step = validation.state.step
-        self._log.write(step, {f"val/{objective.metric}_{number}": mean for number, mean in means.items()})
+        recorded = {f"val/{objective.metric}_{number}": means[number] for number in sorted(self._recorded_steps)}
+        self._log.write(step, recorded)
         score = means[self._config.select_steps]
         if is_better(score, self.best[0] if self.best else None, objective):
             self.best = (score, step)
@@ -165,9 +186,9 @@ class Books:
             deferred, self._deferred = self._deferred, None
             self._write(dataclasses.replace(deferred, best=self.best))
         if self._told is not None:
-            diverged = is_diverged(torch.from_numpy(scores), objective)[:, steps.index(self._config.select_steps)]
+            diverged = diverged_tasks(scores, steps, objective)[:, steps.index(self._config.select_steps)]
             state = dataclasses.replace(validation.state, best=self.best)
-            self._told(Validated(state, means, float(diverged.double().mean())))
+            self._told(Validated(state, means, float(diverged.mean())))
 
     def _write_best(self, state: Checkpoint) -> str:
         self._store.write(checkpoints.BEST, checkpoints.encode(state))

@@ -5,20 +5,29 @@ from functools import cached_property
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from cluster.basis import Basis
 from cluster.config import Config
 from cluster.errors import ConfigError
-from cluster.model_builder import build_model, resolve_offering
+from cluster.model_builder import (
+    adapted_of,
+    build_model,
+    frozen_of,
+    is_built_in,
+    require_pure,
+    resolve_offering,
+)
 from cluster.policy_setup import PolicySetup, build_policies, require_no_policies
-from meta.algorithms import Algorithm
+from meta.algorithms import Algorithm, noise_size
 from meta.choice import Choice, choose, measure
 from meta.engine import Engine
 from meta.engine import build as build_engine
+from meta.episode import Episode, unstack, with_noise
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
 from tasks.environments.contract import EnvironmentFamily, EnvironmentSpec
-from tasks.family import Family, FamilySpec, draw_batch
+from tasks.family import Family, FamilySpec, draw_batch, draw_noise
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -29,6 +38,7 @@ class Setup(Basis):
 
     family: Family
     algorithm: Algorithm
+    draws: bool
 
     @cached_property
     def choice(self) -> Choice:
@@ -43,10 +53,12 @@ class Setup(Basis):
         tasks = range(self.config.shard_size if measured else 1)
         params = {name: value.to(self.device) for name, value in self.initial_params().items()}
         try:
-            episodes = draw_batch(self.family, self.seed, "train", tasks, self.dtype, self.device)
+            episodes = self.training_episodes(tasks)
             if measured:
                 return measure(self.algorithm, params, episodes, self.limits)
-            return choose(self.algorithm, params, episodes, self.device, self.config.training_tasks, self.limits)
+            tried_at = None if self.is_built_in else self.config.scored_steps
+            count = self.config.training_tasks
+            return choose(self.algorithm, params, episodes, self.device, count, self.limits, tried_at)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
@@ -55,9 +67,32 @@ class Setup(Basis):
         """The algorithm under that strategy."""
         return build_engine(self.choice.name, self.algorithm, self.limits)
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether model and algorithm are of metaray itself."""
+        return is_built_in(self.algorithm) and is_built_in(self.algorithm.model)
+
     def initial_params(self) -> Params:
         """θ before the first step, a function of the seed alone."""
         return _initial_params(self.algorithm, self.seed, self.dtype)
+
+    def training_episodes(self, tasks: range) -> Episode:
+        """Episodes of training tasks [T, ...], with the noise that random layers draw from where there are any."""
+        episodes = self._draw(tasks)
+        if not self.noise:
+            return episodes
+        return with_noise(episodes, draw_noise(self.seed, tasks, self.noise, self.dtype, self.device))
+
+    @cached_property
+    def noise(self) -> int:
+        """Random numbers M that the meta-loss of one task takes."""
+        if not self.draws and is_built_in(self.algorithm):
+            return 0
+        params = {name: value.to(self.device) for name, value in self.initial_params().items()}
+        return noise_size(self.algorithm, params, unstack(self._draw(range(1))))
+
+    def _draw(self, tasks: range) -> Episode:
+        return draw_batch(self.family, self.seed, "train", tasks, self.dtype, self.device)
 
 
 AnySetup = Setup | PolicySetup
@@ -70,7 +105,7 @@ def build(config: Config) -> AnySetup:
         ConfigError: if the parts do not fit together.
     """
     dtype = DTYPES[config.dtype]
-    device = torch.device("cuda" if config.cluster.gpus_per_worker > 0 else "cpu")
+    device = _device(config)
     try:
         family = _build_family(config)
         if isinstance(family.spec, EnvironmentSpec):
@@ -79,6 +114,22 @@ def build(config: Config) -> AnySetup:
         return _build_examples(config, cast(Family, family), dtype, device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _device(config: Config) -> torch.device:
+    """Where workers compute.
+
+    Raises:
+        ConfigError: if they ask for GPUs of a machine that has none.
+    """
+    asked = config.cluster.gpus_per_worker
+    if asked > 0 and not torch.cuda.is_available():
+        built = "" if torch.version.cuda else "; this torch was built without CUDA"
+        raise ConfigError(
+            f"cluster.gpus_per_worker: expected 0 on a machine without a GPU, received {asked:g}: torch sees none here"
+            f"{built}; set it to 0, or start the command on a machine with one"
+        )
+    return torch.device("cuda" if asked > 0 else "cpu")
 
 
 def build_episodes(config: Config) -> Setup:
@@ -96,9 +147,18 @@ def build_episodes(config: Config) -> Setup:
 def _build_examples(config: Config, family: Family, dtype: torch.dtype, device: torch.device) -> Setup:
     algorithm = build_algorithm(config, family.spec)
     params = _initial_params(algorithm, config.seed, dtype)
+
+    def inputs() -> Tensor:
+        episode = unstack(draw_batch(family, config.seed, "train", range(1), dtype))
+        found = episode.support.inputs if len(episode.support.inputs) else episode.query.inputs
+        shape = algorithm.input_shape(family.spec.input_shape, family.spec.description)
+        return found if tuple(found.shape[1:]) == shape else found.new_zeros(len(found), *shape)
+
     return Setup(
         family=family,
         algorithm=algorithm,
+        draws=require_pure(algorithm.model, params, inputs),
+        frozen=frozen_of(config, algorithm.model, params),
         config=config,
         layout=Layout.of(params),
         dtype=dtype,
@@ -126,14 +186,15 @@ def build_algorithm(config: Config, spec: FamilySpec) -> Algorithm:
         ConfigError: if the parts do not fit together.
         ValueError: if a value does not suit a part.
     """
-    cls = resolve_offering("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores")
+    cls = resolve_offering("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores", "predict")
     inputs = cls.input_shape(spec.input_shape, spec.description)
+    model = build_model(config, inputs, spec.outputs)
     algorithm: Algorithm = cls(
-        model=build_model(config, inputs, spec.outputs),
+        model=model,
         objective=OBJECTIVES[spec.objective],
         inner_lr=config.inner.lr,
         inner_steps=config.inner.steps,
-        adapt=config.inner.adapt,
+        adapt=adapted_of(config, model),
         **({"recompute": True} if config.inner.recompute else {}),  # an algorithm that cannot need not know the word
     )
     return algorithm

@@ -1,4 +1,4 @@
-"""Checkpoints: θ, optimizer state, step, task cursor and configuration in one safetensors file with a digest."""
+"""Checkpoints: θ, optimizer state, step and configuration in one safetensors file with a digest."""
 
 import hashlib
 import json
@@ -17,7 +17,8 @@ from cluster.errors import CheckpointError, ConfigError
 from cluster.storage import Store
 from meta.params import Params
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)  # the first also held a task cursor and a hash, which followed from the rest
 BEST = "best.safetensors"
 _STEP_NAME = re.compile(r"step-(\d{9})\.safetensors")
 
@@ -29,24 +30,22 @@ class Checkpoint:
     Attributes:
         step: outer steps done.
         skipped: those of them that left θ as it was (``on_nonfinite: skip``).
-        cursor: index of the next training task, ``step · meta_batch``.
         engine: the execution strategy in use.
         data: fingerprint of the data that tasks are drawn from, empty for families that need none.
         config: the run's configuration, as nested plain values.
-        config_hash: its identity's hash.
         best: the best validation score so far and the step it was reached at, or None.
+        frozen: names of the parameters that the outer loop leaves as they are.
         tensors: ``theta.<name>`` and ``optimizer.<state>``.
     """
 
     step: int
     skipped: int
-    cursor: int
     engine: str
     data: str
     config: dict[str, Any]
-    config_hash: str
     best: tuple[float, int] | None
     tensors: Mapping[str, Tensor]
+    frozen: tuple[str, ...] = ()
 
     @property
     def params(self) -> Params:
@@ -65,12 +64,11 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "schema": SCHEMA,
         "step": checkpoint.step,
         "skipped": checkpoint.skipped,
-        "cursor": checkpoint.cursor,
         "engine": checkpoint.engine,
         "data": checkpoint.data,
         "config": checkpoint.config,
-        "config_hash": checkpoint.config_hash,
         "best": checkpoint.best,
+        "frozen": checkpoint.frozen,
     }
     text = json.dumps(meta, sort_keys=True)
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -97,21 +95,21 @@ def decode(data: bytes, name: str) -> Checkpoint:
     if _digest(text, tensors) != digest:
         raise CheckpointError(f"{name}: the contents do not match their SHA-256, the file was altered; {advice}")
     meta = json.loads(text)
-    if meta["schema"] != SCHEMA:
+    if meta["schema"] not in READABLE:
+        known = " or ".join(map(str, READABLE))
         raise CheckpointError(
-            f"{name}: expected checkpoint schema {SCHEMA}, received {meta['schema']}; use the version that wrote it"
+            f"{name}: expected checkpoint schema {known}, received {meta['schema']}; use the version that wrote it"
         )
     best = meta["best"]
     return Checkpoint(
         step=meta["step"],
         skipped=meta["skipped"],
-        cursor=meta["cursor"],
         engine=meta["engine"],
         data=meta.get("data", ""),  # younger than the rest of the schema
         config=meta["config"],
-        config_hash=meta["config_hash"],
         best=None if best is None else (best[0], best[1]),
         tensors=tensors,
+        frozen=tuple(meta.get("frozen", ())),
     )
 
 

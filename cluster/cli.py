@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from cluster.bench_command import bench
-from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
+from cluster.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors, warn
 from cluster.data_command import data
 from cluster.errors import ConfigError
 from cluster.register_command import register
@@ -41,7 +41,7 @@ def _main() -> None:
 @app.command()
 @reports_errors
 def train(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; one that is there goes on.")] = None,
@@ -56,42 +56,42 @@ def train(
     del debug
     from cluster import training
     from cluster.checkpoint import require_config
-    from cluster.config import load, overridden
+    from cluster.config import is_override, load, overridden
     from cluster.interrupts import stop_on_signals
     from cluster.runs import find, new_name
+    from cluster.start import plan_folder, plan_named
 
     if resume is not None and name is not None:
         raise ConfigError("expected --resume RUN or --name NAME, received both; a run has its name already")
-    if config is not None and "=" in config.name and resume is not None:
-        overrides, config = [str(config), *(overrides or [])], None
+    if config is not None and is_override(config) and resume is not None:
+        overrides, config = [config, *(overrides or [])], None
     if resume is not None:
         folder = find(resume)
         own = folder.config
-        loaded = load(config, overrides or []) if config else overridden(own, overrides or [])
+        loaded = load(Path(config), overrides or []) if config else overridden(own, overrides or [])
         require_config(str(folder.path), own, loaded, moved=True)
     elif config is None:
         raise ConfigError(
             "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
         )
     else:
-        loaded = load(config, overrides or [])
-        if name is None:
-            folder = training.new_folder(loaded, new_name(config.stem))
-        else:
-            folder = training.named_folder(loaded, name)
+        loaded = load(Path(config), overrides or [])
+        folder = plan_folder(loaded, new_name(Path(config).stem)) if name is None else plan_named(loaded, name)
     if verbose:
         _print_engine(folder.info)
     with stop_on_signals() as stop:
         outcome = training.run(loaded, folder, stop)
     for warning in outcome.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
     if as_json:
         print_json(outcome.as_json())
         return
     _print_evaluation(outcome.evaluation)
     rate = f"{outcome.steps} outer steps, {outcome.seconds:.0f} s"
     print_lines(
-        {"trained": rate, "run": folder.path, "page": folder.path / "report.html"}
+        {"trained": rate}
+        | ({"frozen": ", ".join(frozen)} if (frozen := folder.info.get("frozen")) else {})
+        | {"run": folder.path, "page": folder.path / "report.html"}
         | {f"figure {path.stem}": path for path in outcome.figures}
         | {"MLflow": _tracked(folder.info)}
     )
@@ -116,6 +116,8 @@ def evaluate(
     asked += [] if tasks is None else [f"eval.tasks={tasks}"]
     asked += [] if steps is None else [f"eval.steps=[{steps}]"]
     evaluation = evaluate_named(run, asked, split)
+    for warning in evaluation.get("warnings", ()):
+        print(f"warning: {warning}", file=sys.stderr)
     if as_json:
         print_json(evaluation)
     else:
@@ -160,8 +162,9 @@ def _print_engine(info: Mapping[str, Any]) -> None:
 
 
 def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
-    """A table of the metric against the number of inner steps, one row per algorithm."""
-    rows = {evaluation["algorithm"]: evaluation["steps"], **evaluation.get("baselines", {})}
+    """A table of the metric against the number of inner steps, one row per algorithm and kind of task."""
+    from cluster.protocol import rows
+
     table = Table(
         title=f"{evaluation['metric']} after inner steps, mean ± 95 % interval (median)",
         caption=f"{evaluation['tasks']} {evaluation['split']} tasks, {_sampled(evaluation)}",
@@ -169,16 +172,18 @@ def _print_evaluation(evaluation: Mapping[str, Any]) -> None:
     table.add_column("")
     for number in evaluation["steps"]:
         table.add_column(f"{number} steps" if number != "1" else "1 step", justify="right")
-    for name, figures in rows.items():
+    for name, figures in rows(evaluation, evaluation["algorithm"]):
         table.add_row(name, *(_cell(figure) for figure in figures.values()))
     print_table(table)
 
 
 def _sampled(evaluation: Mapping[str, Any]) -> str:
     """What was sampled of a task, and how it was adapted to."""
-    from cluster.protocol import is_acted, step_size, trajectories
+    from cluster.protocol import is_acted, kinds_in_words, step_size, trajectories
 
     alpha = f"α {step_size(evaluation)}"
+    if evaluation.get("kind_tasks"):
+        alpha += f", mean over kinds of task ({kinds_in_words(evaluation['kind_tasks'])})"
     if is_acted(evaluation):
         return f"{trajectories(evaluation)} per inner step, {alpha}"
     batch_norm = f", batch norm {evaluation['batch_norm']}" if evaluation["batch_norm"] else ""
@@ -186,13 +191,19 @@ def _sampled(evaluation: Mapping[str, Any]) -> str:
 
 
 def _cell(figure: Mapping[str, Any]) -> str:
-    mean = "not finite" if figure["mean"] is None else f"{figure['mean']:.3f} ± {figure['ci95']:.3f}"
+    from cluster.protocol import mean_in_words
+
+    mean = mean_in_words(figure, mean=".3f", half=".3f")
     median = "" if figure["median"] is None else f" ({figure['median']:.3f})"
     return mean + median + (f", {figure['diverged']} diverged" if figure["diverged"] else "")
 
 
 def main() -> None:
-    """Entry point of the ``metaray`` command."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # classes of the user's own are found from the working directory
+    """Entry point of the ``metaray`` command.
+
+    Classes of the user's own are found from the working directory, after everything that is installed: a folder there
+    called ``tasks`` or ``meta`` does not stand in for the product's own packages.
+    """
+    sys.path[:] = [place for place in sys.path if place not in ("", str(Path.cwd()))]
+    sys.path.append(str(Path.cwd()))
     app()

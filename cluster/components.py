@@ -4,11 +4,14 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from cluster.errors import ConfigError
+
+OWN_PACKAGES = ("benchmarks", "cluster", "meta", "tasks")
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "task.family": {
@@ -71,12 +74,23 @@ def resolve(key: str, name: str) -> type[Any]:
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
-        raise ConfigError(f"{key}: cannot import '{module_name}' of '{name}': {error}") from error
+        raise ConfigError(
+            f"{key}: cannot import '{module_name}' of '{name}': {error}{_shadowed(module_name)}"
+        ) from error
     except AttributeError as error:
-        raise ConfigError(f"{key}: module '{module_name}' has no '{attribute}'") from error
+        raise ConfigError(f"{key}: module '{module_name}' has no '{attribute}'{_shadowed(module_name)}") from error
     if not inspect.isclass(found):
         raise ConfigError(f"{key}: expected '{name}' to be a class, received {type(found).__name__}")
     return found
+
+
+def _shadowed(module: str) -> str:
+    """What to do about a module of the user's whose package has the name of one of the product's."""
+    package = module.partition(".")[0]
+    own = [place for place in (Path(package), Path(f"{package}.py")) if package in OWN_PACKAGES and place.exists()]
+    if not own or Path(own[0]).resolve() == Path(__file__).resolve().parents[1] / own[0]:
+        return ""
+    return f"; '{package}' is a package of metaray's own: rename your '{own[0]}', to my_{package} for one"
 
 
 def parameters(cls: type[Any], given: frozenset[str]) -> type[BaseModel]:
@@ -89,6 +103,13 @@ def parameters(cls: type[Any], given: frozenset[str]) -> type[BaseModel]:
         if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (hints.get(name, Any), default)
+        fields[name] = (hints.get(name, _kind(default)), default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     return create_model(cls.__name__, __config__=config, **fields)
+
+
+def _kind(default: Any) -> Any:
+    """The type of a parameter without an annotation, as far as its default tells."""
+    if isinstance(default, bool | str):
+        return type(default)
+    return int | float if isinstance(default, int | float) else Any

@@ -1,17 +1,19 @@
 """The configuration: one YAML file, checked by frozen pydantic models, overridden by ``section.key=value``."""
 
 import copy
-import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from cluster import strict_yaml
 from cluster.components import nearest, parameters, resolve
 from cluster.errors import ConfigError
+from cluster.secrets import secret_entries
 from cluster.sections import (
     AdvantageConfig,
     CheckpointConfig,
@@ -77,6 +79,11 @@ class Config(Section):
         return self.inner.steps if self.eval.select_steps is None else self.eval.select_steps
 
     @property
+    def scored_steps(self) -> tuple[int, ...]:
+        """Numbers of inner steps after which validations score."""
+        return tuple(sorted({*self.eval.steps, self.select_steps}))
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The values that decide the bits of θ after a number of steps, defaults spelled out.
 
@@ -97,14 +104,9 @@ class Config(Section):
             identity["outer"].pop("steps")  # a constant run may go on for longer
         return identity
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the identity."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-
     def to_yaml(self) -> str:
         """The whole configuration, defaults spelled out, as YAML that loads to an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return strict_yaml.write(self.model_dump(mode="json"))
 
 
 def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
@@ -155,7 +157,7 @@ def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[
     cls = resolve(f"{key}.{own}", getattr(section, own))
     model = parameters(cls, given)
     try:
-        values = model.model_validate(section.params).model_dump()
+        values = strictly(model, section.params).model_dump()
         # A constructor checks what annotations cannot say (ranges, sums).
         if not given:
             cls(**values)
@@ -164,6 +166,18 @@ def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error
     return {own: getattr(section, own), **values}
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def strictly(model: type[Checked], raw: Mapping[str, Any]) -> Checked:
+    """A model of plain values: true is no number, 1.5 no whole one, a text neither; a list may be a tuple.
+
+    Raises:
+        ValidationError: naming every key that is wrong.
+    """
+    return model.model_validate_json(json.dumps(raw), strict=True)
 
 
 def parse(raw: Any) -> Config:
@@ -175,9 +189,10 @@ def parse(raw: Any) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"expected a configuration of sections and keys, received {type(raw).__name__}")
     try:
-        config = Config.model_validate(raw)
+        config = strictly(Config, raw)
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, Config))) from error
+    require_no_secrets(raw)
     resolve("algorithm", config.algorithm)
     for baseline in config.eval.baselines:
         resolve("algorithm", baseline)
@@ -188,22 +203,61 @@ def parse(raw: Any) -> Config:
     return config.model_copy(update={"task": TaskConfig(**task), "model": ModelConfig(**model)})
 
 
+def require_no_secrets(raw: Any) -> None:
+    """Refuse passwords, keys and tokens: configurations are stored, shown and logged.
+
+    Raises:
+        ConfigError: naming the key, not the secret.
+    """
+    key = next(secret_entries(raw), None)
+    if key is not None:
+        raise ConfigError(
+            f"{key}: expected no password, key or token, received one; give it in the environment, which is neither "
+            "stored nor sent to MLflow (AWS_ACCESS_KEY_ID, a variable that your own class reads, …)"
+        )
+
+
+def is_override(text: str) -> bool:
+    """Whether a word of the command line is an override rather than a file's name.
+
+    >>> is_override("task.root=a/b"), is_override("tune_configs/sinusoid.yaml"), is_override("runs/a=b/config.yaml")
+    (True, False, False)
+    """
+    return re.match(r"[A-Za-z_][\w.]*=", text) is not None
+
+
 def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of ``raw`` with ``section.key=value`` texts applied; values are read as YAML.
 
     >>> with_overrides({"inner": {"lr": 0.01}}, ["inner.lr=0.1", "seed=3"])
     {'inner': {'lr': 0.1}, 'seed': 3}
     """
-    values = {}
+    values: dict[str, Any] = {}
     for text in overrides:
         dotted, equals, value = text.partition("=")
         if not equals or not dotted:
             raise ConfigError(f"expected an override of the form section.key=value, received '{text}'")
         try:
-            values[dotted] = yaml.safe_load(value)
+            values[dotted] = strict_yaml.read(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"{dotted}: expected a YAML value, received '{value}'") from error
-    return with_values(raw, values)
+            reason = getattr(error, "problem", None) or str(error)
+            raise ConfigError(f"{dotted}: expected a YAML value, received '{value}': {reason}") from error
+    return with_values(_for_other_classes(raw, values), values)
+
+
+def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``raw`` without what the class that ``values`` names for a model or family does not take."""
+    result = dict(raw)
+    for section, own, given in (("model", "name", GIVEN_TO_MODELS), ("task", "family", frozenset())):
+        before, name = raw.get(section), values.get(f"{section}.{own}")
+        if not isinstance(before, dict) or not isinstance(name, str) or name == before.get(own):
+            continue
+        try:
+            known = parameters(resolve(f"{section}.{own}", name), given).model_fields
+        except ConfigError:
+            continue  # the check of the whole says what is wrong with the name
+        result[section] = {key: value for key, value in before.items() if key == own or key in known}
+    return result
 
 
 def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,13 +285,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if the file is missing, not YAML, or not a mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = strict_yaml.read(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         siblings = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(
             f"expected a configuration file at '{path}', found none{nearest(str(path), siblings)}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except strict_yaml.RefusedError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, received a file that does not parse: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected sections and keys, received {type(raw).__name__}")

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TextIO
 
@@ -30,13 +31,12 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         _results.append(sys.stdout)
+        _warned.clear()
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 command(*args, debug=debug, **kwargs)
         except (MetarayError, OSError) as error:
-            if debug:
-                raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_shown(error, debug=debug)}", file=sys.stderr)
             raise typer.Exit(getattr(error, "exit_status", 1)) from error
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
@@ -45,6 +45,25 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
             _results.pop()
 
     return wrapped
+
+
+def _shown(error: Exception, *, debug: bool) -> str:
+    """An error's message, or its stack trace, without secrets."""
+    from cluster.secrets import without_credentials  # loaded for errors alone: it takes its time
+
+    return without_credentials("".join(traceback.format_exception(error)) if debug else str(error))
+
+
+_warned: set[str] = set()
+
+
+def warn(text: str) -> None:
+    """A warning on standard error, once in a command."""
+    if text not in _warned:
+        from cluster.secrets import without_credentials
+
+        _warned.add(text)
+        print(f"warning: {without_credentials(text)}", file=sys.stderr)
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What a worker does where tasks are drawn: episodes of a shard, then the engine over them."""
 
+import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -23,7 +24,7 @@ class EpisodeWork:
     def run(self, order: Order, params: Params, other: Params | None) -> Result:
         """Compute one order under θ."""
         del other
-        episodes = self._episodes(order.tasks)
+        episodes = self._episodes(order)
         at_once = draws_ranges(self._setup.family)
         if not at_once:
             self._draw_ahead(order)
@@ -46,14 +47,17 @@ class EpisodeWork:
 
     def _draw_ahead(self, order: Order) -> None:
         if order.upcoming is not None:
-            self._ahead = (order.upcoming, self._drawer.submit(self._draw, order.upcoming))
+            upcoming = dataclasses.replace(order, tasks=order.upcoming, upcoming=None)
+            self._ahead = (upcoming.tasks, self._drawer.submit(self._draw, upcoming))
 
-    def _episodes(self, tasks: TaskRange) -> Episode:
+    def _episodes(self, order: Order) -> Episode:
         ahead, self._ahead = self._ahead, None
-        return ahead[1].result() if ahead is not None and ahead[0] == tasks else self._draw(tasks)
+        return ahead[1].result() if ahead is not None and ahead[0] == order.tasks else self._draw(order)
 
-    def _draw(self, tasks: TaskRange) -> Episode:
-        setup = self._setup
+    def _draw(self, order: Order) -> Episode:
+        setup, tasks = self._setup, order.tasks
+        if order.kind != "scores":
+            return setup.training_episodes(tasks.indices)
         return draw_batch(setup.family, setup.seed, tasks.split, tasks.indices, setup.dtype, setup.device)
 
     def _culprits(self, tasks: TaskRange, params: Params, episodes: Episode) -> tuple[int, ...]:

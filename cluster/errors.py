@@ -13,6 +13,10 @@ class ConfigError(MetarayError):
     exit_status = 2
 
 
+class EngineError(MetarayError):
+    """A strategy that cannot run where it has to."""
+
+
 class CheckpointError(MetarayError):
     """A checkpoint that cannot be used: missing, damaged, or of another configuration."""
 

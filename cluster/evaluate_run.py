@@ -8,6 +8,7 @@ from cluster import checkpoint as checkpoints
 from cluster.builder import build
 from cluster.config import Config, overridden
 from cluster.errors import ConfigError
+from cluster.evaluation import with_baselines
 from cluster.runs import RunFolder, find
 from cluster.training import evaluate_params, open_pool, shared_session, with_engine_of
 from cluster.worker import fix_arithmetic
@@ -49,8 +50,8 @@ def evaluate_run(folder: RunFolder, overrides: Sequence[str], split: str) -> dic
     fix_arithmetic(threads=1)
     with shared_session(_protocol(folder, overrides)):
         result = evaluate_one(folder, overrides, split)
-        baselines = {name: evaluate_one(one, overrides, split)["steps"] for name, one in folder.baselines.items()}
-    return result | ({"baselines": baselines} if baselines else {})
+        baselines = {name: evaluate_one(one, overrides, split) for name, one in folder.baselines.items()}
+    return with_baselines(result, baselines)
 
 
 def _protocol(folder: RunFolder, overrides: Sequence[str]) -> Config:
@@ -80,4 +81,6 @@ def evaluate_one(folder: RunFolder, overrides: Sequence[str], split: Any) -> dic
         checkpoints.require_data(state, setup.family.spec.data)
     with open_pool(config) as pool:
         result = evaluate_params(pool, config, setup, state, split)
-    return result | ({"trained_on": state.data} if state.data != setup.family.spec.data else {})
+    further: dict[str, Any] = {"trained_on": state.data} if state.data != setup.family.spec.data else {}
+    warnings = folder.info.get("warnings")
+    return result | further | ({"warnings": warnings} if warnings else {})

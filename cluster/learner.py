@@ -1,6 +1,7 @@
 """The learner: holds θ and the optimizer's state, applies summed meta-gradients."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,14 +29,17 @@ class Learner:
     Algorithm 1 writes the sum, which differs by a factor that Adam does not see.
     """
 
-    def __init__(self, config: OuterConfig, layout: Layout, params: Params) -> None:
-        """Start from ``params`` at step 0."""
+    def __init__(self, config: OuterConfig, layout: Layout, params: Params, frozen: Sequence[str] = ()) -> None:
+        """Start from ``params`` at step 0; those named in ``frozen`` stay as they are."""
         self.step = 0
         self.skipped = 0
+        self.moved = True  # whether the last outer step moved θ by more than rounding
         self.layout = layout
         self._config = config
         self._theta = layout.flatten(params)
         self._theta.grad = torch.zeros_like(self._theta)
+        self._frozen = _places(layout, frozen)
+        self._before = torch.empty_like(self._theta)
         options: dict[str, Any] = {"lr": config.lr} | ({"fused": True} if config.optimizer in FUSED else {})
         self._optimizer = OPTIMIZERS[config.optimizer]([self._theta.requires_grad_()], **options)
 
@@ -58,9 +62,13 @@ class Learner:
     @property
     def lr(self) -> float:
         """The outer step size of the coming step, a function of the step alone."""
+        return self._config.lr * self.lr_share(self.step)
+
+    def lr_share(self, step: int) -> float:
+        """The step size of the outer step after ``step`` others as a share of ``outer.lr``."""
         if self._config.schedule == "cosine":
-            return self._config.lr * 0.5 * (1 + math.cos(math.pi * self.step / self._config.steps))
-        return self._config.lr
+            return 0.5 * (1 + math.cos(math.pi * step / self._config.steps))
+        return 1.0
 
     def update(self, gradient: Flat, tasks: int) -> float:
         """One outer step down the mean of ``tasks`` meta-gradients; see :meth:`descend`."""
@@ -82,24 +90,39 @@ class Learner:
         assert mean is not None
         mean.numpy()[:] = gradient
         mean.div_(tasks)
+        self.without_frozen(mean)
         norm = float(mean.norm())
         if self._config.clip_value is not None:
             mean.clamp_(-self._config.clip_value, self._config.clip_value)
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr
+        theta = self._theta.detach()
+        self._before.copy_(theta)
         self._optimizer.step()
+        if self._frozen is not None:  # an optimizer may move what has no gradient, by decay for one
+            theta[self._frozen] = self._before[self._frozen]
+        self.moved = _moved(self._before, theta)
         return norm
+
+    def without_frozen(self, vector: Tensor) -> Tensor:
+        """``vector`` [P] with zeros in the places of frozen parameters, changed in place."""
+        if self._frozen is not None:
+            vector[self._frozen] = 0.0
+        return vector
 
     def move(self, theta: Flat) -> None:
         """An outer step to ``theta`` [P], found by other means than the optimizer."""
+        new = torch.from_numpy(theta)
+        self.moved = _moved(self._theta.detach(), new)
         with torch.no_grad():
-            self._theta.copy_(torch.from_numpy(theta))
+            self._theta.copy_(new)
         self.step += 1
 
     def skip(self) -> None:
         """Count a step that leaves θ as it is."""
         self.step += 1
         self.skipped += 1
+        self.moved = False
 
     def state(self) -> dict[str, Tensor]:
         """Copies of θ by name (``theta.…``) and the optimizer's state (``optimizer.…``)."""
@@ -117,3 +140,18 @@ class Learner:
         if optimizer:
             self._optimizer.state[self._theta] = {name: value.clone() for name, value in optimizer.items()}
         self.step, self.skipped = step, skipped
+
+
+def _places(layout: Layout, names: Sequence[str]) -> Tensor | None:
+    """Mask [P] of the elements of named parameters; None: there are none."""
+    if not names:
+        return None
+    return layout.flatten(
+        {name: torch.full(shape, name in names) for name, shape in zip(layout.names, layout.shapes, strict=True)}
+    )
+
+
+def _moved(before: Tensor, after: Tensor) -> bool:
+    """Whether θ [P] has changed by more than a rounding error, ‖Δθ‖ > ε ‖θ‖."""
+    step = after - before
+    return float(step @ step) > torch.finfo(before.dtype).eps ** 2 * float(before @ before)

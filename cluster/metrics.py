@@ -7,6 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import CheckpointError
+
+
+def recorded(path: Path) -> tuple[dict[str, int], int]:
+    """The last step that each metric of a file is recorded at, and the length of its whole lines in bytes.
+
+    Raises:
+        CheckpointError: naming a line that is damaged; a last one that a crash cut short is passed over.
+    """
+    last: dict[str, int] = {}
+    data = path.read_bytes() if path.exists() else b""
+    whole = data.rfind(b"\n") + 1
+    for number, line in enumerate(data[:whole].splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            last |= dict.fromkeys(record["values"], int(record["step"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path}, line {number}: expected a JSON object with 'step' and 'values', received "
+                f"{line[:80].decode(errors='replace')!r}; restore the file or remove the line"
+            ) from error
+    return last, whole
+
 
 class MetricsLog:
     """Appends metrics to ``metrics.jsonl``; each metric is recorded once per step.
@@ -17,15 +40,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file."""
-        self._last: dict[str, int] = {}
-        whole = 0
-        if path.exists():
-            data = path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            for line in data[:whole].splitlines():
-                record = json.loads(line)
-                for name in record["values"]:
-                    self._last[name] = record["step"]
+        self._last, whole = recorded(path)
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(whole)
         self._file.seek(whole)

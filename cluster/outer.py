@@ -76,14 +76,15 @@ class _Again:
 
         def product(vector: Tensor) -> Tensor:
             answer = self._pool.gather(self._ask("product", vector.numpy().astype(dtype)))
-            return torch.from_numpy(total_vector(answer, shards).astype(np.float64)) / tasks
+            found = torch.from_numpy(total_vector(answer, shards).astype(np.float64)) / tasks
+            return self._learner.without_frozen(found)
 
         def judge(params: Tensor) -> tuple[float, float]:
             answer = self._pool.gather(self._ask("judge", params.numpy().astype(dtype)))
             surrogate, kl = total_judgement(answer, shards)
             return surrogate / tasks, kl / tasks
 
-        gradient = torch.from_numpy(self._total.gradient.astype(np.float64)) / tasks
+        gradient = self._learner.without_frozen(torch.from_numpy(self._total.gradient.astype(np.float64)) / tasks)
         step = full_step(product, gradient, settings)
         before = torch.from_numpy(self._theta.astype(np.float64))
         search = line_search(judge, before, step, self._total.means["surrogate"], settings)
@@ -98,10 +99,13 @@ class _Again:
     def clipped_steps(self) -> Metrics:
         """``outer.ppo.epochs`` steps of Adam on the clipped surrogate, over the same rollouts (ProMP)."""
         norm = self._learner.descend(self._total.gradient, self._total.tasks)
+        moved = self._learner.moved
         for _ in range(self._config.outer.ppo.epochs - 1):
             total = total_gradient(self._ask("again", self._learner.theta), self._pool, self._learner.layout.size)
             if not total.finite:
                 raise total.diverged(self._learner.step, self._config)
             self._learner.descend(total.gradient, total.tasks)
+            moved |= self._learner.moved
+        self._learner.moved = moved
         self._learner.step += 1
         return {"gradient_norm": norm}

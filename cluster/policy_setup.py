@@ -10,7 +10,7 @@ from cluster.basis import Basis
 from cluster.components import resolve
 from cluster.config import Config
 from cluster.errors import ConfigError
-from cluster.model_builder import build_model
+from cluster.model_builder import adapted_of, build_model, frozen_of, require_pure
 from cluster.sections import EvalConfig, InnerConfig, OuterConfig
 from meta.algorithms import Algorithm
 from meta.choice import Choice
@@ -18,6 +18,7 @@ from meta.engine import Engine
 from meta.engine import build as build_engine
 from meta.native.ir import Unsupported
 from meta.native.strategy import native_memory
+from meta.native.toolchain import NoCompiler, probe
 from meta.params import Layout, Params
 from meta.policy import Policy, PolicyMAML
 from meta.policy.advantages import AdvantageSettings
@@ -49,8 +50,12 @@ class PolicySetup(Basis):
         passed_over = {"trace": f"{rows} rows a task leave nothing to gain by vectorising over tasks"}
         try:
             need = self.limits.threads * native_memory(cast(Algorithm, algorithm), self.initial_params(), example)
+            probe()
         except Unsupported as error:
-            return Choice("loop", "one task after another", passed_over | {"native": str(error)})
+            warning = None
+            if isinstance(error, NoCompiler):
+                warning = f"engine native was passed over, a slower one runs: {error}"
+            return Choice("loop", "one task after another", passed_over | {"native": str(error)}, warning=warning)
         recompute = self.limits.memory is not None and need > self.limits.memory
         return Choice("native", f"compiled; {need / 1e6:.0f} MB", passed_over, recompute)
 
@@ -88,7 +93,10 @@ def build_policies(config: Config, family: EnvironmentFamily, dtype: torch.dtype
     """
     algorithm = build_policy_algorithm(config, family.spec)
     params = algorithm.init(torch.Generator().manual_seed(config.seed), dtype)
+    size = _observed(family.spec, informed=algorithm.informed)
+    require_pure(algorithm.model, params, lambda: torch.zeros(3, size, dtype=dtype), keyed=False)
     return PolicySetup(
+        frozen=frozen_of(config, algorithm.model, params),
         family=family,
         algorithm=algorithm,
         config=config,
@@ -123,12 +131,13 @@ def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
             f"outer.estimator: expected likelihood_ratio with outer.optimizer={outer.optimizer}, received dice, which "
             "holds only where the rollouts were sampled; take outer.optimizer=adam"
         )
+    model = _policy(config, size, spec)
     return cls(
-        model=_policy(config, size, spec),
+        model=model,
         inner_lr=config.inner.lr,
         inner_steps=config.inner.steps,
         horizon=spec.horizon,
-        adapt=config.inner.adapt,
+        adapt=adapted_of(config, model),
         estimator=config.inner.estimator,
         outer_estimator=outer.estimator,
         clip=outer.ppo.clip if clipped else None,

@@ -15,7 +15,7 @@ from meta.episode import Episode, Examples
 from meta.params import Params
 from meta.policy.advantages import AdvantageSettings, Trajectories, advantages
 from meta.policy.distributions import Policy
-from meta.policy.samples import Samples, pack
+from meta.policy.samples import Samples, pack, require_shape
 from tasks.environments.contract import Numbers
 from tasks.environments.rollout import Rollouts, roll
 from tasks.family import TaskKey
@@ -216,7 +216,7 @@ def as_examples(
     observed, rewards, taken, _ = seen
     weights = taken.to(observed.dtype) / taken.sum(dim=(1, 2), keepdim=True)
     found = advantages(seen, settings)
-    log_probabilities = policy.log_probability(outputs, actions)
+    log_probabilities = require_shape("log_probability", policy.log_probability(outputs, actions), weights.shape)
     columns = (observed[:, :, :-1], actions, weights, rewards, found, log_probabilities, outputs)
     return pack(Samples(*(column.flatten(1, 2).contiguous() for column in columns)))
 

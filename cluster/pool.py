@@ -39,6 +39,11 @@ class Pool(Protocol):
 
     failures: list[str]
 
+    @property
+    def warnings(self) -> list[str]:
+        """Lines about workers that were asked for and not there."""
+        ...
+
     def submit(self, orders: Sequence[Order], theta: Flat, *, background: bool = False) -> Ticket:
         """Hand in orders; returns at once. Background orders run when no others wait."""
         ...
@@ -64,6 +69,11 @@ class InlinePool:
         self.failures: list[str] = []
         self._worker = Worker(config)
         self._waiting: deque[tuple[Ticket, Order, Flat]] = deque()
+
+    @property
+    def warnings(self) -> list[str]:
+        """None: this process is always there."""
+        return []
 
     def submit(self, orders: Sequence[Order], theta: Flat, *, background: bool = False) -> Ticket:
         """Keep the orders until somebody waits for them."""

@@ -1,6 +1,6 @@
 """The protocol of an evaluation in words, as page and figures state it beside the numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FINGERPRINT = 12  # letters of a fingerprint that are shown
@@ -17,6 +17,8 @@ def conditions(evaluation: Mapping[str, Any]) -> list[str]:
     ['40 tasks of the test split', '20 trajectories of at most 200 steps per inner step']
     """
     parts = [f"{evaluation['tasks']} tasks of the {evaluation['split']} split"]
+    if evaluation.get("kind_tasks"):
+        parts.append(f"mean over kinds of task ({kinds_in_words(evaluation['kind_tasks'])})")
     if is_acted(evaluation):
         return [*parts, f"{trajectories(evaluation)} per inner step"]
     per_class = " per class" if evaluation["metric"] == "accuracy" else ""
@@ -49,6 +51,50 @@ def protocol(evaluation: Mapping[str, Any], inner_steps: int | None) -> list[str
     if evaluation.get("data"):
         parts.append(f"data {str(evaluation['data'])[:FINGERPRINT]}")
     return parts
+
+
+def kinds_in_words(tasks: Mapping[str, int]) -> str:
+    """How many tasks are of each kind.
+
+    >>> kinds_in_words({"backward": 14, "forward": 6})
+    '14 backward, 6 forward'
+    """
+    return ", ".join(f"{count} {name}" for name, count in tasks.items())
+
+
+def rows(evaluation: Mapping[str, Any], label: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    """Name and scores by number of inner steps: of this run, ``label``, and each baseline, each with its kinds of task.
+
+    >>> evaluation = {"steps": {"1": "both"}, "kinds": {"forward": {"1": "one"}}}
+    >>> rows(evaluation, "maml")
+    [('maml', {'1': 'both'}), ('maml, forward', {'1': 'one'})]
+    """
+    learners = [(label, evaluation["steps"], evaluation.get("kinds", {}))]
+    by_kind = evaluation.get("baseline_kinds", {})
+    learners += [(name, steps, by_kind.get(name, {})) for name, steps in evaluation.get("baselines", {}).items()]
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for name, steps, kinds in learners:
+        found.append((name, steps))
+        found.extend((f"{name}, {kind}", of_kind) for kind, of_kind in kinds.items())
+    return found
+
+
+def plain_figure(figure: Mapping[str, Any], *, mean: str, half: str) -> str:
+    """Mean ± half-width of one number of inner steps, and how many tasks diverged, in plain text.
+
+    >>> plain_figure({"mean": 2.0, "ci95": None, "diverged": 1}, mean=".3f", half=".3f")
+    '2.000, 1 diverged'
+    """
+    return mean_in_words(figure, mean=mean, half=half) + (
+        f", {figure['diverged']} diverged" if figure["diverged"] else ""
+    )
+
+
+def mean_in_words(figure: Mapping[str, Any], *, mean: str, half: str) -> str:
+    """Mean ± half-width by their formats; no half-width where there is none, as of one task."""
+    if figure["mean"] is None:
+        return "not finite"
+    return f"{figure['mean']:{mean}}" + ("" if figure["ci95"] is None else f" ± {figure['ci95']:{half}}")
 
 
 def is_acted(evaluation: Mapping[str, Any]) -> bool:

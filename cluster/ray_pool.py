@@ -67,6 +67,7 @@ class RayPool:
         self._foreground: deque[_Job] = deque()
         self._background: deque[_Job] = deque()
         self._failed_in_a_row = 0
+        self._most = 0  # workers that were ready at a time
         self._members: list[_Member] = []
         self._holders: dict[int, _Member] = {}  # by shard: who has been given its latest order
         try:
@@ -77,6 +78,17 @@ class RayPool:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the run should be told about the workers it had."""
+        asked = self._config.cluster.workers
+        if self._most >= asked:
+            return []
+        return [
+            f"cluster.workers asks for {asked} workers, at most {self._most} found room; lower it, or add nodes"
+            f" ({_resources(ray.cluster_resources)} in all)"
+        ]
 
     @property
     def pids(self) -> list[int]:
@@ -147,6 +159,8 @@ class RayPool:
         return own if len(own.jobs) < DEPTH else min(ready, key=lambda member: len(member.jobs))
 
     def _send(self, member: _Member, job: _Job) -> None:
+        if not member.jobs:
+            member.asked = time.monotonic()  # it was idle; its silence counts from now on
         member.jobs[member.actor.run.remote(encode_order(job.order), job.theta)] = job
 
     def _advance(self, timeout: float, *, all_of: int = 1) -> None:
@@ -183,6 +197,7 @@ class RayPool:
             pid, data = answer
             self._require_same_data(data)
             member.ready, member.pid, member.asked = True, pid, time.monotonic()
+            self._most = max(self._most, sum(one.ready for one in self._members))
             return
         job = member.jobs.pop(ref)
         member.asked = time.monotonic()

@@ -11,13 +11,16 @@ import numpy as np
 import yaml
 
 from cluster import figures as drawing
+from cluster import strict_yaml
 from cluster.errors import MetarayError
 from cluster.figures import Learned, Policies, curve, learners
+from cluster.intervals import INTERVAL
 from cluster.pages import NOT_FINITE, embedded, interval, rounded, template
-from cluster.protocol import protocol
+from cluster.protocol import protocol, rows
 from cluster.runs import RunFolder
 from cluster.secrets import without_credentials
 from cluster.storage import write_file
+from meta.objectives import DIVERGED
 
 ABSENT = "not recorded"
 WITHOUT_INNER_LOOP = ("pretrain", "oracle")  # in training
@@ -94,6 +97,9 @@ def write_report(run_dir: Path, figures: Sequence[Path], notes: Sequence[str] = 
         lead=_lead(f"{info['algorithm']} on {family}", evaluation, label),
         evaluation=None if evaluation is None else _table(evaluation, label),
         protocol=None if evaluation is None else protocol(evaluation, inner_steps),
+        interval=INTERVAL,
+        diverged=f"{DIVERGED:g}",
+        warnings=_warnings(info, evaluation),
         figures=[embedded(path) for path in figures],
         notes=notes,
         metric=(evaluation or {}).get("metric"),
@@ -201,10 +207,16 @@ def _read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
     return _read_json(path, "an evaluation", keys) if path.exists() else None
 
 
+def _warnings(info: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> list[str]:
+    """What went wrong with the training and did not stop it, each sentence once."""
+    found = [*(info.get("warnings") or []), *((evaluation or {}).get("warnings") or [])]
+    return [without_credentials(warning) for warning in dict.fromkeys(found)]
+
+
 def _settings(config: str) -> tuple[str, int | None]:
     """The family's name, and the inner steps in training if they are given."""
     try:
-        plain = yaml.safe_load(config)
+        plain = strict_yaml.read(config)
         inner = plain.get("inner")
         return str(plain["task"]["family"]), inner.get("steps") if isinstance(inner, dict) else None
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
@@ -225,18 +237,18 @@ def _lead(subject: str, evaluation: Mapping[str, Any] | None, label: str) -> str
 
 
 def _table(evaluation: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """The evaluation as the template wants it: one group of three rows per learner, one column per number."""
+    """The evaluation as the template wants it: three rows per learner and kind of task, one column per number."""
     metric = evaluation["metric"]
     steps = sorted(evaluation["steps"], key=int)
     groups = []
-    for name, scores in learners(evaluation, label):
+    for name, scores in rows(evaluation, label):
         found = [scores.get(number) for number in steps]
-        rows = {
+        cells = {
             "mean": ["" if score is None else interval(score, metric) for score in found],
             "median": ["" if score is None else rounded(score["median"], metric) for score in found],
             "diverged": ["" if score is None else str(score["diverged"]) for score in found],
         }
-        groups.append((name, rows))
+        groups.append((name, cells))
     return {"metric": metric, "steps": steps, "groups": groups}
 
 

@@ -1,5 +1,6 @@
 """A run's folder: what lies where, and how a RUN given by path or MLflow id is found again."""
 
+import contextlib
 import json
 import os
 import platform
@@ -7,19 +8,23 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from cluster.config import Config, parse, read_yaml
-from cluster.errors import ConfigError
+from cluster.errors import CheckpointError, ConfigError, MetarayError
 from cluster.jobs.inside import require_lasting_root, require_lasting_store
+from cluster.secrets import masked
 from cluster.storage import Store, write_file
 from meta.choice import Choice
 
 PACKAGES = ("metaray", "torch", "ray", "mlflow", "numpy")
+PATIENCE = 60.0  # seconds to wait for another writer of a description
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -28,19 +33,42 @@ class DescribedFolder:
 
     description = "run.json"
 
-    def __init__(self, path: Path) -> None:
-        """Name a folder; nothing is read or written yet."""
+    def __init__(self, path: Path, planned: Mapping[str, Any] | None = None) -> None:
+        """Name a folder; nothing is read or written yet. One that is still to be made has a description already."""
         self.path = path
+        self._planned = planned
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder has been made, so that it may hold a training's work."""
+        return self._planned is None
 
     @property
     def info(self) -> dict[str, Any]:
         """The contents of the description."""
-        data: dict[str, Any] = json.loads((self.path / self.description).read_text())
-        return data
+        return read_json(self.path / self.description) if self._planned is None else dict(self._planned)
+
+    def settle(self, settings: str, text: str) -> None:
+        """Make a folder that was only planned, its description last, and bring its settings up to date.
+
+        Args:
+            settings: name of the file of settings.
+            text: its contents; a file that has them already is left alone.
+        """
+        path = self.path / settings
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_file(path, text.encode())
+        if self._planned is not None:
+            write_json(self.path / self.description, self._planned)
+            self._planned = None
 
     def update_info(self, **values: Any) -> None:
-        """Change entries of the description."""
-        write_json(self.path / self.description, self.info | values)
+        """Change entries of the description, one writer at a time: the training, its tracker and its search."""
+        if self._planned is not None:
+            self._planned = {**self._planned, **values}
+            return
+        with FileLock(self.path / f".{self.description}.lock", timeout=PATIENCE):
+            write_json(self.path / self.description, self.info | values)
 
     @property
     def metrics_path(self) -> Path:
@@ -90,10 +118,37 @@ def beginning(name: str) -> dict[str, Any]:
     }
 
 
-def create(config: Config, name: str, engine: Choice, path: Path | None = None, data: str = "") -> RunFolder:
-    """Make a run's folder, under ``checkpoint.root`` or at ``path``; its ``run.json`` is written last.
+def create(
+    config: Config,
+    name: str,
+    engine: Choice,
+    path: Path | None = None,
+    data: str = "",
+    frozen: Sequence[str] = (),
+) -> RunFolder:
+    """Make a run's folder, which :func:`plan` describes; its ``run.json`` is written last."""
+    folder = plan(config, name, engine, path, data, frozen)
+    folder.settle("config.yaml", config.to_yaml())
+    return folder
 
-    ``data`` is the fingerprint of the data that tasks are drawn from, empty for families that need none.
+
+def plan(
+    config: Config,
+    name: str,
+    engine: Choice,
+    path: Path | None = None,
+    data: str = "",
+    frozen: Sequence[str] = (),
+) -> RunFolder:
+    """Describe a run's folder, under ``checkpoint.root`` or at ``path``, without making it yet.
+
+    Args:
+        config: the run's configuration.
+        name: of the run.
+        engine: the strategy that it came to.
+        path: of the folder, unless it lies under ``checkpoint.root``.
+        data: fingerprint of the data that tasks are drawn from, empty for families that need none.
+        frozen: names of the parameters that are not trained.
     """
     root = config.checkpoint.root
     path = path if path is not None else place(config, name)
@@ -104,12 +159,13 @@ def create(config: Config, name: str, engine: Choice, path: Path | None = None, 
         "engine": engine.name,
         "engine_reason": engine.reason,
         "engines_passed_over": dict(engine.passed_over),
+        "engine_warning": engine.warning,
+        "engine_chosen": config.engine in ("auto", "measure"),
         "recompute": engine.recompute,
         "data": data,
+        "frozen": list(frozen),
     }
-    write_file(path / "config.yaml", config.to_yaml().encode())
-    write_json(path / "run.json", info)
-    return RunFolder(path)
+    return RunFolder(path, info)
 
 
 def place(config: Config, name: str) -> Path:
@@ -151,16 +207,39 @@ def find(run: str, root: str = "runs") -> RunFolder:
         if (path / "run.json").is_file():
             return RunFolder(path)
     for info in Path(root).glob("**/run.json"):
-        if json.loads(info.read_text()).get("mlflow_run_id") == run:
-            return RunFolder(info.parent)
+        with contextlib.suppress(MetarayError):  # another run's damaged description says nothing about this one
+            if read_json(info).get("mlflow_run_id") == run:
+                return RunFolder(info.parent)
     raise ConfigError(
         f"expected a run's folder or an MLflow run id, received '{run}'; the runs are in the folder '{root}/'"
     )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The contents of a JSON file of a run or a search.
+
+    Raises:
+        CheckpointError: if it is missing, cut short, or no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: expected a JSON file that metaray wrote, received {_cause(error)}; restore it from a copy, or "
+            "start a new run"
+        ) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, received {type(data).__name__}; restore it from a copy")
+    return data
+
+
+def _cause(error: Exception) -> str:
+    return "none" if isinstance(error, FileNotFoundError) else f"something else ({error})"
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    write_file(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+    """Write a JSON file whole or not at all, without secrets."""
+    write_file(path, (json.dumps(masked(data), indent=2, allow_nan=False) + "\n").encode())
 
 
 def hardware() -> str:

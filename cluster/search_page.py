@@ -84,8 +84,8 @@ def write_search_page(
 def how_sure(searched: Searched) -> list[str]:
     """In sentences, how far the ranking holds on tasks that played no part in the choice.
 
-    Two trials are told apart if their difference is larger than the 95 % interval of a difference of independent means,
-    √(a² + b²) of their half-widths. As they solve the same tasks that is rather too careful.
+    Two trials are told apart if their difference is larger than the half-width of its interval, which is corrected for
+    the number of differences; see :meth:`cluster.search.ranking.Result.lead`.
     """
     ranked = searched.confirmed_ranked()
     kept = {one.trial.number for one in ranked}

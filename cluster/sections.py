@@ -80,6 +80,7 @@ class OuterConfig(Section):
     ppo: ClippedConfig = ClippedConfig()
     schedule: Literal["constant", "cosine"] = "constant"
     clip_value: Positive | None = None
+    freeze: tuple[str, ...] = ()
     on_nonfinite: Literal["stop", "skip"] = "stop"
 
 

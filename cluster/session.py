@@ -2,17 +2,25 @@
 
 import logging
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 from ray._private import ray_constants
+from ray.job_config import JobConfig
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, ConfigError
 from cluster.jobs.inside import in_job
 from cluster.sections import ClusterConfig
 from cluster.wire import LARGE
+
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+LONGEST_SOCKET = 107  # bytes, on Linux
+PRODUCT = str(Path(__file__).resolve().parents[1])
+LEAST_SHARED = 80 * 2**20  # bytes; Ray refuses less than 75 MiB
 
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
@@ -41,7 +49,7 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
             _start_local(config, at_once)
         else:
             _require_answer(address)
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            ray.init(address=address, log_to_driver=False, configure_logging=False, job_config=_product_first())
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"expected a Ray cluster at '{config.address}', received: {error}. If it uses token authentication, "
@@ -63,13 +71,50 @@ def _start_local(config: ClusterConfig, at_once: int) -> None:
     # θ and gradients of up to a megabyte go with the call itself, in half the time that the object store takes.
     os.environ.setdefault("RAY_max_direct_call_object_size", str(LARGE))
     ray_constants.ENABLE_RAY_CLUSTER = False
+    _require_room()
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, at_once * max(config.workers, 1) * config.threads),
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
+        job_config=_product_first(),
     )
+
+
+class _ProductFirst(list[str]):
+    """Folders that workers search for modules, the product's own before the driver's working directory."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Ray adds the working directory here, for classes of the user's own, and searches it before all else."""
+        super().extend([*folders, PRODUCT])  # the last comes first
+
+
+def _product_first() -> JobConfig:
+    """A job whose workers import ``tasks`` and ``meta`` from the product, whatever the working directory holds."""
+    return JobConfig(_py_driver_sys_path=_ProductFirst([PRODUCT]))  # an empty list would be replaced
+
+
+def _require_room() -> None:
+    """Check what Ray needs of the machine, in words of our own.
+
+    Raises:
+        ConfigError: if its sockets' names would be too long, or shared memory is too small.
+    """
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    place = os.environ[name] if name else "/tmp"
+    if len(os.fsencode(place)) + len(SOCKET) > LONGEST_SOCKET:
+        raise ConfigError(
+            f"{name}: expected a path of at most {LONGEST_SOCKET - len(SOCKET)} bytes, since Ray keeps its sockets "
+            f"below it, received {len(os.fsencode(place))}: {place}; set RAY_TMPDIR to a shorter one, or "
+            "cluster.workers=0"
+        )
+    shared = Path("/dev/shm")
+    if shared.is_dir() and (free := shutil.disk_usage(shared).free) < LEAST_SHARED:
+        raise ConfigError(
+            f"/dev/shm: expected at least {LEAST_SHARED // 2**20} MiB of free shared memory for Ray's object store, "
+            f"received {free // 2**20}; give the container more (docker run --shm-size=1g), or set cluster.workers=0"
+        )
 
 
 def _require_answer(address: str) -> None:

@@ -1,12 +1,16 @@
 """Files that are whole or absent, in a local folder or wherever ``pyarrow.fs`` reaches (s3://, gs://, hdfs://)."""
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
-from cluster.errors import CheckpointError
+from cluster.errors import CheckpointError, MetarayError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota, or limit of a file's size
 
 
 class Store:
@@ -71,13 +75,23 @@ class Store:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a local file so that after a crash it is there whole, or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if error.errno in NO_ROOM:
+            raise MetarayError(
+                f"{path}: expected room for {len(data)} bytes, received: {error.strerror}; free some, or give another "
+                "folder (checkpoint.root for runs), and go on with --resume"
+            ) from error
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

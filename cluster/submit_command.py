@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,6 @@ from cluster.components import nearest
 from cluster.console import AsJson, Debug, print_json, print_lines, print_part, reports_errors
 from cluster.errors import ConfigError, Interrupted
 from cluster.interrupts import interrupt_on_signals
-from cluster.secrets import has_credentials
 
 if TYPE_CHECKING:
     from cluster.jobs.client import JobServer, Submitted
@@ -51,24 +51,26 @@ def submit(
         )
     if words and stop is not None:
         raise ConfigError(f"expected a command or --stop, received both; the command: {' '.join(words)}")
+    left_out: Mapping[str, str] = {}
     with interrupt_on_signals():
         if words:
-            job = _submitted(ctx, words, address, name, env or [])
+            server, job, left_out = _submitted(ctx, words, address, name, env or [])
         else:
             server = _connected(address)
-            job = server, server.latest(str(name or stop))
+            job = server.latest(str(name or stop))
         if stop is not None:
-            _stop(*job, as_json=as_json)
+            _stop(server, job, as_json=as_json)
         else:
-            _follow(*job, follow=follow, as_json=as_json)
+            _follow(server, job, left_out, follow=follow, as_json=as_json)
 
 
 def _submitted(
     ctx: typer.Context, words: list[str], address: str, name: str | None, env: list[str]
-) -> "tuple[JobServer, Submitted]":
-    """Check everything that can be checked here, then send the job."""
-    from cluster.jobs.command import prepare
+) -> "tuple[JobServer, Submitted, Mapping[str, str]]":
+    """Check everything that can be checked here, then send the job; also why files are not sent, by name."""
+    from cluster.jobs.command import prepare, require_no_secrets
 
+    require_no_secrets(words)  # first: other complaints repeat what they received
     _require_command(ctx, words)
     environment = _environment(env)
     job = prepare(words, name, Path.cwd())
@@ -77,7 +79,9 @@ def _submitted(
     print(
         f"job {submitted.id} is sent to {address}: {len(job.files)} files, {job.size / 2**20:.1f} MiB", file=sys.stderr
     )
-    return server, submitted
+    for file, reason in sorted(job.left_out.items()):
+        print(f"not sent: {file} {reason}", file=sys.stderr)
+    return server, submitted, job.left_out
 
 
 def _require_command(ctx: typer.Context, words: list[str]) -> None:
@@ -92,12 +96,20 @@ def _require_command(ctx: typer.Context, words: list[str]) -> None:
 
 
 def _environment(names: list[str]) -> dict[str, str]:
-    """The values of the variables that go with a job."""
+    """The values of the variables that go with a job; none of them is shown here from now on."""
+    from cluster.secrets import has_credentials, hide
+
     found = {}
     for name in names:
+        if "=" in name:
+            raise ConfigError(
+                f"--env: expected the name of an environment variable alone, received '{name.partition('=')[0]}' with "
+                "a value: whoever may list processes sees it; export the variable and give its name"
+            )
         if name not in os.environ:
             raise ConfigError(f"--env: expected the name of an environment variable that is set, received '{name}'")
         found[name] = os.environ[name]
+        hide(found[name])
     tracking = os.environ.get(TRACKING)
     if tracking is not None and TRACKING not in found:
         if has_credentials(tracking):
@@ -128,10 +140,10 @@ def _stop(server: "JobServer", job: "Submitted", *, as_json: bool) -> None:
     if not job.over:
         server.stop(job.id)
         job = await_end(server, job)
-    _print(job, None, None, as_json=as_json)
+    _print(job, None, None, {}, as_json=as_json)
 
 
-def _follow(server: "JobServer", job: "Submitted", *, follow: bool, as_json: bool) -> None:
+def _follow(server: "JobServer", job: "Submitted", left_out: Mapping[str, str], *, follow: bool, as_json: bool) -> None:
     """Show the log and leave with the job's exit status, or only say what the job is called."""
     from cluster.jobs.follow import exit_status
     from cluster.jobs.follow import follow as followed
@@ -146,7 +158,7 @@ def _follow(server: "JobServer", job: "Submitted", *, follow: bool, as_json: boo
                 f"stop it with: metaray submit --stop {job.name}"
             ) from None
     status = exit_status(job) if job.over else None
-    _print(job, status, result, as_json=as_json)
+    _print(job, status, result, left_out, as_json=as_json)
     if status:
         raise typer.Exit(status)
 
@@ -155,8 +167,17 @@ def _show_beside(text: str) -> None:
     print(text, end="", file=sys.stderr, flush=True)
 
 
-def _print(job: "Submitted", status: int | None, result: dict[str, Any] | None, *, as_json: bool) -> None:
-    plain = {"name": job.name, "job": job.id, "status": job.status, "exit_status": status, "result": result}
+def _print(
+    job: "Submitted", status: int | None, result: dict[str, Any] | None, left_out: Mapping[str, str], *, as_json: bool
+) -> None:
+    plain = {
+        "name": job.name,
+        "job": job.id,
+        "status": job.status,
+        "exit_status": status,
+        "result": result,
+        "left_out": [{"file": file, "reason": reason} for file, reason in sorted(left_out.items())],
+    }
     if as_json:
         print_json(plain)
     else:

@@ -11,21 +11,24 @@ from cluster import checkpoint as checkpoints
 from cluster.books import Books
 from cluster.builder import AnySetup, Setup, build
 from cluster.config import Config, overridden
-from cluster.errors import Interrupted
-from cluster.evaluation import evaluate
+from cluster.errors import EngineError, Interrupted
+from cluster.evaluation import evaluate, with_baselines
 from cluster.interrupts import SignalFlag, StopFlag
 from cluster.learner import Learner
 from cluster.loop import meta_train
 from cluster.policy_setup import PolicySetup
 from cluster.pool import InlinePool, Pool
+from cluster.preflight import try_workers
 from cluster.progress import progress
 from cluster.report import draw_figures, write_report
-from cluster.runs import RunFolder, create, place, require_name, write_json
-from cluster.storage import write_file
+from cluster.runs import RunFolder, write_json
+from cluster.start import Start, baseline_of, checked, named_folder, new_folder, slower, with_engine_of
 from cluster.tracking import Tracker
 from cluster.worker import fix_arithmetic
 from meta.params import Params
 from tasks.family import Split
+
+__all__ = ["draw", "evaluate_params", "learn", "named_folder", "new_folder", "open_pool", "run", "with_engine_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,7 @@ class Outcome:
             "figures": [str(path) for path in self.figures],
             "warnings": self.warnings,
             "evaluation": self.evaluation,
+            "frozen": self.folder.info.get("frozen", []),
         }
 
 
@@ -103,50 +107,56 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
 
 
 def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
-    with _tracked(config, folder, None) as tracked, shared_session(config):
+    own = checked(config, folder)
+    beside = {algorithm: baseline_of(config, folder, algorithm) for algorithm in config.eval.baselines}
+    with _Tracking(own, None) as tracking, shared_session(config):
         stop.listen()
-        outcome = _train(config, folder, stop)
+        outcome = _train(own, stop, tracking)
         baselines = {}
-        for algorithm in config.eval.baselines:
-            theirs = config.model_copy(
-                update={"algorithm": algorithm, "eval": config.eval.model_copy(update={"baselines": ()})}
-            )
-            path = folder.path / "baselines" / algorithm
-            name = f"{folder.info['name']}-{algorithm}"
-            beside = RunFolder(path) if (path / "run.json").exists() else new_folder(theirs, name, path)
-            with _tracked(theirs, beside, tracked.tracker):
-                baseline = _train(theirs, beside, stop)
-            baselines[algorithm] = baseline.evaluation["steps"]
+        for algorithm, start in beside.items():
+            with _Tracking(start, tracking.tracker) as theirs:
+                baseline = _train(start, stop, theirs)
+            baselines[algorithm] = baseline.evaluation
             outcome.failures.extend(baseline.failures)
+            outcome.warnings.extend(f"baseline {algorithm}: {warning}" for warning in baseline.warnings)
         if baselines:
-            outcome.evaluation["baselines"] = baselines
+            outcome.evaluation.update(with_baselines(outcome.evaluation, baselines))
             write_json(folder.path / "evaluation.json", outcome.evaluation)
         outcome.figures.extend(draw(folder))
-    outcome.warnings.extend(tracked.warnings)
+    outcome.warnings.extend(tracking.warnings)
     return outcome
 
 
-@dataclass
-class _Tracked:
-    tracker: Tracker
-    warnings: list[str]
+class _Tracking:
+    """Keeps MLflow in step with a run from ``begin`` on, and ends its MLflow run as the block ended."""
 
+    def __init__(self, start: Start, parent: Tracker | None) -> None:
+        """Track nothing yet."""
+        self.tracker: Tracker | None = None
+        self.warnings: list[str] = []
+        self._start, self._parent = start, parent
 
-@contextmanager
-def _tracked(config: Config, folder: RunFolder, parent: Tracker | None) -> Iterator[_Tracked]:
-    """Keep MLflow in step with the folder while the block runs, and end the MLflow run as the block ended."""
-    tracked = _Tracked(Tracker(folder, config.tracking, config.model_dump(mode="json"), parent=parent), [])
-    status = "FAILED"
-    try:
-        yield tracked
-        status = "FINISHED"
-    except (Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        warning = tracked.tracker.close(status, artifacts_of(folder))
+    def begin(self) -> None:
+        """Track the run, whose folder has been made."""
+        if self.tracker is None:
+            config = self._start.config
+            self.tracker = Tracker(
+                self._start.folder, config.tracking, config.model_dump(mode="json"), parent=self._parent
+            )
+
+    def __enter__(self) -> "_Tracking":
+        """The tracking itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Say how the training ended, and send what is left."""
+        if self.tracker is None:
+            return
+        killed = isinstance(error, Interrupted | KeyboardInterrupt)
+        status = "FINISHED" if error is None else "KILLED" if killed else "FAILED"
+        warning = self.tracker.close(status, artifacts_of(self._start.folder))
         if warning is not None:
-            tracked.warnings.append(warning)
+            self.warnings.append(warning)
 
 
 @contextmanager
@@ -181,20 +191,28 @@ def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
     return drawn.paths
 
 
-def _train(config: Config, folder: RunFolder, stop: StopFlag) -> Outcome:
-    write_file(folder.path / "config.yaml", config.to_yaml().encode())  # a resumed run may have changed what it may
-    config = with_engine_of(folder, config)
-    setup = build(config)
-    with open_pool(config) as pool:
-        return _train_on(pool, config, setup, folder, stop)
+def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
+    """Train once the workers have shown that they can; only then is anything written."""
+    config = start.setup.config
+    try:
+        with open_pool(config) as pool:
+            try_workers(pool, config, start.setup)
+            start.folder.settle("config.yaml", start.config.to_yaml())
+            tracking.begin()
+            return _train_on(pool, start, stop)
+    except EngineError as error:
+        fallen_back = slower(start, error)
+    return _train(fallen_back, stop, tracking)
 
 
-def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, stop: StopFlag) -> Outcome:
-    saved = checkpoints.newest(folder.checkpoints)
+def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
+    setup, folder, saved = start.setup, start.folder, start.saved
+    config = setup.config
     label = f"{config.task.family} {config.algorithm}"
     began = monotonic()
     with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
-        learner = learn(pool, config, setup, Books(config, setup, folder, pool, shown), saved, stop)
+        books = Books(config, setup, folder, pool, shown)
+        learner = learn(pool, config, setup, books, saved, stop)
     seconds = monotonic() - began
     if learner.step < config.outer.steps:
         raise Interrupted(
@@ -203,6 +221,8 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
         )
     name, state = checkpoints.chosen(folder.checkpoints)
     evaluation = evaluate_params(pool, config, setup, state)
+    if books.warnings:
+        evaluation["warnings"] = books.warnings
     write_json(folder.path / "evaluation.json", evaluation)
     return Outcome(
         folder=folder,
@@ -213,8 +233,25 @@ def _train_on(pool: Pool, config: Config, setup: AnySetup, folder: RunFolder, st
         failures=list(pool.failures),
         evaluation=evaluation,
         figures=[],
-        warnings=[],
+        warnings=[
+            *_idle_workers(config),
+            *pool.warnings,
+            *filter(None, [folder.info.get("engine_warning")]),
+            *books.warnings,
+        ],
     )
+
+
+def _idle_workers(config: Config) -> list[str]:
+    """A warning where there are more workers than shards."""
+    shards = -(-config.meta_batch // config.shard_size)
+    if config.cluster.workers <= shards:
+        return []
+    return [
+        f"cluster.workers is {config.cluster.workers}, but a meta-batch of {config.meta_batch} tasks in shards of "
+        f"{config.shard_size} makes {shards} shards: the other workers only help with evaluations; lower "
+        "cluster.workers, or shard, which changes bits of θ"
+    ]
 
 
 def learn(
@@ -230,7 +267,7 @@ def learn(
     Raises:
         ConfigError: if the saved state is of another configuration.
     """
-    learner = Learner(config.outer, setup.layout, setup.initial_params())
+    learner = Learner(config.outer, setup.layout, setup.initial_params(), setup.frozen)
     try:
         if saved is not None:
             checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)
@@ -255,33 +292,3 @@ def artifacts_of(folder: RunFolder) -> list[Path]:
     """What of a run's folder belongs in MLflow beside the metrics."""
     names = ("config.yaml", "run.json", "evaluation.json", "report.html", "figures")
     return [folder.path / name for name in names]
-
-
-def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
-    """A new run's folder for ``config``; the engine of the whole run is settled here."""
-    setup = build(config)
-    return create(config, name, setup.choice, path, setup.family.spec.data)
-
-
-def named_folder(config: Config, name: str) -> RunFolder:
-    """The folder of the run of a name, new or begun before under the same configuration.
-
-    Raises:
-        ConfigError: if the name is none for a folder, or the run there is of another configuration.
-    """
-    require_name(name)
-    folder = RunFolder(place(config, name))
-    if not (folder.path / "run.json").is_file():
-        return new_folder(config, name)
-    checkpoints.require_config(str(folder.path), folder.config, config, moved=True)
-    return folder
-
-
-def with_engine_of(folder: RunFolder, config: Config) -> Config:
-    """The configuration with the engine that the run came to, so that every worker, now and later, has the same."""
-    info, inner = folder.info, config.inner
-    if config.engine in ("auto", "measure"):
-        config = config.model_copy(update={"engine": info["engine"]})
-    if inner.recompute is None:
-        inner = inner.model_copy(update={"recompute": info.get("recompute", False)})
-    return config.model_copy(update={"inner": inner})

@@ -21,7 +21,7 @@ SHOWN = 12  # trials in the table at the end
 @reports_errors
 def tune(
     search: Annotated[
-        Path | None, typer.Argument(metavar="[SEARCH]", help="A YAML file with a section 'search'.")
+        str | None, typer.Argument(metavar="[SEARCH]", help="A YAML file with a section 'search'.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. search.trials=32 outer.steps=2000")
@@ -64,7 +64,7 @@ def tune(
 
 
 def _chosen(
-    search: Path | None, overrides: list[str], resume: str | None, name: str | None
+    search: str | None, overrides: list[str], resume: str | None, name: str | None
 ) -> "tuple[Search, SearchFolder]":
     """The search that is asked for and its folder, one that is there or a new one."""
     from cluster.registry.client import require_names
@@ -76,17 +76,17 @@ def _chosen(
         raise ConfigError("expected --resume SEARCH or --name NAME, received both; a search has its name already")
     if resume is not None:
         folder = folders.find(resume)
-        return reload(folder.path / "search.yaml", [*([] if search is None else [str(search)]), *overrides]), folder
+        return reload(folder.path / "search.yaml", [*([] if search is None else [search]), *overrides]), folder
     if search is None:
         raise ConfigError(
             "expected a search file, received none; for example: metaray tune tune_configs/search/sinusoid.yaml"
         )
-    loaded = load(search, overrides)
+    loaded = load(Path(search), overrides)
     if loaded.settings.register_as is not None:
         require_names(loaded.settings.register_as, loaded.settings.alias)
     if name is not None:
-        return loaded, folders.named(loaded, name)
-    return loaded, folders.create(loaded, new_name(f"search-{search.stem}"))
+        return loaded, folders.plan_named(loaded, name)
+    return loaded, folders.plan(loaded, new_name(f"search-{Path(search).stem}"))
 
 
 def _print_trials(plain: Mapping[str, Any]) -> None:
@@ -135,7 +135,9 @@ def _print_best(plain: Mapping[str, Any]) -> None:
 
 
 def _interval(found: Mapping[str, Any]) -> str:
-    return "not finite" if found["mean"] is None else f"{found['mean']:.4g} ± {found['ci95']:.2g}"
+    from cluster.protocol import mean_in_words
+
+    return mean_in_words(found, mean=".4g", half=".2g")
 
 
 def _value(value: Any) -> str:

@@ -8,11 +8,12 @@ import torch
 from cluster.builder import build
 from cluster.config import Config
 from cluster.episode_work import EpisodeWork
-from cluster.errors import MetarayError
+from cluster.errors import EngineError, MetarayError
 from cluster.messages import Flat, Order, Result
 from cluster.policy_setup import PolicySetup
 from cluster.policy_work import PolicyWork
 from meta.memory import keep_freed_memory
+from meta.native.ir import Unsupported
 from meta.params import Params
 
 
@@ -65,6 +66,8 @@ class Worker:
             params = layout.unflatten(self._theta.take(vectors[:size]))
             other = layout.unflatten(self._other.take(vectors[size:])) if len(vectors) > size else None
             return self._work.run(order, params, other)
+        except Unsupported as error:
+            raise EngineError(f"a worker cannot run the engine: {error}") from error
         except Exception as error:
             where = f"at step {order.step} on {order.tasks}"
             raise MetarayError(f"a worker failed {where}: {type(error).__name__}: {error}") from error

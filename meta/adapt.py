@@ -11,10 +11,12 @@ from torch.func import grad_and_value, vjp
 from torch.overrides import _get_current_function_mode_stack
 
 from meta.episode import Examples
+from meta.models.keyed import Keyed, current
 from meta.params import Params
 
 Loss = Callable[[Params, Examples], Tensor]
 EVERY = ("*",)
+EXCEPT = "!"  # begins a pattern of names that are left out
 
 
 def path(
@@ -81,18 +83,25 @@ def _recomputed(step: Step, params: Params, support: Examples) -> tuple[Params, 
     names = tuple(params)
     moving: list[str] = []
     modes = _get_current_function_mode_stack()
+    keyed = current()
+    before = keyed.position if keyed else 0
+    noise = (keyed.noise,) if keyed and keyed.noise is not None and keyed.noise.shape[0] else ()
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(names, tensors, strict=False))
+        inputs, targets, *own = tensors[len(names) :]
+        drawing = Keyed(own[0], before) if own else keyed  # a step that is computed again draws the same numbers
         with ExitStack() as stack:
             for mode in modes:  # what stands in for torch's functions here; autograd leaves it behind
-                stack.enter_context(mode)
-            given = dict(zip(names, tensors[:-2], strict=True))
-            moved, value = step(given, Examples(tensors[-2], tensors[-1]))
+                stack.enter_context(drawing if drawing and mode is keyed else mode)
+            moved, value = step(given, Examples(inputs, targets))
+        if keyed and drawing:
+            keyed.position = drawing.position
         moving[:] = moved
         return (*moved.values(), value)
 
     function: Any = _Recomputed
-    *moved, value = function.apply(flat, *params.values(), support.inputs, support.targets)
+    *moved, value = function.apply(flat, len(names), *params.values(), *support, *noise)
     return dict(zip(moving, moved, strict=True)), value
 
 
@@ -102,26 +111,27 @@ class _Recomputed(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(function: Callable[..., tuple[Tensor, ...]], count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        del count  # of the parameters, which come first
         return function(*tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         del output
-        ctx.function = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
+        ctx.function, ctx.count = inputs[:2]
+        ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        params, (inputs, targets) = ctx.saved_tensors[:-2], ctx.saved_tensors[-2:]
+        params, data = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
 
         def of_params(*again: Tensor) -> tuple[Tensor, ...]:
-            result: tuple[Tensor, ...] = ctx.function(*again, inputs, targets)
+            result: tuple[Tensor, ...] = ctx.function(*again, *data)
             return result
 
         # Clones, so that whoever records the program does not take the second pass for a repetition of the first.
         pull = vjp(of_params, *(param.clone() for param in params))[1]
-        return (None, *pull(gradients), None, None)
+        return (None, None, *pull(gradients), *[None] * len(data))
 
 
 def adapt(
@@ -139,16 +149,25 @@ def require_matches(params: Params, patterns: Sequence[str]) -> None:
         ValueError: naming the first that fits none.
     """
     for pattern in patterns:
-        if not any(matches(name, [pattern]) for name in params):
+        if not pattern.startswith(EXCEPT) and not any(matches(name, [pattern]) for name in params):
             raise ValueError(
                 f"inner.adapt expects patterns of parameter names, '{pattern}' fits none of {', '.join(params)}"
             )
+    if not any(matches(name, patterns) for name in params):
+        raise ValueError(
+            f"inner.adapt expects patterns that leave parameters to adapt, received {list(patterns)}, which fit none "
+            f"of {', '.join(params)} that is not frozen"
+        )
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a parameter's name fits one of some shell-style patterns.
+    """Whether a parameter's name fits one of some shell-style patterns, and none of those that begin with ``!``.
 
     >>> matches("head.weight", ["head.*"]), matches("conv0.offset", ["*.weight", "*.bias"])
     (True, False)
+    >>> matches("conv0.weight", ["*.weight", "!conv0.*"])
+    False
     """
+    if any(fnmatchcase(name, pattern[1:]) for pattern in patterns if pattern.startswith(EXCEPT)):
+        return False
     return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -4,21 +4,24 @@ Each is written for one task; the engine runs it over a batch of tasks. An algor
 with these methods, named in the configuration by its import path.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.func import grad
 
 from meta.adapt import EVERY, adapt, path, require_matches
-from meta.episode import Episode, Examples, pooled
+from meta.episode import Episode, Examples, NoisyEpisode, pooled
 from meta.models.base import Model
+from meta.models.keyed import Keyed
 from meta.models.norm import BatchNorm, NormalisedModel
 from meta.objectives import Objective
 from meta.params import Params
 
 Metrics = dict[str, Tensor]
+NO_NOISE = torch.zeros(0)
 
 
 class Algorithm(Protocol):
@@ -51,6 +54,32 @@ class Algorithm(Protocol):
     def predict(self, params: Params, episode: Episode, inputs: Tensor, steps: int) -> Tensor:
         """Outputs [B, ...] for ``inputs`` [B, ...] after ``steps`` inner steps on the episode's support."""
         ...
+
+
+def gradient_of(algorithm: Algorithm) -> Callable[[Params, Episode], tuple[Params, Metrics]]:
+    """The function (θ, one task's episode) -> meta-gradient and metrics that training computes.
+
+    While it runs, models are in training: random layers draw from the episode's noise, see :mod:`meta.models.keyed`.
+    """
+
+    def meta_loss(params: Params, episode: Episode, noise: Tensor) -> tuple[Tensor, Metrics]:
+        with Keyed(noise):
+            return algorithm.meta_loss(params, episode)
+
+    def gradient(params: Params, episode: Episode) -> tuple[Params, Metrics]:
+        noise = episode.noise if isinstance(episode, NoisyEpisode) else NO_NOISE
+        found: tuple[Params, Metrics] = grad(meta_loss, has_aux=True)(params, Episode(*episode), noise)
+        return found
+
+    return gradient
+
+
+def noise_size(algorithm: Algorithm, params: Params, episode: Episode) -> int:
+    """Random numbers M that the meta-loss of one task takes."""
+    counter = Keyed()
+    with counter:
+        algorithm.meta_loss(params, episode)
+    return counter.position
 
 
 @dataclass(frozen=True, kw_only=True)

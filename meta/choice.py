@@ -15,23 +15,26 @@ from typing import Any, NamedTuple
 import torch
 
 from meta.algorithms import Algorithm
-from meta.engine import NONE, STRATEGIES, Limits, build
+from meta.engine import NONE, STRATEGIES, Engine, Limits, build
 from meta.episode import Episode
 from meta.native.ir import Unsupported
 from meta.native.strategy import native_memory
+from meta.native.toolchain import NoCompiler, probe
 from meta.params import Params
 
 
 class Choice(NamedTuple):
     """A strategy, why it was chosen, and why others that would have come first were passed over.
 
-    ``recompute`` tells whether inner steps are to be computed again in the backward pass, to save memory.
+    ``recompute`` tells whether inner steps are to be computed again in the backward pass, to save memory. ``warning``
+    says what this machine lacks for the strategy that would have come first.
     """
 
     name: str
     reason: str
     passed_over: Mapping[str, str]
     recompute: bool = False
+    warning: str | None = None
 
 
 @cache
@@ -57,6 +60,7 @@ def choose(
     device: torch.device,
     tasks: int,
     limits: Limits = NONE,
+    tried_at: tuple[int, ...] | None = None,
 ) -> Choice:
     """The strategy for a run.
 
@@ -67,28 +71,95 @@ def choose(
         device: where it will run.
         tasks: training tasks of the whole run.
         limits: threads, and the memory above which inner steps are computed again.
+        tried_at: numbers of inner steps. A strategy is then taken only if it computes meta-gradient and scores of
+            ``episodes``; needed where model or algorithm are a user's own, which a strategy may not be able to run.
+
+    Raises:
+        ValueError: if no strategy computes them.
     """
+    first, passed_over = _in_order(algorithm, params, episodes, device, tasks, limits)
+    warning = None
+    for choice in first:
+        try:
+            if choice.name == "native":
+                probe()
+            if tried_at is not None:
+                _try(build(choice.name, algorithm, limits), params, episodes, tried_at)
+        except NoCompiler as error:
+            passed_over[choice.name] = str(error)
+            warning = f"engine {choice.name} was passed over, a slower one runs: {error}"
+        except Exception as error:  # whatever a user's model raises under a strategy's transforms
+            if choice is first[-1]:
+                raise ValueError(f"no engine runs this model and algorithm: {_said(error)}") from error
+            passed_over[choice.name] = _said(error)
+        else:
+            return choice._replace(passed_over=passed_over, warning=warning)
+    raise AssertionError("the last strategy needs no compiler")
+
+
+def _in_order(
+    algorithm: Algorithm, params: Params, episodes: Episode, device: torch.device, tasks: int, limits: Limits
+) -> tuple[list[Choice], dict[str, str]]:
+    """The strategies that may run, the fastest first, and why others do not come first."""
+    slow = Choice("eager", "the model cannot be recorded", {})
     if device.type != "cpu":
-        return Choice("trace", f"vectorised over tasks on {device.type}", {})
+        return [Choice("trace", f"vectorised over tasks on {device.type}", {}), slow], {}
     rule: Any = rules()["cpu"]
     convolves = any(value.dim() == 4 for value in params.values())
     images = episodes.support.inputs.shape[1] + episodes.query.inputs.shape[1]
-    passed_over = {}
+    found, passed_over = [], {}
     least = rule["native_convolution_tasks" if convolves else "native_tasks"]
     if tasks < least:
         passed_over["native"] = f"compiling pays from {least} training tasks on, this run has {tasks}"
     else:
         try:
             need = limits.threads * native_memory(algorithm, params, episodes)
-        except Unsupported as error:
-            passed_over["native"] = str(error)
+        except NoCompiler:
+            found.append(Choice("native", "", {}))  # to be passed over with a warning
+        except Exception as error:  # what has no translation, and what a user's model raises while it is recorded
+            passed_over["native"] = _said(error)
         else:
             recompute = limits.memory is not None and need > limits.memory
             reason = f"{tasks} training tasks pay for compiling; {need / 1e6:.0f} MB"
-            return Choice("native", f"{reason}, over the limit" if recompute else reason, {}, recompute)
+            found.append(Choice("native", f"{reason}, over the limit" if recompute else reason, {}, recompute))
+    loop = Choice("loop", f"convolutions over {images} images a task", {})
     if convolves and images > rule["vectorised_images"]:
-        return Choice("loop", f"convolutions over {images} images a task", passed_over)
-    return Choice("trace", "vectorised over tasks", passed_over)
+        return [*found, loop, slow], passed_over
+    loop = loop._replace(reason="one task after another, since the model does not vectorise over tasks")
+    return [*found, Choice("trace", "vectorised over tasks", {}), loop, slow], passed_over
+
+
+def _try(engine: Engine, params: Params, episodes: Episode, steps: tuple[int, ...]) -> None:
+    """Compute a meta-gradient and scores, and check that they are what they should be.
+
+    Raises:
+        ValueError: if shapes are others.
+    """
+    tasks = len(episodes.description)
+    gradient, metrics = engine.meta_gradient(params, episodes)
+    for name, value in params.items():
+        if gradient[name].shape != value.shape:
+            raise ValueError(
+                f"expected a gradient of shape {tuple(value.shape)} for {name}, received {gradient[name].shape}"
+            )
+    for name, metric in metrics.items():
+        if metric.shape != (tasks,):
+            raise ValueError(
+                f"metric '{name}': expected a scalar of each task, received shape {tuple(metric.shape[1:])}; report "
+                "means"
+            )
+    scores = engine.scores(params, episodes, steps)
+    if scores.shape != (tasks, len(steps)):
+        raise ValueError(
+            f"scores: expected {len(steps)} numbers, one for each number of inner steps in {steps}, received shape "
+            f"{tuple(scores.shape[1:])}"
+        )
+
+
+def _said(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 ROUNDS = 5
@@ -99,8 +170,11 @@ def measure(algorithm: Algorithm, params: Params, episodes: Episode, limits: Lim
 
     The strategies take turns, since the speed of a machine drifts; each is judged by its median.
     """
-    engines, passed_over = {}, {}
+    engines: dict[str, Engine] = {}
+    passed_over: dict[str, str] = {}
     for name in STRATEGIES:
+        if name == "eager" and engines:
+            continue  # any other is faster
         engine = build(name, algorithm, limits)
         try:
             engine.meta_gradient(params, episodes)

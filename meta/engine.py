@@ -11,6 +11,8 @@ metrics.
 ``loop``
     One task after another, each by replaying the recorded program of one task. Convolutions stay ordinary ones, where
     vectorising over tasks with weights of their own makes grouped ones; only one task's intermediates are kept.
+``eager``
+    One task after another, computed anew each time, for models that cannot be recorded. The slowest.
 ``native``
     One task after another by a program in C++ made for the model and the shapes at hand, compiled once by the machine's
     compiler and kept on disk; see :mod:`meta.native`. Threads take tasks of their own. Processors only.
@@ -25,10 +27,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 
-from meta.algorithms import Algorithm, Metrics
-from meta.episode import Episode, signature, split, unstack
+from meta.algorithms import Algorithm, Metrics, gradient_of
+from meta.episode import Episode, from_leaves, leaves, signature, split, unstack
 from meta.graph import Captured
 from meta.native.strategy import Native
 from meta.params import Params
@@ -76,6 +78,16 @@ Strategy = Callable[[Algorithm, Limits], Engine]
 NONE = Limits()
 
 
+def _over_tasks(function: Callable[[Params, Episode], Any], params: Params, episodes: Episode) -> Any:
+    """``function(params, episode)`` for every task of a batch, vectorised."""
+    parts = leaves(episodes)
+
+    def one(params: Params, *parts: Tensor) -> Any:
+        return function(params, from_leaves(parts))
+
+    return vmap(one, in_dims=(None, *[0] * len(parts)))(params, *parts)
+
+
 def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Vectorise over tasks with ``torch.func.vmap`` at every call.
 
@@ -84,17 +96,17 @@ def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     and a deviation that torch does not differentiate again (github.com/pytorch/functorch/issues/534).
     """
     del limits
-    one_gradient = grad(algorithm.meta_loss, has_aux=True)
+    one_gradient = gradient_of(algorithm)
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
-        gradients, metrics = vmap(one_gradient, in_dims=(None, 0))(params, episodes)
+        gradients, metrics = _over_tasks(one_gradient, params, episodes)
         return MetaGradient({name: value.sum(dim=0) for name, value in gradients.items()}, metrics)
 
     def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
         def one(params: Params, episode: Episode) -> Tensor:
             return algorithm.scores(params, episode, steps)
 
-        result: Tensor = vmap(one, in_dims=(None, 0))(params, episodes)
+        result: Tensor = _over_tasks(one, params, episodes)
         return result
 
     return Engine("vmap", meta_gradient, scores)
@@ -133,7 +145,7 @@ def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
 def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Record one task's program once per input shape and replay it task after task, adding up from the first on."""
     del limits
-    one_gradient = grad(algorithm.meta_loss, has_aux=True)
+    one_gradient = gradient_of(algorithm)
     recorded = Recorded()
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
@@ -153,6 +165,27 @@ def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
         return torch.stack([recorded.run(steps, one, params, unstack(episodes, task)) for task in tasks])
 
     return Engine("loop", meta_gradient, scores)
+
+
+def eager(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Compute one task after another without recording, for models whose operations depend on the numbers in them."""
+    del limits
+    one_gradient = gradient_of(algorithm)
+
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        total: Params = {}
+        rows: list[Metrics] = []
+        for task in range(len(episodes.description)):
+            gradient, metrics = one_gradient(params, unstack(episodes, task))
+            rows.append(metrics)
+            total = {name: total[name] + part if total else part for name, part in gradient.items()}
+        return MetaGradient(total, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        tasks = range(len(episodes.description))
+        return torch.stack([algorithm.scores(params, unstack(episodes, task), steps) for task in tasks])
+
+    return Engine("eager", meta_gradient, scores)
 
 
 def native(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
@@ -194,6 +227,7 @@ STRATEGIES: dict[str, Strategy] = {
     "vmap": vmapped,
     "trace": traced,
     "loop": looped,
+    "eager": eager,
     "native": native,
     "graph": graphed,
 }

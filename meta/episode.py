@@ -30,6 +30,23 @@ class Episode(NamedTuple):
     description: Tensor
 
 
+class NoisyEpisode(Episode):
+    """An episode that carries what random layers draw from in training, see :mod:`meta.models.keyed`.
+
+    Attributes:
+        noise: uniform numbers in (0, 1), [M], or [T, M] for a batch.
+    """
+
+    noise: Tensor
+
+
+def with_noise(episode: Episode, noise: Tensor) -> NoisyEpisode:
+    """An episode, or a batch, with noise of its own."""
+    noisy = NoisyEpisode(*episode)
+    noisy.noise = noise
+    return noisy
+
+
 def pooled(episode: Episode) -> Examples:
     """Support and query of one task as one set of examples, [S + Q, ...]."""
     return Examples(
@@ -52,7 +69,7 @@ def stack(episodes: Sequence[Episode]) -> Episode:
     if not episodes:
         raise ValueError("expected at least one episode to stack, received none")
     columns = []
-    for name, *parts in zip(LEAVES, *(leaves(episode) for episode in episodes), strict=True):
+    for name, *parts in zip((*LEAVES, "noise"), *map(leaves, episodes), strict=False):
         shapes = {tuple(part.shape) for part in parts}
         if len(shapes) > 1:
             raise ValueError(f"expected equal shapes of {name} in all tasks, received {sorted(shapes)}")
@@ -93,12 +110,15 @@ def place(episodes: Episode, dtype: torch.dtype, device: torch.device | str) -> 
 LEAVES = ("support inputs", "support targets", "query inputs", "query targets", "description")
 
 
-def leaves(episode: Episode) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The episode's five tensors, in the order of :data:`LEAVES`."""
-    return (*episode.support, *episode.query, episode.description)
+def leaves(episode: Episode) -> tuple[Tensor, ...]:
+    """The episode's five tensors in the order of :data:`LEAVES`; then its noise, if it has any."""
+    found = (*episode.support, *episode.query, episode.description)
+    return (*found, episode.noise) if isinstance(episode, NoisyEpisode) else found
 
 
 def from_leaves(parts: Sequence[Tensor]) -> Episode:
     """The inverse of :func:`leaves`."""
-    support_inputs, support_targets, query_inputs, query_targets, description = parts
-    return Episode(Examples(support_inputs, support_targets), Examples(query_inputs, query_targets), description)
+    support_inputs, support_targets, query_inputs, query_targets, description, *noise = parts
+    support, query = Examples(support_inputs, support_targets), Examples(query_inputs, query_targets)
+    episode = Episode(support, query, description)
+    return with_noise(episode, noise[0]) if noise else episode

@@ -43,7 +43,16 @@ class Objective(Score):
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean of (outputs - targets)² over all elements, a scalar (Finn et al. 2017, eq. 2 as a mean)."""
+    """Mean of (outputs - targets)² over all elements, a scalar (Finn et al. 2017, eq. 2 as a mean).
+
+    Raises:
+        ValueError: if the shapes differ; they are never broadcast.
+    """
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"mse: expected outputs and targets of one shape [B, ...], received outputs {tuple(outputs.shape)} and "
+            f"targets {tuple(targets.shape)}; let the model return an output for every target, without a squeeze"
+        )
     return ((outputs - targets) ** 2).mean()
 
 
@@ -53,13 +62,35 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     Args:
         outputs: logits [B, N].
         targets: int64 class numbers [B].
+
+    Raises:
+        ValueError: if shapes or types are others.
     """
+    _require_classes(outputs, targets)
     return F.cross_entropy(outputs, targets)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Fraction of examples whose largest logit is that of the target, a scalar in [0, 1]."""
+    """Fraction of examples whose largest logit is that of the target, a scalar in [0, 1].
+
+    Raises:
+        ValueError: if shapes or types are not those of :func:`cross_entropy`.
+    """
+    _require_classes(outputs, targets)
     return (outputs.argmax(dim=-1) == targets).to(outputs.dtype).mean()
+
+
+def _require_classes(outputs: Tensor, targets: Tensor) -> None:
+    if outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
+        raise ValueError(
+            f"cross_entropy: expected outputs [B, N] and targets [B], received outputs {tuple(outputs.shape)} and "
+            f"targets {tuple(targets.shape)}; a row of N logits belongs to each example, and one class number"
+        )
+    if targets.dtype != torch.int64:
+        raise ValueError(
+            f"cross_entropy: expected targets of type torch.int64, class numbers from 0 to N - 1, received "
+            f"{targets.dtype}; convert them in the task family"
+        )
 
 
 MSE = Objective(name="mse", loss=mean_squared_error, metric="mse", score=mean_squared_error, higher_is_better=False)
@@ -71,16 +102,30 @@ OBJECTIVES = {objective.name: objective for objective in (MSE, CROSS_ENTROPY)}
 RETURN = Score(name="return", metric="return", higher_is_better=True)
 
 
-def is_diverged(scores: Tensor, objective: Score, factor: float = 10.0) -> Tensor:
-    """Which tasks an adaptation has thrown off, [T, K] bool, from scores [T, K].
+DIVERGED = 10.0  # factor on a task's error before adaptation above which the task counts as diverged
 
-    A task counts as diverged after some inner steps if its score is not finite or, for errors, larger than
-    ``factor`` times the same task's score in the first column (the fewest inner steps asked for).
 
-    >>> is_diverged(torch.tensor([[1.0, 0.5], [1.0, 500.0]]), MSE).tolist()
-    [[False, False], [False, True]]
+def is_diverged(scores: Tensor, objective: Score, factor: float = DIVERGED, before: Tensor | None = None) -> Tensor:
+    """Mask of diverged tasks, bool [T, K], from scores [T, K] after K numbers of inner steps.
+
+    A task counts as diverged after some inner steps if its score is not finite or, for errors, larger than ``factor``
+    times the task's error before adaptation. An error before adaptation below a ``factor``-th of the tasks' median
+    counts as that: a task which is solved before it is adapted to has diverged only if it ends above the median.
+
+    Args:
+        scores: [T, K].
+        objective: what was scored.
+        factor: see above.
+        before: scores after 0 inner steps, [T]; by default the first column, which has to be that.
+
+    >>> is_diverged(torch.tensor([[1.0, 0.5], [1.0, 500.0], [0.0, 0.5]]), MSE).tolist()
+    [[False, False], [False, True], [False, False]]
     """
     diverged = ~torch.isfinite(scores)
     if not objective.higher_is_better:
-        diverged |= scores > factor * scores[:, :1]
+        reference = scores[:, 0] if before is None else before
+        known = reference[torch.isfinite(reference) & (reference > 0)]
+        typical = known.median() if len(known) else reference.new_ones(())  # of no scale: errors in units
+        reference = torch.where(torch.isfinite(reference), reference, typical)
+        diverged |= scores > factor * reference.clamp(min=float(typical) / factor)[:, None]
     return diverged

@@ -128,7 +128,23 @@ def record(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> 
     # Told of one fake mode, torch describes every result in it; else it makes one a result, with a stack trace, which
     # takes as long as all the rest.
     with RECORDER, tracing(TracingContext(FakeTensorMode())):
-        return simplify(make_fx(function)(*tensors))
+        program = make_fx(function)(*tensors)
+    require_repeatable(program)
+    return simplify(program)
+
+
+def require_repeatable(program: GraphModule) -> None:
+    """Check that a recorded program draws no random numbers of its own.
+
+    Raises:
+        ValueError: naming the operation that does.
+    """
+    for node in program.graph.nodes:
+        if node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise ValueError(
+                f"expected a function of parameters and examples, received one that draws from torch's generator "
+                f"({node.target}); random layers are keyed by the task in training alone, see meta.models.keyed"
+            )
 
 
 def direct(program: GraphModule) -> GraphModule:

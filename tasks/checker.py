@@ -2,7 +2,7 @@
 
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from meta.episode import LEAVES, Episode, Examples, leaves, stack, unstack
 from meta.objectives import OBJECTIVES
-from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey, draws_ranges
+from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey, draws_ranges, kinds_of
 
 
 class FamilyError(ValueError):
@@ -49,6 +49,23 @@ def check_family(family: Family, *, seed: int = 0, tasks: int = 8) -> None:
     if draws_ranges(family):
         _check_range(family, first, seed, tasks)
     _check_variety(family, first, seed)
+    check_kinds(family, keys)
+
+
+def check_kinds(family: object, keys: Sequence[TaskKey]) -> None:
+    """Check that a family which declares kinds of task tells the kind of each, the same whenever it is asked.
+
+    Raises:
+        FamilyError: if it does not.
+    """
+    if not family.spec.kinds:  # type: ignore[attr-defined]
+        return
+    try:
+        first, again = ([kinds_of(family, key.seed, key.split, [key.index]) for key in keys] for _ in range(2))
+    except ValueError as error:
+        raise FamilyError(str(error)) from error
+    if first != again:
+        raise FamilyError("kind_of: the same tasks had other kinds when asked again; draw from key.rng(…)")
 
 
 def _checked_spec(family: Family) -> FamilySpec:

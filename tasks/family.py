@@ -1,13 +1,15 @@
 """The contract of a task family, and the counter-based randomness that keeps draws pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeGuard
+from typing import Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from meta.episode import Episode, place, stack
+from meta.episode import LEAVES, Episode, leaves, place, stack
+from meta.objectives import CROSS_ENTROPY
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -87,6 +89,9 @@ class FamilySpec:
         description: size D of a task's description, 0 if tasks have none.
         data: fingerprint of the data that tasks are drawn from, empty for families that need none. A run is only
             resumed on the data it was begun with.
+        kinds: where tasks are of a few kinds (forward, backward), their names, all equally likely; one that stands
+            twice is twice as likely. The family then offers ``kind_of(key)``, the name of a task's kind: scores are
+            averaged over kinds, whatever share of the tasks happens to be of which, and shown for each.
     """
 
     input_shape: tuple[int, ...]
@@ -94,6 +99,28 @@ class FamilySpec:
     objective: str
     description: int = 0
     data: str = ""
+    kinds: tuple[str, ...] = ()
+
+
+def kinds_of(family: Any, seed: int, split: Split, tasks: Iterable[int]) -> list[str]:
+    """The kind of each of some tasks of a family whose ``spec`` declares kinds.
+
+    Raises:
+        ValueError: if the family has no ``kind_of``, or it names a kind that is not declared.
+    """
+    declared = family.spec.kinds
+    if not hasattr(family, "kind_of"):
+        raise ValueError(
+            f"spec.kinds: expected a family that declares kinds {list(declared)} to offer kind_of(key), "
+            f"{type(family).__name__} does not; add it, or leave spec.kinds out"
+        )
+    names: list[str] = []
+    for index in tasks:
+        name = family.kind_of(TaskKey(seed, split, index))
+        if name not in declared:
+            raise ValueError(f"kind_of: expected one of spec.kinds, {list(declared)}, received {name!r} for {index}")
+        names.append(name)
+    return names
 
 
 class Family(Protocol):
@@ -127,6 +154,18 @@ def draws_ranges(family: Family) -> TypeGuard[RangeFamily]:
     return hasattr(type(family), "draw_range")
 
 
+def draw_noise(
+    seed: int, tasks: range, size: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Uniform numbers in (0, 1) for the random layers of consecutive training tasks, [T, ``size``].
+
+    Each belongs to a task, and every task is trained on once, in one outer step. They are multiples of 2^-24, the same
+    in every floating-point type.
+    """
+    steps = np.floor(uniforms(seed, "train", tasks, "noise", size) * 2**23)
+    return torch.from_numpy((steps + 0.5) / 2**23).to(dtype=dtype, device=device)
+
+
 def draw_batch(
     family: Family,
     seed: int,
@@ -135,7 +174,70 @@ def draw_batch(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
 ) -> Episode:
-    """Episodes of consecutive tasks, [T, ...], as the engine wants them; see :func:`meta.episode.place`."""
+    """Episodes of consecutive tasks, [T, ...], as the engine wants them; see :func:`meta.episode.place`.
+
+    Raises:
+        ValueError: if an episode is not what the family's spec says: its types, shapes, or class numbers.
+    """
     if draws_ranges(family):
-        return place(family.draw_range(seed, split, tasks), dtype, device)
-    return place(stack([family.draw(TaskKey(seed, split, index)) for index in tasks]), dtype, device)
+        episodes = family.draw_range(seed, split, tasks)
+        _require_tensors(episodes, f"{split} tasks from {tasks.start} on")
+    else:
+        drawn = [family.draw(TaskKey(seed, split, index)) for index in tasks]
+        for index, episode in zip(tasks, drawn, strict=True):
+            _require_tensors(episode, f"{split} task {index}")
+        episodes = stack(drawn)
+    require_fitting(episodes, family.spec, f"{split} tasks from {tasks.start} on")
+    return place(episodes, dtype, device)
+
+
+def _require_tensors(episode: Episode, where: str) -> None:
+    """Check the types of an episode of one task or of many.
+
+    Raises:
+        ValueError: naming the first part that is no tensor.
+    """
+    if not isinstance(episode, Episode):
+        raise ValueError(f"{where}: expected a meta.episode.Episode, received {type(episode).__name__}")
+    for name, leaf in zip(LEAVES, leaves(episode), strict=False):
+        if not isinstance(leaf, torch.Tensor):
+            raise ValueError(
+                f"{where}: {name}: expected a torch.Tensor, received {type(leaf).__name__}; convert it in the family, "
+                "with torch.from_numpy for one"
+            )
+
+
+def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
+    """Check a batch of episodes against a family's spec, [T, ...].
+
+    Raises:
+        ValueError: naming the first part whose shape is another, or that holds class numbers out of range.
+    """
+    for name, (inputs, targets) in (("support", episodes.support), ("query", episodes.query)):
+        if tuple(inputs.shape[2:]) != spec.input_shape:
+            raise ValueError(
+                f"{where}: {name} inputs: expected shape [B, {', '.join(map(str, spec.input_shape))}] as in the "
+                f"family's spec, received {list(inputs.shape[1:])}"
+            )
+        if targets.shape[:2] != inputs.shape[:2]:
+            raise ValueError(
+                f"{where}: {name} targets: expected {inputs.shape[1]}, one for each input, received shape "
+                f"{list(targets.shape[1:])}"
+            )
+        if spec.objective == CROSS_ENTROPY.name:
+            require_classes(targets, spec.outputs, f"{where}: {name} targets")
+
+
+def require_classes(targets: torch.Tensor, classes: int, where: str) -> None:
+    """Check class numbers.
+
+    Raises:
+        ValueError: if they are of another type than int64, or out of range.
+    """
+    if targets.dtype != torch.int64:
+        raise ValueError(f"{where}: expected class numbers of type torch.int64, received {targets.dtype}")
+    if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < classes):
+        raise ValueError(
+            f"{where}: expected class numbers from 0 to {classes - 1} (spec.outputs is {classes}), received some from "
+            f"{int(targets.min())} to {int(targets.max())}"
+        )

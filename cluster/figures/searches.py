@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
+from cluster import strict_yaml
 from cluster.figures.style import STYLE, WIDE, Array, floats, legend
 from cluster.secrets import without_credentials
 
@@ -69,7 +69,7 @@ class Trial:
 
 
 class Confirmed(NamedTuple):
-    """A trial on fresh validation tasks, and how far it is behind the best of them, each with a 95 % half-width."""
+    """A trial on fresh validation tasks, and how far it is behind the first of them, each with a 95 % half-width."""
 
     trial: Trial
     mean: float
@@ -89,7 +89,9 @@ class Searched:
         higher_is_better: whether the best score is the highest.
         best: number of the best trial, if any has a score.
         base: number of the trial with the base configuration's own values, if there was one.
-        confirmed: number of a trial -> ``mean`` and ``ci95`` of its score on fresh validation tasks.
+        confirmed: number of a trial -> ``mean`` and ``ci95`` of its score on fresh validation tasks; where ``best`` was
+            chosen by others than these, also how far the trial is ``behind`` the best, and the half-width ``error`` of
+            that, wide enough for all such differences to hold at once.
     """
 
     axes: Sequence[Axis]
@@ -111,21 +113,28 @@ class Searched:
         return [trial for *_, trial in sorted(found, key=lambda one: one[:2])]
 
     def confirmed_ranked(self) -> list[Confirmed]:
-        """Trials with a finite score on fresh validation tasks, the best first.
+        """Trials with a finite score on fresh validation tasks, the first by which the others are measured.
 
-        The half-width of a difference is that of independent means, √(a² + b²).
+        That is the best trial where differences from it are given, else the one that leads on these tasks; differences
+        then have the half-width of independent means, √(a² + b²). The others follow, the better the sooner.
         """
         sign = -1 if self.higher_is_better else 1
+        chosen = any("behind" in score for score in self.confirmed.values())
         found = []
         for number, score in self.confirmed.items():
             trial, (mean, half) = self.trial(number), floats((score["mean"], score["ci95"])).tolist()
             if trial is not None and math.isfinite(mean) and math.isfinite(half):
-                found.append((sign * mean, number, trial, mean, half))
-        found.sort(key=lambda one: one[:2])
-        return [
-            Confirmed(trial, mean, half, signed - found[0][0], math.hypot(half, found[0][4]))
-            for signed, _, trial, mean, half in found
-        ]
+                found.append((chosen and number != self.best, sign * mean, number, mean, half))
+        found.sort()
+        ranked = []
+        for _, signed, number, mean, half in found:
+            score, trial = self.confirmed[number], self.trial(number)
+            assert trial is not None
+            behind, error = score.get("behind"), score.get("error")
+            if behind is None or error is None:
+                behind, error = signed - found[0][1], math.hypot(half, found[0][4])
+            ranked.append(Confirmed(trial, mean, half, behind, error))
+        return ranked
 
     def named(self, trial: Trial) -> str:
         """What a trial is called where it stands out."""
@@ -256,7 +265,7 @@ def plain(value: Any) -> str:
     ('1.0e-05', '[40, 40]', 'null')
     """
     value = value.item() if isinstance(value, np.generic) else value
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    text: str = strict_yaml.write(value, flow=True, width=math.inf)
     return without_credentials(text.removesuffix("...\n").strip())
 
 

@@ -7,13 +7,14 @@ import shlex
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from cluster.config import read_yaml, with_overrides
 from cluster.errors import ConfigError
-from cluster.jobs.packaging import module_files, require_size, tree_files
+from cluster.jobs.packaging import Tree, module_files, require_size, tree
 from cluster.runs import new_name, require_name
 from cluster.secrets import has_credentials, without_credentials
 
@@ -31,12 +32,14 @@ class Job:
         entrypoint: the command line.
         files: what the working tree holds there, by name, and where each file is here.
         size: of the files, in bytes.
+        left_out: why files that nothing ignores are not sent, by name: secrets, and links to folders or nothing.
     """
 
     name: str
     entrypoint: str
     files: Mapping[str, Path]
     size: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(words: Sequence[str], name: str | None, root: Path) -> Job:
@@ -52,14 +55,9 @@ def prepare(words: Sequence[str], name: str | None, root: Path) -> Job:
     """
     if name is not None:
         require_name(name)
-    for word in words:
-        if has_credentials(word):
-            raise ConfigError(
-                f"expected a command without secrets, received '{without_credentials(word)}': whoever may use the "
-                "cluster sees it; put the address into an environment variable and name that with --env"
-            )
-    files = tree_files(root)
-    words = [words[0], *(_inside(word, root, files) for word in words[1:])]
+    require_no_secrets(words)
+    sent = tree(root)
+    words = [words[0], *(_inside(word, root, sent) for word in words[1:])]
     config = next((Path(word) for word in words[1:] if word.endswith((".yaml", ".yml")) and "=" not in word), None)
     name = name or new_name(
         re.sub(r"[^A-Za-z0-9._-]+", "-", config.stem if config else words[0]).lstrip("._-") or "job"
@@ -71,11 +69,28 @@ def prepare(words: Sequence[str], name: str | None, root: Path) -> Job:
         if "--resume" not in options:
             words = [words[0], "--name", name, *words[1:]]
         for origin in _own_modules(config, words, root):
-            files |= module_files(origin)
-    return Job(name, "exec metaray " + shlex.join(words), files, require_size(files))
+            module = module_files(origin)
+            sent.files.update(module.files)
+            sent.left_out.update(module.left_out)
+    return Job(name, "exec metaray " + shlex.join(words), sent.files, require_size(sent.files), sent.left_out)
 
 
-def _inside(word: str, root: Path, files: Mapping[str, Path]) -> str:
+def require_no_secrets(words: Sequence[str]) -> None:
+    """Refuse a command with passwords, keys or tokens in it.
+
+    Raises:
+        ConfigError: naming the word, without the secret.
+    """
+    pairs = [f"{one} {two}" for one, two in pairwise(words)]
+    for text in (*words, *pairs):
+        if has_credentials(text):
+            raise ConfigError(
+                f"expected a command without secrets, received '{without_credentials(text)}': whoever may use the "
+                "cluster sees it; put the secret into an environment variable and name that with --env"
+            )
+
+
+def _inside(word: str, root: Path, sent: Tree) -> str:
     """A word of the command with a path into the working tree made relative to it.
 
     An absolute folder elsewhere is left as it is: it may be one that the cluster shares.
@@ -94,7 +109,12 @@ def _inside(word: str, root: Path, files: Mapping[str, Path]) -> str:
             "machine; copy it into the tree, or submit from the folder that holds it"
         )
     inside = path.resolve().relative_to(root.resolve()).as_posix()
-    if not any(name == inside or inside == "." or name.startswith(f"{inside}/") for name in files):
+    if inside in sent.left_out:
+        raise ConfigError(
+            f"'{value}' is not sent to the cluster: it {sent.left_out[inside]}; take the secret out and give it with "
+            f"--env, or, if it is none, add the line '!/{inside}' to .rayignore"
+        )
+    if not any(name == inside or inside == "." or name.startswith(f"{inside}/") for name in sent.files):
         raise ConfigError(
             f"'{value}' is not sent to the cluster: it is data, a run, or named in .gitignore. Give the place where "
             "the cluster has it, as an absolute path or a URI, or bring it back with '!' in .gitignore"

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from cluster import strict_yaml
 from cluster.checkpoint import Checkpoint
 from cluster.config import Config
-from cluster.protocol import protocol
+from cluster.protocol import plain_figure, protocol, rows
 from cluster.registry.adapting import Adaptable
 from cluster.runs import RunFolder
 from cluster.secrets import without_credentials
@@ -43,6 +42,7 @@ def describe(
         "",
         *(f"- {part}" for part in protocol(evaluation, config.inner.steps)),
         *([f"- {verdict}"] if verdict else []),
+        *(f"- warning: {warning}" for warning in evaluation.get("warnings", ())),
         "",
         "## Call",
         "",
@@ -64,26 +64,23 @@ def describe(
         "```yaml",
     ]
     head, tail = "\n".join(lines) + "\n", "```\n"
-    text = without_credentials(yaml.safe_dump(config.identity, sort_keys=False))
+    text = without_credentials(strict_yaml.write(config.identity))
     head = without_credentials(head)[: LONGEST - len(CUT) - len(tail)]
     room = LONGEST - len(head) - len(tail)
     return head + (text if len(text) <= room else text[: room - len(CUT)] + CUT) + tail
 
 
 def _table(evaluation: Mapping[str, Any]) -> list[str]:
-    """Scores against inner steps, one row per algorithm."""
+    """Scores against inner steps, one row per algorithm and kind of task."""
     columns = list(evaluation["steps"])
-    rows = {evaluation["algorithm"]: evaluation["steps"], **evaluation.get("baselines", {})}
     return [
         f"| {evaluation['metric']} after inner steps | {' | '.join(columns)} |",
         f"| --- |{' --- |' * len(columns)}",
-        *(f"| {name} | {' | '.join(_cell(row[column]) for column in columns)} |" for name, row in rows.items()),
+        *(
+            f"| {name} | {' | '.join(plain_figure(row[column], mean='.4g', half='.2g') for column in columns)} |"
+            for name, row in rows(evaluation, evaluation["algorithm"])
+        ),
     ]
-
-
-def _cell(figure: Mapping[str, Any]) -> str:
-    mean = "not finite" if figure["mean"] is None else f"{figure['mean']:.4g} ± {figure['ci95']:.2g}"
-    return mean + (f", {figure['diverged']} diverged" if figure["diverged"] else "")
 
 
 def tags(

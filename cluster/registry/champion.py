@@ -1,5 +1,7 @@
 """Whether a run's model beats the registered champion: both on the same held-out tasks, task by task."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,12 +12,16 @@ from cluster.builder import AnySetup, build
 from cluster.checkpoint import Checkpoint
 from cluster.config import Config, differences
 from cluster.errors import ConfigError
-from cluster.evaluation import Scores, difference, start, table
+from cluster.evaluation import Scores, difference, start, table, task_kinds
+from cluster.intervals import Kinds
 from cluster.policy_setup import PolicySetup
+from cluster.registry.attempts import Attempt
 from cluster.runs import RunFolder
 from cluster.training import open_pool, shared_session, with_engine_of
 from meta.algorithms import batch_norm_of
 from meta.objectives import Score
+
+Reserve = Callable[[int], Attempt]  # counts an attempt on so many tasks, which no other attempt has or will have
 
 
 class Contender(NamedTuple):
@@ -32,10 +38,12 @@ class Difference:
 
     Attributes:
         mean: mean over tasks of the difference of scores, None if a score is not finite.
-        ci95: half-width of its 95 % interval, 1.96·std/√n.
+        ci95: half-width of its 95 % interval, None for one task or if a score is not finite.
         metric: what was scored.
         tasks: number of tasks.
         lost: tasks in which a score was not finite.
+        attempt: the how manyth comparison of the registered model it is.
+        first: number of the first test task.
     """
 
     mean: float | None
@@ -43,6 +51,8 @@ class Difference:
     metric: str
     tasks: int
     lost: int
+    attempt: int = 1
+    first: int = 0
 
     @property
     def is_gain(self) -> bool:
@@ -55,25 +65,27 @@ class Difference:
         if self.mean is None:
             return f"{self.metric} not comparable {where}, {self.lost} of which were not finite"
         how = "worse" if self.mean < 0 else "better" if self.mean > 0 else "different"
-        return f"{self.metric} {how} by {abs(self.mean):.4g} ± {self.ci95:.2g} {where}"
+        half = "" if self.ci95 is None else f" ± {self.ci95:.2g}"
+        return f"{self.metric} {how} by {abs(self.mean):.4g}{half} {where}"
 
 
-def paired(challenger: Scores, champion: Scores, objective: Score) -> Difference:
-    """The difference of two rows of scores [T] of the same tasks.
+def paired(challenger: Scores, champion: Scores, objective: Score, kinds: Kinds | None = None) -> Difference:
+    """The difference of two rows of scores [T] of the same tasks, averaged over kinds where there are some.
 
     >>> from meta.objectives import MSE
     >>> gain = paired(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 3.0]), MSE)
     >>> gain.mean, round(gain.ci95, 3), gain.is_gain
-    (1.0, 1.132, False)
+    (1.0, 2.484, False)
     """
     lost = int((~(np.isfinite(challenger) & np.isfinite(champion))).sum())
-    found = difference(challenger, champion, paired=True, higher_is_better=objective.higher_is_better)
+    higher = objective.higher_is_better
+    found = difference(challenger, champion, paired=True, higher_is_better=higher, kinds=(kinds, kinds))
     mean, half = (None, None) if found is None else (found["mean"], found["ci95"])
     return Difference(mean=mean, ci95=half, metric=objective.metric, tasks=len(challenger), lost=lost)
 
 
-def compare(challenger: Contender, folder: RunFolder, tasks: int) -> Difference:
-    """Score a run's model and the champion's on the first ``tasks`` test tasks of the run's seed.
+def compare(challenger: Contender, folder: RunFolder, tasks: int, reserve: Reserve) -> Difference:
+    """Score a run's model and the champion's on ``tasks`` test tasks of the run's seed that no attempt has looked at.
 
     Either adapts as it would when it is served: with its own number of inner steps and its own α.
 
@@ -81,13 +93,19 @@ def compare(challenger: Contender, folder: RunFolder, tasks: int) -> Difference:
         challenger: the run's model.
         folder: the champion's package.
         tasks: number of tasks.
+        reserve: counts the attempt and gives its tasks; called once the two are known to be comparable, and before
+            either is scored.
 
     Raises:
         ConfigError: if the champion was trained on, or is tested by, something else.
     """
     champion = _under_protocol_of(challenger, folder)
+    attempt = reserve(tasks)
     with shared_session(challenger.config):
-        return paired(_scores(challenger, tasks), _scores(champion, tasks), challenger.setup.algorithm.objective)
+        scores = [_scores(one, tasks, attempt.first) for one in (challenger, champion)]
+    kinds = task_kinds(challenger.setup, "test", tasks, attempt.first)
+    found = paired(scores[0], scores[1], challenger.setup.algorithm.objective, kinds)
+    return dataclasses.replace(found, attempt=attempt.number, first=attempt.first)
 
 
 def _under_protocol_of(challenger: Contender, folder: RunFolder) -> Contender:
@@ -123,11 +141,11 @@ def _require_same(found: list[str]) -> None:
         )
 
 
-def _scores(one: Contender, tasks: int) -> Scores:
-    """Scores [T] after the model's own number of inner steps."""
+def _scores(one: Contender, tasks: int, first: int) -> Scores:
+    """Scores [T] of the test tasks from number ``first`` on after the model's own number of inner steps."""
     theta = one.setup.layout.flatten(one.state.params).numpy()
     steps = (one.config.select_steps,)
     with open_pool(one.config) as pool:
-        ticket = start(pool, one.config, theta, step=0, split="test", tasks=tasks, steps=steps)
+        ticket = start(pool, one.config, theta, step=0, split="test", tasks=tasks, steps=steps, first=first)
         column: Scores = table(pool.gather(ticket))[:, 0]
     return column

@@ -19,8 +19,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from pydantic import ValidationError
 
-from cluster.config import problems, with_overrides
+from cluster.config import problems, strictly, with_overrides
 from cluster.errors import ConfigError, MetarayError
+from cluster.registry import attempts
 from cluster.registry.pyfunc import PACKAGE
 from cluster.runs import RunFolder
 from cluster.secrets import without_credentials
@@ -95,7 +96,7 @@ class Registry:
         """
         tracking = with_overrides({}, overrides).get("tracking", {})
         try:
-            return cls(TrackingConfig.model_validate(tracking))
+            return cls(strictly(TrackingConfig, tracking))
         except ValidationError as error:
             raise ConfigError("\n".join(problems(error, TrackingConfig, "tracking."))) from error
 
@@ -147,6 +148,11 @@ class Registry:
         with self._answers():
             found = self._aliases(name).get(alias)
         return None if found is None else int(found)
+
+    def reserve(self, name: str, tasks: int) -> attempts.Attempt:
+        """Count a comparison with a champion; see :func:`cluster.registry.attempts.reserve`."""
+        with self._answers():
+            return attempts.reserve(self._client, name, tasks)
 
     def _aliases(self, name: str) -> dict[str, Any]:
         try:

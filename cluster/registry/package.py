@@ -68,7 +68,8 @@ def write_package(
     Store(str(path / "checkpoints")).write(checkpoints.BEST, best)
     spec = setup.family.spec
     cls = EnvironmentSpec if isinstance(spec, EnvironmentSpec) else FamilySpec
-    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(cls)}
+    # Kinds are for evaluations, which ask the family itself.
+    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(cls) if field.name != "kinds"}
     images = setup.family if isinstance(setup.family, Images) else None
     inverted = images is not None and images.store.manifest.origin.get("inverted") is True
     kind = {"acted": cls is EnvironmentSpec, "pixels": images is not None, "inverted": inverted}

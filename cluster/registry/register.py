@@ -80,7 +80,8 @@ def register(
         name: of the registered model, made if there is none.
         alias: name for the version, which it takes from the version that has it.
         if_better: move the alias, ``champion`` unless another is given, only if the new version beats the one that has
-            it: the 95 % interval of the difference over the same test tasks has to lie above zero.
+            it: the 95 % interval of the difference over the same test tasks has to lie above zero. Every attempt takes
+            tasks that no other attempt at this model has looked at.
         tasks: number of these; by default ``eval.tasks``.
         overrides: what has changed since the training: ``task.root=…``, ``cluster.…``, ``tracking.uri=…``.
 
@@ -99,7 +100,8 @@ def register(
     difference = None
     if if_better and before is not None:
         with registry.package(name, before) as theirs:
-            difference = compare(contender, theirs, tasks or contender.config.eval.tasks)
+            reserve = partial(registry.reserve, name)
+            difference = compare(contender, theirs, tasks or contender.config.eval.tasks, reserve)
     promoted = alias is not None and (difference is None or difference.is_gain)
     verdict = _verdict(str(alias), before, difference) if if_better else None
     evaluation = _evaluation(folder, contender.state, overrides)
@@ -176,6 +178,7 @@ def _verdict(alias: str, before: int | None, difference: Difference | None) -> s
     """Why an alias moved, or did not."""
     if difference is None:
         return f"promoted to {alias}: there was none"
+    attempt = f" (comparison {difference.attempt} of this model)"
     if difference.is_gain:
-        return f"promoted to {alias}: {difference} than version {before}"
-    return f"not promoted to {alias}, which stays with version {before}: {difference}"
+        return f"promoted to {alias}: {difference} than version {before}{attempt}"
+    return f"not promoted to {alias}, which stays with version {before}: {difference}{attempt}"

@@ -1,4 +1,8 @@
-"""How sure a ranking is: the best few trials again, on validation tasks that have not chosen anything yet."""
+"""How sure a ranking is: the best few trials again, on validation tasks that have not chosen anything yet.
+
+Some of these tasks choose the best of the few, others test the choice: the best of equals looks better than the others
+on the tasks that chose it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,15 +12,19 @@ import numpy as np
 from cluster import checkpoint as checkpoints
 from cluster.builder import build
 from cluster.config import Config
-from cluster.evaluation import Scores, start, table
+from cluster.evaluation import Scores, mean_score, start, table, task_kinds
+from cluster.intervals import Kinds
 from cluster.search.folder import SearchFolder
 from cluster.search.settings import Search
 from cluster.training import open_pool, with_engine_of
 from cluster.worker import fix_arithmetic
 
 
-def score_again(search: Search, folder: SearchFolder, number: int) -> Scores:
-    """Scores [T] of a trial's best θ on ``search.confirm_tasks`` validation tasks after those of its training."""
+def score_again(search: Search, folder: SearchFolder, number: int, first: int | None = None) -> Scores:
+    """Scores [T] of a trial's best θ on ``search.confirm_tasks`` validation tasks from number ``first`` on.
+
+    By default these are the tasks after those of its training.
+    """
     fix_arithmetic(threads=1)
     run = folder.run(number)
     config = with_engine_of(run, run.config)
@@ -31,9 +39,32 @@ def score_again(search: Search, folder: SearchFolder, number: int) -> Scores:
             split="val",
             tasks=search.settings.confirm_tasks,
             steps=[search.inner_steps],
-            first=config.eval.val_tasks,
+            first=config.eval.val_tasks if first is None else first,
         )
         return table(pool.gather(ticket))[:, 0]
+
+
+def fresh_tasks(search: Search, folder: SearchFolder, finalists: Sequence[int]) -> tuple[int, int]:
+    """Numbers of the first validation task that chooses among the finalists, and of the first that tests the choice.
+
+    No trial was trained or validated on them. A search that has been made longer and comes to other finalists is given
+    other tasks than before: the folder remembers which finalists were looked at on which tasks.
+    """
+    tasks = search.settings.confirm_tasks
+    looks: list[dict[str, Any]] = folder.info.get("confirmed", [])
+    asked = {"trials": sorted(finalists), "tasks": tasks}
+    for look in looks:
+        if all(look[key] == value for key, value in asked.items()):
+            return look["first"], look["first"] + tasks
+    used = [folder.run(number).config.eval.val_tasks for number in finalists]
+    first = max(*used, *(look["first"] + 2 * look["tasks"] for look in looks), 0)
+    folder.update_info(confirmed=[*looks, {**asked, "first": first}])
+    return first, first + tasks
+
+
+def kinds_of_tasks(search: Search, folder: SearchFolder, number: int, first: int) -> Kinds | None:
+    """The kinds of the tasks that a trial is scored on, None where its family has none."""
+    return task_kinds(build(folder.run(number).config), "val", search.settings.confirm_tasks, first)
 
 
 def same_tasks(one: Config, other: Config) -> bool:
@@ -41,11 +72,13 @@ def same_tasks(one: Config, other: Config) -> bool:
     return one.task == other.task and one.seed == other.seed
 
 
-def ranked(scores: Mapping[int, Scores], *, higher_is_better: bool) -> Sequence[int]:
+def ranked(
+    scores: Mapping[int, Scores], *, higher_is_better: bool, kinds: Mapping[int, Kinds | None] | None = None
+) -> Sequence[int]:
     """Trials by their mean score, the best first; those with a score that is not finite last."""
 
     def place(number: int) -> Any:
-        mean = scores[number].mean()
+        mean = mean_score(scores[number][:, None], 0, (kinds or {}).get(number))
         return (not np.isfinite(mean), -mean if higher_is_better else mean, number)
 
     return sorted(scores, key=place)

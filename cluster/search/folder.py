@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from cluster.errors import ConfigError
 from cluster.jobs.inside import in_job
-from cluster.runs import DescribedFolder, RunFolder, beginning, place, require_name, write_json
+from cluster.runs import DescribedFolder, RunFolder, beginning, place, read_json, require_name, write_json
 from cluster.search.settings import Search, reload, require_same
-from cluster.storage import write_file
 
 Status = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]
 INFO = "search.json"
@@ -68,7 +67,7 @@ class SearchFolder(DescribedFolder):
 
     def read(self, number: int) -> Trial:
         """One trial."""
-        plain = json.loads((self.run(number).path / "trial.json").read_text())
+        plain = read_json(self.run(number).path / "trial.json")
         return Trial(**plain | {"history": tuple((step, score) for step, score in plain["history"])})
 
     def told_mlflow(self, number: int) -> bool:
@@ -109,14 +108,26 @@ def scores(run: RunFolder, metric: str) -> list[tuple[int, float | None]]:
 
 def create(search: Search, name: str) -> SearchFolder:
     """Make a search's folder, under ``checkpoint.root`` where that is a folder; ``search.json`` is written last."""
-    folder = SearchFolder(_place(search, name))
-    write_file(folder.path / "search.yaml", search.to_yaml().encode())
-    write_json(folder.path / INFO, beginning(name))
+    folder = plan(search, name)
+    folder.settle("search.yaml", search.to_yaml())
     return folder
 
 
+def plan(search: Search, name: str) -> SearchFolder:
+    """A search's folder that is not made yet."""
+    return SearchFolder(_place(search, name), beginning(name))
+
+
 def named(search: Search, name: str) -> SearchFolder:
-    """The folder of the search of a name, new or begun before under the same settings.
+    """As :func:`plan_named`, and made at once."""
+    folder = plan_named(search, name)
+    if not folder.exists:
+        folder.settle("search.yaml", search.to_yaml())
+    return folder
+
+
+def plan_named(search: Search, name: str) -> SearchFolder:
+    """The folder of the search of a name, begun before under the same settings, or planned.
 
     Raises:
         ConfigError: if the name is none for a folder, or the search there is of other settings.
@@ -124,7 +135,7 @@ def named(search: Search, name: str) -> SearchFolder:
     require_name(name)
     folder = SearchFolder(_place(search, name))
     if not (folder.path / INFO).is_file():
-        return create(search, name)
+        return plan(search, name)
     require_same(reload(folder.path / "search.yaml"), search)
     return folder
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from cluster.evaluation import interval
 from cluster.figures.searches import Axis, Searched
 from cluster.figures.searches import Trial as Drawn
 from cluster.search.ranking import Result
@@ -17,7 +16,7 @@ def draw(result: Result) -> None:
     facts = {
         "searcher": settings.searcher,
         "scheduler": settings.scheduler,
-        "fresh validation tasks": str(settings.confirm_tasks),
+        "fresh validation tasks": f"{settings.confirm_tasks} to choose among the best few, as many to test the choice",
         "folder": str(folder.path),
     }
     write_search_page(found, folder.path, drawn, name=folder.info["name"], base=settings.base, facts=facts)
@@ -44,8 +43,15 @@ def searched(result: Result) -> Searched:
         higher_is_better=result.higher_is_better,
         best=result.best.number,
         base=result.base,
-        confirmed={number: interval(scores) for number, scores in result.confirmed.items()},
+        confirmed={number: _confirmed(result, number) for number in result.confirmed},
     )
+
+
+def _confirmed(result: Result, number: int) -> dict[str, float | None]:
+    """A trial's score on the tasks that test the choice, and how far it is behind the best trial there."""
+    lead = result.lead(number)
+    behind = {} if lead is None else {"behind": lead["mean"], "error": lead["corrected"]}
+    return {**result.interval(number), **behind}
 
 
 def _axis(key: str, domain: Domain) -> Axis:

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from cluster.builder import build
 from cluster.checkpoint import newest
 from cluster.errors import Interrupted
 from cluster.interrupts import SignalFlag
+from cluster.metrics import recorded
 from cluster.runs import write_json
 from cluster.search.board import board
 from cluster.search.folder import RESULT, SearchFolder, Trial
@@ -30,7 +32,15 @@ def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
     """
     higher = build(search.base).algorithm.objective.higher_is_better
     past = _recovered(search, folder, higher=higher)
-    with Tracked(search, folder, higher=higher) as tracked, ray_session(search.base.cluster, search.settings.at_once):
+    recorded(folder.metrics_path)
+    with ExitStack() as ending, ray_session(search.base.cluster, search.settings.at_once):
+        # All that can be refused has been: from here on the folder changes.
+        if not folder.exists:
+            folder.settle("search.yaml", search.to_yaml())
+        for trial in past:
+            if trial != folder.read(trial.number):
+                folder.write(trial)
+        tracked = ending.enter_context(Tracked(search, folder, higher=higher))
         stop.listen()
         keys, steps = list(search.space.domains), search.base.outer.steps
         with board(search.settings.metric, keys, total(search), steps, higher=higher) as shown:
@@ -44,6 +54,8 @@ def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
                 f"{folder.path}"
             )
         result = rank(search, folder, higher=higher)
+        best = folder.run(result.best.number).info
+        result.warnings.extend(f"trial {result.best.number}: {warning}" for warning in best.get("warnings", ()))
         write_json(folder.path / RESULT, result.as_json())
         draw(result)
     result.warnings.extend(tracked.warnings)
@@ -65,7 +77,6 @@ def _recovered(search: Search, folder: SearchFolder, *, higher: bool) -> list[Tr
                 trial = dataclasses.replace(trial, values=search.values_of(state.config))
                 if state.step == search.base.outer.steps:
                     trial = dataclasses.replace(trial, status="finished")
-            folder.write(trial)
         found.append(trial)
     return found
 

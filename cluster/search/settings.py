@@ -7,11 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from cluster import strict_yaml
 from cluster.components import nearest
-from cluster.config import Config, differences, parse, problems, read_yaml, with_overrides, with_values
+from cluster.config import (
+    Config,
+    differences,
+    parse,
+    problems,
+    read_yaml,
+    require_no_secrets,
+    strictly,
+    with_overrides,
+    with_values,
+)
 from cluster.errors import ConfigError
 from cluster.search.space import Domain, Space
 from cluster.sections import Count, CountOrNone, Section
@@ -124,7 +134,7 @@ class Search:
     def to_yaml(self) -> str:
         """The whole search, as YAML that loads to an equal one wherever the base configuration is."""
         settings = self.settings.model_dump(mode="json", exclude_none=True)
-        return yaml.safe_dump({"search": settings, **self.base.model_dump(mode="json")}, sort_keys=False)
+        return strict_yaml.write({"search": settings, **self.base.model_dump(mode="json")})
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Search:
@@ -175,8 +185,9 @@ def require_same(before: Search, now: Search) -> None:
 def _settings(raw: Mapping[str, Any], path: Path) -> SearchConfig:
     if "search" not in raw:
         raise ConfigError(f"{path}: expected a section 'search' (base, space, metric, …), found none")
+    require_no_secrets(raw)
     try:
-        return SearchConfig.model_validate(raw["search"])
+        return strictly(SearchConfig, raw["search"])
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, SearchConfig, "search."))) from error
 

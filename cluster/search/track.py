@@ -1,7 +1,6 @@
 """MLflow: a search is a run, and its trials are the runs below it, each fed from its own folder."""
 
-import yaml
-
+from cluster import strict_yaml
 from cluster.errors import Interrupted
 from cluster.metrics import MetricsLog
 from cluster.search.folder import RESULT, SearchFolder, Trial, by_value
@@ -25,7 +24,7 @@ class Tracked:
 
     def __enter__(self) -> "Tracked":
         """Begin the search's run, or go on with it."""
-        plain = yaml.safe_load(self._search.to_yaml())
+        plain = strict_yaml.read(self._search.to_yaml())
         self._log = MetricsLog(self._folder.metrics_path)
         self._own = Tracker(self._folder, self._search.base.tracking, plain)
         return self

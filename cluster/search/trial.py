@@ -109,7 +109,6 @@ def _take_over(folder: RunFolder, config: Config, values: Mapping[str, Any], sta
         state,
         engine=config.engine,
         config=config.model_dump(mode="json"),
-        config_hash=config.hash,
         best=own.best if own is not None else None,
     )
     checkpoints.replace_all(store, mine)

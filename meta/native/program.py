@@ -24,7 +24,7 @@ from meta.native.operations import Closed
 from meta.native.schedule import Output, Plan
 from meta.native.toolchain import Library, load
 from meta.params import Params
-from meta.simplify import RECORDER, simplify
+from meta.simplify import RECORDER, require_repeatable, simplify
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 HEADERS = ("kernels.h", "pooling.h")
@@ -178,7 +178,9 @@ def _record(function: Callable[..., Any], params: Params, episode: Episode) -> t
 
     recorder = make_fx(flat, decomposition_table=_decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
     with RECORDER:
-        return simplify(recorder(*params.values(), *leaves(episode))), outputs
+        program = recorder(*params.values(), *leaves(episode))
+    require_repeatable(program)
+    return simplify(program), outputs
 
 
 @functools.cache

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.func import grad
 
-from meta.algorithms import Algorithm
+from meta.algorithms import Algorithm, gradient_of
 from meta.episode import Episode, signature, unstack
 from meta.native.ir import Unsupported
 from meta.native.program import Program, translated
@@ -25,7 +24,7 @@ class Native:
 
     def gradient(self, params: Params, episodes: Episode) -> tuple[Params, dict[str, Tensor]]:
         """The summed meta-gradient and the metrics of each task."""
-        function = grad(self._algorithm.meta_loss, has_aux=True)
+        function = gradient_of(self._algorithm)
         result: tuple[Params, dict[str, Tensor]] = self._program("gradient", function, True, params, episodes)
         return result
 
@@ -44,7 +43,7 @@ class Native:
             try:
                 self._programs[key] = Program(function, params, episodes, adds=adds, threads=self._threads)
             except Unsupported as error:
-                raise Unsupported(
+                raise type(error)(
                     f"engine native cannot run this: {error}; choose engine=trace or engine=loop"
                 ) from error
         return self._programs[key](params, episodes)
@@ -60,4 +59,4 @@ def native_memory(algorithm: Algorithm, params: Params, episodes: Episode) -> in
     if device.type != "cpu":
         raise Unsupported(f"tensors on {device.type}")
     compiler()
-    return translated(grad(algorithm.meta_loss, has_aux=True), params, episodes, adds=True).memory
+    return translated(gradient_of(algorithm), params, episodes, adds=True).memory

@@ -19,7 +19,7 @@ from meta.objectives import RETURN, Score
 from meta.params import Params
 from meta.policy.distributions import Policy
 from meta.policy.estimators import ESTIMATORS, clipped_ratio, importance_ratio
-from meta.policy.samples import Samples, step_of, unpack
+from meta.policy.samples import Samples, require_shape, step_of, unpack
 
 OuterEstimator = Literal["likelihood_ratio", "dice"]
 
@@ -130,11 +130,15 @@ class PolicyMAML:
         query = unpack(episode.query, self.model)
         outputs = self.outputs(params, episode)
         surrogate = importance_ratio(self.model.log_probability(outputs, query.actions), query)
-        divergence = (query.weights * self.model.divergence(query.outputs, outputs)).sum()
+        apart = require_shape("divergence [B]", self.model.divergence(query.outputs, outputs), query.weights.shape)
+        divergence = (query.weights * apart).sum()
         return torch.stack([surrogate, divergence])
 
     def _log_probabilities(self, params: Params, samples: Samples) -> Tensor:
-        return self.model.log_probability(self.model.apply(params, samples.observations), samples.actions)
+        outputs = self.model.apply(params, samples.observations)
+        require_shape("outputs [B, M]", outputs, (len(samples.weights), self.model.width))
+        found = self.model.log_probability(outputs, samples.actions)
+        return require_shape("log_probability [B]", found, samples.weights.shape)
 
     def _of_sampling(self, before: list[Params], episode: Episode, query: Samples) -> Tensor:
         """-R' π(D) / π_old(D), whose derivative is that of having sampled D; R' is the mean reward of a step."""

@@ -85,8 +85,8 @@ class PolicyEngine:
         kept, as long as it stays within the memory allowed in all.
         """
 
-        def one(fixed: tuple[Params, Episode], vector: Params) -> Params:
-            return fisher_product(self._algorithm, fixed[0], vector, fixed[1])
+        def one(fixed: tuple[Params, tuple[Tensor, ...]], vector: Params) -> Params:
+            return fisher_product(self._algorithm, fixed[0], vector, from_leaves(fixed[1]))
 
         tasks = range(len(episodes.description))
         kept: dict[int, Prepared] = {}
@@ -112,10 +112,13 @@ class PolicyEngine:
     def judged(self, params: Params, episodes: Episode) -> Tensor:
         """Surrogate and KL divergence of each task's adapted policy, [T, 2]."""
         tasks = range(len(episodes.description))
-        found = [self._calls.run("judged", self._algorithm.judged, params, _apart(episodes, task)) for task in tasks]
-        return torch.stack(found)
+
+        def one(params: Params, parts: tuple[Tensor, ...]) -> Tensor:
+            return self._algorithm.judged(params, from_leaves(parts))
+
+        return torch.stack([self._calls.run("judged", one, params, _apart(episodes, task)) for task in tasks])
 
 
-def _apart(episodes: Episode, task: int) -> Episode:
-    """One task's episode in memory of its own, aligned like any other."""
-    return from_leaves([leaf[task].clone() for leaf in leaves(episodes)])
+def _apart(episodes: Episode, task: int) -> tuple[Tensor, ...]:
+    """The tensors of one task's episode in memory of their own, aligned like any other."""
+    return tuple(leaf[task].clone() for leaf in leaves(episodes))

@@ -1,5 +1,6 @@
 """What a task's rollouts are to a gradient: rows of observations, actions, advantages and the policy that acted."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,17 @@ class Samples(NamedTuple):
     advantages: Tensor
     log_probabilities: Tensor
     outputs: Tensor
+
+
+def require_shape(name: str, values: Tensor, shape: Sequence[int]) -> Tensor:
+    """``values``, which a policy gave and which nothing may broadcast.
+
+    Raises:
+        ValueError: if their shape is another.
+    """
+    if tuple(values.shape) != tuple(shape):
+        raise ValueError(f"policy: {name}: expected shape {tuple(shape)}, received {tuple(values.shape)}")
+    return values
 
 
 SCALARS = 4  # weight, reward, advantage, log-probability

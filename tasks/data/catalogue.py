@@ -2,16 +2,19 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tasks.data.archives import extract, is_archive, stem
+from tasks.data.decoder import Progress
 from tasks.data.errors import DataError
+from tasks.data.limits import Limits
 from tasks.data.manifest import Manifest
 from tasks.data.places import cache_folder, scratch
-from tasks.data.prepare import Progress, check_root, prepare
+from tasks.data.prepare import check_root, prepare
 from tasks.data.remote import is_remote
 from tasks.data.sources.base import RawData
 
@@ -24,7 +27,7 @@ SOURCES = {
     "parquet": "tasks.data.sources.parquet:raw_data",
     "glyphs": "tasks.data.sources.glyphs:raw_data",
 }
-OPTIONS = ("seed", "size", "grey", "ratio", "lists", "image_column", "label_column", "download")
+OPTIONS = ("seed", "size", "grey", "ratio", "lists", "nested", "image_column", "label_column", "download")
 
 
 def prepare_source(
@@ -36,6 +39,7 @@ def prepare_source(
     replace: bool = False,
     skip_broken: bool = False,
     progress: Progress | None = None,
+    limits: Limits | None = None,
 ) -> Manifest:
     """Turn raw data into a store that is whole or absent.
 
@@ -47,12 +51,16 @@ def prepare_source(
         replace: write over a store that is there already.
         skip_broken: leave out images that cannot be decoded.
         progress: called with the images done so far and their total.
+        limits: bounds on what is unpacked and decoded.
 
     Raises:
         DataError: if anything of this cannot be used.
     """
     read = _source(name, source, options)
     check_root(root, replace=replace)
+    limits = limits or Limits()
+    keywords = {**options, "limits": limits} if "limits" in inspect.signature(read).parameters else options
+    shown = None
     with ExitStack() as stack:
         arguments = []
         if source is not None:
@@ -60,11 +68,19 @@ def prepare_source(
             if is_archive(path):
                 beside = cache_folder() / "upload" if is_remote(root) else Path(root).resolve()
                 unpacked = stack.enter_context(scratch(beside)) / "unpacked" / stem(path)
-                extract(path, unpacked)
+                extract(path, unpacked, limits)
+                shown = (f"{unpacked}{os.sep}", f"{path}{os.sep}")  # the folder will be gone, the archive will not
                 path = unpacked
             arguments = [path]
-        raw = read(*arguments, **options)
-        return prepare(raw, root, replace=replace, skip_broken=skip_broken, progress=progress)
+        try:
+            raw = read(*arguments, **keywords)
+            return prepare(
+                raw, root, replace=replace, skip_broken=skip_broken, progress=progress, limits=limits, shown=shown
+            )
+        except DataError as error:
+            if shown is None:
+                raise
+            raise type(error)(str(error).replace(*shown)) from error
 
 
 def _source(name: str, source: Path | None, options: Mapping[str, Any]) -> Callable[..., RawData]:

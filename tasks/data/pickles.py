@@ -1,39 +1,79 @@
 """Reading pickles of arrays without running what they ask for."""
 
 import pickle
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from tasks.data.errors import DataError
+from tasks.data.limits import Limits
+from tasks.data.pickle_scan import memory_of
 
 
-def load_pickle(path: Path) -> Any:
+def load_pickle(path: Path, limits: Limits | None = None) -> Any:
     """The contents of a pickle that holds nothing but numpy arrays, numbers, strings, bytes and builtin containers.
 
-    Text of pickles written by Python 2 is read as Latin-1, which is how they keep the bytes of arrays.
+    Text of pickles written by Python 2 is read as Latin-1, which is how they keep the bytes of arrays. What loading
+    will take in memory is computed before anything is loaded, and what calls copy is counted.
 
     Raises:
-        DataError: if it asks for anything else, which is then not run, or is damaged.
+        DataError: if it asks for anything else, which is then not run, is damaged, or may take more memory than the
+            limits allow.
     """
+    limits = limits or Limits()
     with path.open("rb") as stream:
         try:
-            return _Unpickler(stream, encoding="latin1").load()
+            needed = memory_of(stream, path.stat().st_size)
+            limits.check_memory(str(path), needed)
+            stream.seek(0)
+            return _Unpickler(stream, _Budget(str(path), limits, needed)).load()
+        except DataError:
+            raise
         except _Refused as refused:
             raise DataError(
                 f"{path}: expected a pickle of arrays and containers, received one that asks for {refused}; "
                 "nothing of it was run, do not trust this file"
             ) from refused
-        except MemoryError:
-            raise
         except Exception as error:  # a damaged pickle may fail in any way
-            raise DataError(f"{path}: expected a pickle of arrays, cannot read it: {error!r}") from error
+            raise DataError(f"{path}: expected a pickle of arrays, cannot read it: {_short(error)}") from error
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
     """What a pickle asks for and does not get."""
+
+
+def _short(value: object) -> str:
+    """A value in a message; a pickle may nest containers so that all of it would fill the memory."""
+    return f"{type(value).__name__}({str(value)[:300]!r})" if isinstance(value, Exception) else reprlib.repr(value)
+
+
+class _Budget:
+    """Counts the memory that a pickle's calls take beside its own contents."""
+
+    def __init__(self, where: str, limits: Limits, taken: int) -> None:
+        self._where, self._limits, self._taken = where, limits, taken
+
+    def take(self, *values: object) -> None:
+        """Count a copy of every value.
+
+        Raises:
+            DataError: if there is too much now.
+        """
+        for value in values:
+            if isinstance(value, np.ndarray):
+                self._taken += value.nbytes
+            elif isinstance(value, bytes | bytearray | str):
+                self._taken += len(value)
+            elif isinstance(value, tuple | list | set | frozenset | dict):
+                self._taken += ENTRY * len(value)
+        self._limits.check_memory(self._where, self._taken)
+
+
+MOST_AXES = 64  # of numpy's arrays
+ENTRY = 72  # bytes of a set's entry, with room to grow
 
 
 class _Call:
@@ -43,13 +83,17 @@ class _Call:
     set on what is handed out (BUILD), as it can on a function or a class.
     """
 
-    __slots__ = ("_function",)
+    __slots__ = ("_budget", "function")
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Any], budget: _Budget) -> None:
+        self.function, self._budget = function, budget
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
+        self._budget.take(*arguments)
+        made = self.function(*arguments)
+        if isinstance(made, _Array):
+            made.budget = self._budget
+        return made
 
     def __setstate__(self, state: object) -> None:
         raise _Refused("another state of a function")
@@ -62,7 +106,7 @@ class _Type:
 
     def __init__(self, kind: str, *_: object) -> None:
         if not isinstance(kind, str) or np.dtype(kind).kind not in "biufcSU" or not np.dtype(kind).itemsize:
-            raise _Refused(f"arrays of type {kind!r}")
+            raise _Refused(f"arrays of type {_short(kind)}")
         self.dtype = np.dtype(kind)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -74,11 +118,17 @@ class _Type:
 class _Array(np.ndarray[Any, Any]):
     """An array whose state is checked before it is set."""
 
+    budget: _Budget | None = None
+
     def __setstate__(self, state: Any) -> None:
         if self.size:  # numpy would free the first data, and views of them may have been taken
             raise _Refused("an array whose data are set twice")
         _, shape, kind, fortran, data = state
-        checked: Any = (1, tuple(shape), _dtype(kind), bool(fortran), _bytes(data))
+        if not isinstance(shape, tuple) or len(shape) > MOST_AXES:
+            raise _Refused(f"an array of shape {_short(shape)}")
+        assert self.budget is not None, "made by a call, which has one"
+        self.budget.take(*([data, data] if isinstance(data, str) else [data]))  # as bytes, and as the array's own
+        checked: Any = (1, shape, _dtype(kind), bool(fortran), _bytes(data))
         super().__setstate__(checked)
 
 
@@ -86,11 +136,8 @@ def _never(*_: object) -> None:
     raise _Refused("a call of 'numpy.ndarray'")
 
 
-_NDARRAY = _Call(_never)  # names the class where an array is announced, and makes none
-
-
 def _array(kind: object, *_: object) -> _Array:
-    if kind is not _NDARRAY:
+    if not isinstance(kind, _Call) or kind.function is not _never:
         raise _Refused(f"an array of class {type(kind).__name__}")
     return np.ndarray.__new__(_Array, (0,), np.uint8)
 
@@ -108,14 +155,14 @@ def _from_buffer(data: object, kind: object, shape: tuple[int, ...], order: Lite
 def _dtype(kind: object) -> np.dtype[Any]:
     """The dtype of a checked stand-in; numpy would also take strings, among them "O": pointers."""
     if not isinstance(kind, _Type):
-        raise _Refused(f"arrays of type {kind!r}")
+        raise _Refused(f"arrays of type {_short(kind)}")
     return kind.dtype
 
 
 def _bytes(data: object = b"", encoding: str = "latin1") -> bytes:
     """Bytes, which pickles before protocol 3 hold as text. A number would ask for so many zeros."""
     if encoding not in ("latin1", "latin-1"):
-        raise _Refused(f"encoding {encoding!r}")
+        raise _Refused(f"encoding {_short(encoding)}")
     if isinstance(data, str):
         return data.encode("latin1")
     if not isinstance(data, bytes | bytearray):
@@ -127,12 +174,12 @@ def _bytearray(*arguments: Any) -> bytearray:
     return bytearray(_bytes(*arguments))
 
 
-_ADMITTED: dict[tuple[str, str], _Call] = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Call(_Type),
-    ("_codecs", "encode"): _Call(_bytes),
+_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): _never,  # names the class where an array is announced, and makes none
+    ("numpy", "dtype"): _Type,
+    ("_codecs", "encode"): _bytes,
     **{
-        (f"numpy.{core}.{module}", name): _Call(function)
+        (f"numpy.{core}.{module}", name): function
         for core in ("core", "_core")  # numpy before and after version 2
         for module, name, function in (
             ("multiarray", "_reconstruct", _array),
@@ -141,7 +188,7 @@ _ADMITTED: dict[tuple[str, str], _Call] = {
         )
     },
     **{
-        (module, name): _Call(function)
+        (module, name): function
         for module in ("builtins", "__builtin__")  # Python 3 and 2
         for name, function in (
             ("set", set),
@@ -155,9 +202,13 @@ _ADMITTED: dict[tuple[str, str], _Call] = {
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: BinaryIO, budget: _Budget) -> None:
+        super().__init__(stream, encoding="latin1")
+        self._budget = budget
+
     def find_class(self, module: str, name: str) -> Any:
         """The one door through which a pickle reaches code."""
         try:
-            return _ADMITTED[module, name]
+            return _Call(_ADMITTED[module, name], self._budget)
         except KeyError:
-            raise _Refused(f"'{module}.{name}'") from None
+            raise _Refused(_short(f"{module}.{name}")) from None

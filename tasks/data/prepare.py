@@ -1,32 +1,44 @@
 """From raw data to an Arrow store: decode on all cores, class after class."""
 
 import errno
+import math
 import os
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from tasks.data.decode import BOMB, decode
-from tasks.data.errors import BrokenImage, DataError
+from tasks.data import limits as bounds
+from tasks.data.decode import DEEP, bounded
+from tasks.data.decoder import Decoder, FewerBits, Progress
+from tasks.data.duplicates import in_words
+from tasks.data.errors import DataError
+from tasks.data.limits import Limits
 from tasks.data.manifest import Manifest
+from tasks.data.names import class_name
 from tasks.data.places import cache_folder, scratch
 from tasks.data.remote import RemoteStore, is_remote
-from tasks.data.sources.base import RawClass, RawData
-from tasks.data.store import Pixels
+from tasks.data.sources.base import RawData
 from tasks.data.writer import StoreWriter, check_place
 from tasks.family import SPLITS, Split
 
-CHUNK = 32  # images per job
 AHEAD = 4  # jobs in flight per worker
 FEWEST = 2  # classes that a task needs at least
 
-Progress = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class _Work:
+    """How to prepare."""
+
+    limits: Limits
+    replace: bool
+    skip_broken: bool
+    progress: Progress | None
+    workers: int | None
+    shown: tuple[str, str] | None
+
+
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -38,8 +50,13 @@ def prepare(
     skip_broken: bool = False,
     progress: Progress | None = None,
     workers: int | None = None,
+    limits: Limits | None = None,
+    shown: tuple[str, str] | None = None,
 ) -> Manifest:
-    """Write a store that is whole or absent. No more than a class and what is in flight is held in memory.
+    """Write a store that is whole or absent. No more than what is in flight, and a small class, is held in memory.
+
+    The manifest's origin says what was left out (``left_out``, ``skipped``), which images are equal
+    (``duplicates``), and what else the user should know (``warnings``).
 
     Args:
         raw: the data set.
@@ -49,17 +66,20 @@ def prepare(
         progress: called with the images done so far and their total.
         workers: threads to decode with, by default one per core. Pillow decodes and resizes outside the interpreter's
             lock, so threads use all cores, and no pixel has to travel between processes.
+        limits: bounds on the store's size, and on the images that are decoded.
+        shown: a text in the names of files, and what the manifest shows instead of it.
 
     Raises:
-        DataError: if the data or the place cannot be used, or the disk is full.
+        DataError: if the data or the place cannot be used, there is more than the limits allow, or the disk is full.
     """
     check_raw(raw)
     check_root(root, replace=replace)
+    work = _Work(limits or Limits(), replace, skip_broken, progress, workers, shown)
     try:
         if not is_remote(root):
-            return _prepare(raw, Path(root), replace, skip_broken, progress, workers)
+            return _prepare(raw, Path(root), work)
         with scratch(cache_folder() / "upload") as folder:
-            manifest = _prepare(raw, folder / "store", False, skip_broken, progress, workers)
+            manifest = _prepare(raw, folder / "store", work)
             RemoteStore(root).upload(folder / "store", manifest, replace=replace)
             return manifest
     except OSError as error:
@@ -99,12 +119,13 @@ def check_raw(raw: RawData) -> None:
     owner: dict[str, Split] = {}
     for split in SPLITS:
         for one in raw.classes[split]:
-            if one.name in owner:
+            name = class_name(one.name, raw.name)
+            if name in owner:
                 raise DataError(
-                    f"{raw.name}: expected splits without a common class, received '{one.name}' in {owner[one.name]} "
+                    f"{raw.name}: expected splits without a common class, received '{one.name}' in {owner[name]} "
                     f"and {split}; give every class to one split"
                 )
-            owner[one.name] = split
+            owner[name] = split
             if not len(one.images):
                 raise DataError(
                     f"{raw.name}: expected images in every class, class '{one.name}' of {split} has none; "
@@ -112,63 +133,28 @@ def check_raw(raw: RawData) -> None:
                 )
 
 
-@dataclass
-class _Job:
-    """Images of one class that are being decoded; the last job of a class completes it."""
+def _check_room(raw: RawData, root: Path, limits: Limits) -> None:
+    """Compare the size of the store, which is known before the first image is decoded, with limits and disk.
 
-    pixels: "Future[tuple[list[Pixels], int]]"
-    last: bool
-    images: int
+    Raises:
+        DataError: if it is too large.
+    """
+    images = sum(len(one.images) for classes in raw.classes.values() for one in classes)
+    size = images * math.prod(raw.image_shape)
+    limits.check_store(raw.name, size, raw.raw_bytes)
+    place = root.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise DataError(
+            f"expected room for the store '{root}', {bounds.in_words(size)}, there are {bounds.in_words(free)}; make "
+            "room, lower --size, or name a --root on another disk"
+        )
 
 
-class _Decoder:
-    """Decodes classes on several threads, some jobs ahead, and gives them back in order."""
-
-    def __init__(self, raw: RawData, skip_broken: bool, progress: Progress | None, pool: ThreadPoolExecutor) -> None:
-        self._raw, self._skip_broken = raw, skip_broken
-        self._progress, self._pool = progress, pool
-        self._total = sum(len(one.images) for classes in raw.classes.values() for one in classes)
-        self._done = 0
-        self.skipped = 0
-
-    def classes(self, classes: Sequence[RawClass], ahead: int) -> Iterator[Pixels]:
-        """The pixels of each class, uint8 [N, height, width, channels]."""
-        jobs = (job for one in classes for job in self._jobs(one))
-        waiting = deque(islice(jobs, ahead))
-        remaining = iter(classes)
-        parts: list[Pixels] = []
-        while waiting:
-            job = waiting.popleft()
-            pixels, broken = job.pixels.result()
-            waiting.extend(islice(jobs, 1))
-            parts += pixels
-            self.skipped += broken
-            self._done += job.images
-            if self._progress is not None:
-                self._progress(self._done, self._total)
-            if job.last:
-                name = next(remaining).name
-                if not parts:
-                    raise DataError(f"{name}: expected images in every class, all of this one's are broken")
-                yield np.stack(parts)
-                parts = []
-
-    def _jobs(self, one: RawClass) -> Iterator[_Job]:
-        count = len(one.images)
-        for start in range(0, count, CHUNK):
-            stop = min(start + CHUNK, count)
-            future = self._pool.submit(self._decode, one, range(start, stop))
-            yield _Job(future, stop == count, stop - start)
-
-    def _decode(self, one: RawClass, numbers: range) -> tuple[list[Pixels], int]:
-        pixels = []
-        for number in numbers:
-            try:
-                pixels.append(decode(one.images[number], self._raw.image_shape, self._raw.invert))
-            except BrokenImage:
-                if not self._skip_broken:
-                    raise
-        return pixels, len(numbers) - len(pixels)
+def _where(raw: RawData, split: int, number: int, image: int) -> str:
+    return raw.classes[SPLITS[split]][number].images[image].where
 
 
 def _cores() -> int:
@@ -176,24 +162,61 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _prepare(
-    raw: RawData, root: Path, replace: bool, skip_broken: bool, progress: Progress | None, workers: int | None
-) -> Manifest:
-    count = workers or _cores()
+def _prepare(raw: RawData, root: Path, work: _Work) -> Manifest:
+    _check_room(raw, root, work.limits)
+    bits = DEEP
+    while True:
+        try:
+            return _written(raw, root, work, bits)
+        except FewerBits as found:  # known after the last image: nothing of the store has been published
+            bits = found.bits
+
+
+def _written(raw: RawData, root: Path, work: _Work, bits: int) -> Manifest:
+    count = work.workers or _cores()
     with (
-        warnings.catch_warnings(),
-        StoreWriter(root, name=raw.name, image_shape=raw.image_shape, replace=replace) as writer,
+        bounded(work.limits),
+        StoreWriter(root, name=raw.name, image_shape=raw.image_shape, replace=work.replace) as writer,
         ThreadPoolExecutor(count) as pool,
     ):
-        warnings.simplefilter("error", BOMB)
         try:
-            decoder = _Decoder(raw, skip_broken, progress, pool)
+            decoder = Decoder(raw, pool, bits=bits, skip_broken=work.skip_broken, progress=work.progress)
             for split in SPLITS:
                 writer.begin(split, [one.name for one in raw.classes[split]])
-                for pixels in decoder.classes(raw.classes[split], AHEAD * count):
+                for pixels in decoder.classes(split, AHEAD * count):
                     writer.add(pixels)
                 writer.end()
         finally:
             pool.shutdown(cancel_futures=True)
-        writer.origin = {**raw.origin, "inverted": raw.invert, "skipped": decoder.skipped}
+        writer.origin = _replaced(_origin(raw, decoder, bits), work.shown)
     return writer.manifest
+
+
+def _origin(raw: RawData, decoder: Decoder, bits: int) -> dict[str, Any]:
+    """What the manifest says of where the data came from and how they were treated.
+
+    Raises:
+        FewerBits: if the images should have been decoded as using fewer bits.
+    """
+    depths = decoder.depths.checked(raw.name, bits)
+    equal = decoder.fingerprints.duplicates(lambda *place: _where(raw, *place))
+    return {
+        **raw.origin,
+        "inverted": raw.invert,
+        "skipped": decoder.skipped,
+        "skipped_first": decoder.skipped_first,
+        "left_out": raw.left_out.as_plain(),
+        "duplicates": equal,
+        "warnings": [*raw.warnings, *in_words(equal), *depths, *decoder.frame_warnings()],
+    }
+
+
+def _replaced(value: Any, shown: tuple[str, str] | None) -> Any:
+    """A plain value in whose texts one part is replaced."""
+    if shown is None:
+        return value
+    if isinstance(value, str):
+        return value.replace(*shown)
+    if isinstance(value, dict):
+        return {key: _replaced(one, shown) for key, one in value.items()}
+    return [_replaced(one, shown) for one in value] if isinstance(value, list) else value

@@ -6,40 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
 from tasks.data.errors import DataError
 from tasks.data.manifest import MANIFEST, Manifest, SplitInfo
+from tasks.secrets import has_secret
 
 BLOCK = 1 << 22  # bytes copied at a time
 
-# Names of parameters whose value nobody should see; `credential_kind` of Azure says no secret.
-_SECRET = re.compile(
-    r"secret|key|token|passw|pwd|signature|credential(?!_kind)|(?<![a-z])(sig|sas|pass|auth)(?![a-z])", re.I
-)
 _SAFE = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/?#:@]*@)?([a-z0-9._-]*)(?=[/?#:]|$)", re.I)
 
 
 def is_remote(root: str) -> bool:
     """Whether ``root`` is a URI and not a path."""
     return "://" in root
-
-
-def has_secret(root: str) -> bool:
-    """Whether a URI holds a password, or a parameter that is named like a secret.
-
-    A password may hold any character here, also a "/", with which a parser of URIs would take it for a path.
-
-    >>> has_secret("s3://AKIA:ab/cd@bucket/p"), has_secret("s3://bucket/p?region=eu-west-1")
-    (True, False)
-    """
-    rest = unquote(root.partition("://")[2])
-    user = "" if rest.startswith("/") else rest.rpartition("@")[0]
-    parameters = re.split(r"[?&;#]", rest)[1:]
-    return ":" in user or any(_SECRET.search(parameter.partition("=")[0]) for parameter in parameters)
 
 
 class RemoteStore:

@@ -1,7 +1,9 @@
 """Bytes put aside on the disk: a nameless file that the system removes with the process, however it ends."""
 
+import math
 import mmap
 import tempfile
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.data.errors import DataError
+
+IN_MEMORY = 128 << 20  # bytes of pixels of one class up to which they stay in memory
 
 
 class Spill:
@@ -55,9 +59,25 @@ class Spill:
         """A piece, copied into memory."""
         return self._map[key]
 
+    def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """All pieces as one array that is read where it is used."""
+        return np.frombuffer(self._map, dtype=np.uint8).reshape(shape)
+
 
 def put_aside(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """An equal array that lies on the disk and is read where it is used."""
     with Spill() as spill:
         spill.put(np.ascontiguousarray(array).reshape(-1).data)
-    return np.frombuffer(spill._map, dtype=np.uint8).reshape(array.shape)
+    return spill.array(array.shape)
+
+
+def stacked(images: Iterable[NDArray[np.uint8]], most: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Images one after the other as an array [N, *shape], on the disk if ``most`` of them are large."""
+    if most * math.prod(shape) <= IN_MEMORY:
+        return np.array([*images], dtype=np.uint8).reshape(-1, *shape)
+    count = 0
+    with Spill() as spill:
+        for image in images:
+            spill.put(np.ascontiguousarray(image).reshape(-1).data)
+            count += 1
+    return spill.array((count, *shape))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.data.errors import DataError
+from tasks.data.names import class_name
 from tasks.family import SPLITS, Split
 
 RATIO = "0.64,0.16,0.2"
@@ -64,9 +65,8 @@ def by_lists(names: Collection[str], folder: Path) -> dict[Split, list[str]]:
         path = folder / f"{split}.txt"
         if not path.is_file():
             raise DataError(f"expected class lists train.txt, val.txt and test.txt in '{folder}', found no {path.name}")
-        parts[split] = [
-            line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
-        ]
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        parts[split] = [class_name(line, str(path)) for line in lines if line.strip()]
         for name in parts[split]:
             if name in owner:
                 raise DataError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.checker import FamilyError, generators_untouched
+from tasks.checker import FamilyError, check_kinds, generators_untouched
 from tasks.environments.contract import EnvironmentFamily, EnvironmentSpec, Lockstep, Numbers, Step
 from tasks.family import SPLITS, TaskKey
 
@@ -38,6 +38,7 @@ def check_environment_family(family: EnvironmentFamily, *, seed: int = 0, tasks:
     spec = _checked_spec(family)
     keys = [TaskKey(seed, split, index) for split in SPLITS for index in range(tasks)]
     _check_descriptions(family, keys, spec)
+    check_kinds(family, keys)
     first = _run(family, keys, 0, spec)
     _check_purity(family, keys, first, spec)
     _check_copy(family, keys, first, spec)

@@ -12,8 +12,8 @@ from gymnasium import spaces
 
 from tasks.environments.contract import EnvironmentSpec, Lockstep, Numbers, Step
 from tasks.environments.rows import Rows, counts
-from tasks.environments.varied import Varied, parse
-from tasks.environments.vectors import Pool, Vector, alone, together
+from tasks.environments.varied import Varied, kind, kinds, parse, require_type
+from tasks.environments.vectors import Pool, Vector, alone, numbers_of, together
 from tasks.family import TaskKey
 
 IDLE = 128  # vector environments that a family keeps for its next rollouts
@@ -32,7 +32,9 @@ class GymnasiumTasks:
         id: a registered identifier, ``my_module:MyEnv-v0`` to import the module that registers it.
         kwargs: arguments of the constructor that all tasks share.
         vary: what differs between tasks: names with a range ``[low, high]``, from which a number is drawn uniformly, or
-            ``{choice: [value, …]}``.
+            ``{choice: [value, …]}``. Between two whole numbers, ``[1, 5]``, whole numbers are drawn, both bounds
+            included, unless the constructor's annotation or default says that the argument is real. The combinations of
+            choices, if they are few, are the kinds of task: scores are averaged over them and shown for each.
         via: where these go. ``kwargs``: to the constructor, so that every task has environments of its own;
             ``options``: to ``reset(options={name: value})``, which needs to build environments only once.
         vectorized: take the vector environment that is registered with the identifier. It has to accept
@@ -64,7 +66,10 @@ class GymnasiumTasks:
         counts(horizon=self.horizon, trajectories=self.trajectories)
         if self.via not in ("kwargs", "options"):
             raise ValueError(f"via: expected 'kwargs' or 'options', received '{self.via}'")
-        varied = parse(self.vary or {})
+        types = numbers_of(self.id)
+        for name, value in (self.kwargs or {}).items():
+            require_type(f"kwargs.{name}", types.get(name), value)
+        varied = parse(self.vary or {}, types if self.via == "kwargs" else {})
         twice = sorted(varied.keys() & (self.kwargs or {}).keys()) if self.via == "kwargs" else []
         if twice:
             raise ValueError(f"vary: expected names that are not among kwargs, received {twice} in both")
@@ -90,7 +95,12 @@ class GymnasiumTasks:
             discrete=discrete,
             horizon=self.horizon,
             trajectories=self.trajectories,
+            kinds=kinds(self.varied),
         )
+
+    def kind_of(self, key: TaskKey) -> str:
+        """What is chosen for the task among ``choice``s, such as ``map=small``."""
+        return kind(self.varied, self.draw(key))
 
     def draw(self, key: TaskKey) -> dict[str, Any]:
         """The task's own values, by name."""

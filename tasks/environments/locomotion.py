@@ -2,12 +2,14 @@
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from tasks.environments.contract import EnvironmentSpec, Lockstep, Numbers
 from tasks.environments.gymnasium_tasks import GymnasiumTasks
 from tasks.family import TaskKey
+
+DIRECTIONS = {"direction=-1": "backward", "direction=1": "forward"}  # kinds of task, in words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,12 @@ class Locomotion:
     @property
     def spec(self) -> EnvironmentSpec:
         """Gymnasium's v5 observations and actions; a task is described by one number."""
-        return self.tasks.spec
+        spec = self.tasks.spec
+        return replace(spec, kinds=tuple(DIRECTIONS[kind] for kind in spec.kinds))
+
+    def kind_of(self, key: TaskKey) -> str:
+        """``forward`` or ``backward``, where tasks are directions."""
+        return DIRECTIONS[self.tasks.kind_of(key)]
 
     def describe(self, keys: Sequence[TaskKey]) -> Numbers:
         """The directions or velocities, [T, 1]."""
@@ -61,7 +68,7 @@ class HalfCheetahDirection(Locomotion):
     """Half-cheetahs that run forward (1) or backward (-1), either with probability one half: ±v - 0.05 ‖a‖².
 
     There are only these two tasks: training, validation and test share them, and their trajectories differ in the
-    noise of the first states.
+    noise of the first states. They are the kinds of task: a score is the mean of the two directions' own.
     """
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.environments.contract import EnvironmentFamily, Flags, Numbers, RolloutError, Step
+from tasks.environments.contract import EnvironmentFamily, EnvironmentSpec, Flags, Numbers, RolloutError, Step
 from tasks.family import TaskKey
 
 Act = Callable[[Numbers, Numbers], tuple[Numbers, Numbers]]
@@ -57,7 +57,8 @@ def roll(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int, ac
     noise = _noise(family, keys, inner_step)
     lockstep = family.start(keys, inner_step)
     observed = lockstep.reset()
-    rows = observed.shape[:2]
+    rows = (len(keys), spec.trajectories)
+    _require(observed, (*rows, *spec.input_shape), "first observations [T, N, O]", keys, inner_step, 0)
     observations = np.empty((*rows, spec.horizon + 1, observed.shape[2]))
     actions = np.zeros((*rows, spec.horizon, noise.shape[-1]))
     outputs: Numbers | None = None
@@ -66,9 +67,11 @@ def roll(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int, ac
     observations[:] = observed[:, :, None]
     for step in range(spec.horizon):
         action, distribution = act(observed, noise[:, step])
+        _require(action, noise[:, step].shape, "the policy's actions [T, N, A]", keys, inner_step, step + 1)
         _require_finite(action, "the policy's actions", keys, inner_step, step)
         outputs = np.zeros((*rows, spec.horizon, distribution.shape[-1])) if outputs is None else outputs
         answer = lockstep.step(action[..., 0] if spec.discrete else action)
+        _require_shapes(answer, rows, spec, keys, inner_step, step)
         _require_finite(answer.rewards, "rewards", keys, inner_step, step)
         observed = answer.observations
         actions[:, :, step], outputs[:, :, step] = action, distribution
@@ -96,6 +99,30 @@ def _noise(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int) 
     if spec.discrete:
         return np.stack([generator.random(shape) for generator in generators])
     return np.stack([generator.standard_normal(shape) for generator in generators])
+
+
+def _require_shapes(
+    answer: Step, rows: tuple[int, int], spec: EnvironmentSpec, keys: Sequence[TaskKey], inner_step: int, step: int
+) -> None:
+    """Check that nothing in an environment's answer would be broadcast."""
+    for values, shape, name in (
+        (answer.observations, (*rows, *spec.input_shape), "observations [T, N, O]"),
+        (answer.rewards, rows, "rewards [T, N]"),
+        (answer.terminated, rows, "terminated [T, N]"),
+        (answer.truncated, rows, "truncated [T, N]"),
+    ):
+        _require(values, shape, name, keys, inner_step, step + 1)
+
+
+def _require(
+    values: object, shape: tuple[int, ...], name: str, keys: Sequence[TaskKey], inner_step: int, number: int
+) -> None:
+    if not isinstance(values, np.ndarray) or values.shape != shape:
+        received = f"shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise RolloutError(
+            f"{keys[0].split} tasks from {keys[0].index} on, inner step {inner_step}, environment step {number}: "
+            f"{name}: expected an array of shape {shape}, received {received}; mend the environment or the policy"
+        )
 
 
 def _require_finite(values: Numbers, what: str, keys: Sequence[TaskKey], inner_step: int, step: int) -> None:

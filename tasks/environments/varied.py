@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from numbers import Real
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ class Varied(Protocol):
         ...
 
 
+MOST_KINDS = 12  # combinations of choices up to which scores are shown for each
+
+
 @dataclass(frozen=True)
 class Range:
     """A number drawn uniformly from [low, high]."""
@@ -41,6 +45,23 @@ class Range:
     def describe(self, value: float) -> list[float]:
         """The number itself."""
         return [value]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number drawn uniformly from low, low + 1, …, high."""
+
+    low: int
+    high: int
+    size: int = 1
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """One number."""
+        return int(rng.integers(self.low, self.high, endpoint=True))
+
+    def describe(self, value: int) -> list[float]:
+        """The number itself."""
+        return [float(value)]
 
 
 @dataclass(frozen=True)
@@ -63,27 +84,74 @@ class Choice:
         return [float(value)] if self.size == 1 else [float(value == other) for other in self.values]
 
 
-def parse(vary: Mapping[str, Any]) -> dict[str, Varied]:
+def parse(vary: Mapping[str, Any], types: Mapping[str, type] | None = None) -> dict[str, Varied]:
     """What a configuration says of varied values, in alphabetical order.
 
     Args:
-        vary: names with ``[low, high]`` or ``{"choice": [value, …]}``.
+        vary: names with ``[low, high]`` or ``{"choice": [value, …]}``. Between two whole numbers whole numbers are
+            drawn, unless the argument is known to be real.
+        types: which of the names are known to take whole numbers (``int``) or real ones (``float``).
 
     Raises:
         ValueError: naming what cannot be understood.
 
     >>> parse({"length": [0.5, 1.5], "map": {"choice": ["small", "large"]}})
     {'length': Range(low=0.5, high=1.5, size=1), 'map': Choice(values=('small', 'large'))}
+    >>> parse({"joints": [1, 5], "mass": [1, 5]}, {"mass": float})
+    {'joints': Whole(low=1, high=5, size=1), 'mass': Range(low=1.0, high=5.0, size=1)}
     """
-    return {name: _parse(name, vary[name]) for name in sorted(vary)}
+    return {name: _parse(name, vary[name], (types or {}).get(name)) for name in sorted(vary)}
 
 
-def _parse(name: str, form: Any) -> Varied:
+def require_type(key: str, expected: type | None, value: Any) -> None:
+    """Refuse a value that an argument for whole or real numbers does not take.
+
+    Raises:
+        ValueError: if ``value`` is a text or a boolean for a number, or a real number for a whole one.
+    """
+    wrong = isinstance(value, str | bool) or (expected is int and isinstance(value, float))
+    if expected is not None and wrong:
+        words = "a whole number" if expected is int else "a number"
+        raise ValueError(f"{key}: expected {words} for this argument of the environment, received {value!r}")
+
+
+def kinds(varied: Mapping[str, Varied]) -> tuple[str, ...]:
+    """The kinds of task that choices make, all equally likely; none if nothing is chosen, or too many combinations.
+
+    >>> kinds(parse({"length": [0.5, 1.5], "map": {"choice": ["small", "large"]}}))
+    ('map=small', 'map=large')
+    """
+    choices = {name: one.values for name, one in varied.items() if isinstance(one, Choice)}
+    if not choices or math.prod(map(len, choices.values())) > MOST_KINDS:
+        return ()
+    return tuple(kind(varied, dict(zip(choices, values, strict=True))) for values in product(*choices.values()))
+
+
+def kind(varied: Mapping[str, Varied], values: Mapping[str, Any]) -> str:
+    """The kind of a task of these values: those that are chosen, in words."""
+    chosen = {name: values[name] for name, one in varied.items() if isinstance(one, Choice)}
+    return ", ".join(f"{name}={_word(value)}" for name, value in chosen.items())
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _parse(name: str, form: Any, expected: type | None) -> Varied:
     if isinstance(form, Mapping) and form.keys() == {"choice"}:
         values = form["choice"]
         if isinstance(values, list | tuple) and values:
+            for value in values:
+                require_type(f"vary.{name}", expected, value)
             return Choice(tuple(values))
     if isinstance(form, list | tuple) and len(form) == 2 and all(map(_finite, form)) and form[0] <= form[1]:
+        if expected is not float and all(isinstance(bound, int) for bound in form):
+            return Whole(*form)
+        if expected is int:
+            raise ValueError(
+                f"vary.{name}: expected a range of whole numbers for an integer argument, received {form}; write "
+                f"[{math.ceil(form[0])}, {math.floor(form[1])}]"
+            )
         return Range(float(form[0]), float(form[1]))
     raise ValueError(
         f"vary.{name}: expected a range [low, high] with low ≤ high, or {{choice: [value, …]}} with at least one "

@@ -1,11 +1,14 @@
 """Gymnasium's vector environments, made to stand still, to say whose fault an error is, and to be used again."""
 
+import importlib
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from tasks.environments.contract import Flags, Numbers
@@ -58,6 +61,32 @@ class Standing(SyncVectorEnv):
                 f"received shape {np.shape(observation)}"
             )
         self._seen[self.current] = observation
+
+
+def numbers_of(identifier: str) -> dict[str, type]:
+    """The arguments of an environment's constructor that take whole numbers, ``int``, or real ones, ``float``.
+
+    Told by annotations, and by defaults that are real numbers; an identifier that is unknown has none.
+    """
+    module, colon, name = identifier.rpartition(":")
+    try:
+        if colon:
+            importlib.import_module(module)
+        registered = gymnasium.spec(name)
+        entry: Any = registered.entry_point
+        maker: Any = load_env_creator(entry) if isinstance(entry, str) else entry
+        hints = get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
+        defaults = {name: one.default for name, one in inspect.signature(maker).parameters.items()}
+    except Exception:  # whatever the import of a user's module raises; making the environment says it better
+        return {}
+    defaults |= registered.kwargs
+    found = {}
+    for argument, default in defaults.items():
+        hint = hints.get(argument, type(default))
+        kinds = {hint, *get_args(hint)} & {int, float}
+        if kinds == {float} or (kinds == {int} and argument in hints):
+            found[argument] = kinds.pop()
+    return found
 
 
 def together(identifier: str, count: int, kwargs: dict[str, Any], own: bool) -> Vector:

@@ -213,7 +213,6 @@ def test_a_signal_saves_and_leaves(metaray, finished, config_file, tmp_path, num
     saved = checkpoints.newest(folder.checkpoints)
     assert saved is not None
     assert saved.step > 0
-    assert saved.cursor == saved.step * 7
 
 
 def wait_for_metrics(folder: Path, seconds: float = 90.0) -> Path:

@@ -71,7 +71,7 @@ class Place:
     def everything(self) -> tuple[list[Any], ...]:
         """Whatever a registration makes, as far as MLflow shows it."""
         experiments = [one.experiment_id for one in self.client.search_experiments(ViewType.ALL)]
-        models = [(one.name, dict(one.aliases)) for one in self.client.search_registered_models()]
+        models = [(one.name, dict(one.aliases), dict(one.tags)) for one in self.client.search_registered_models()]
         versions = [(one.name, one.version) for one in self.client.search_model_versions()]
         logged = [one.model_id for one in self.client.search_logged_models(experiments)]
         runs = self.client.search_runs(experiments)
@@ -214,13 +214,13 @@ def test_a_policy_adapts_in_a_fresh_process(place: Place, policy: RunFolder, tmp
     np.testing.assert_allclose(found, np.concatenate([mean, np.exp(log_std)], axis=-1), rtol=1e-4, atol=1e-5)
 
 
-def scores(folder: RunFolder, like: RunFolder, tasks: int) -> np.ndarray:
-    """Scores of a run's θ after its own inner steps, on the test tasks of another run's seed."""
+def scores(folder: RunFolder, like: RunFolder, tasks: int, first: int) -> np.ndarray:
+    """Scores of a run's θ after its own inner steps, on test tasks of another run's seed from number ``first`` on."""
     config = training.with_engine_of(folder, folder.config).model_copy(update={"seed": like.config.seed})
     theta = build(config).layout.flatten(best(folder)[1]).numpy()
     with training.open_pool(config) as pool:
         steps = (config.inner.steps,)
-        ticket = start(pool, config, theta, step=0, split="test", tasks=tasks, steps=steps)
+        ticket = start(pool, config, theta, step=0, split="test", tasks=tasks, steps=steps, first=first)
         return table(pool.gather(ticket))[:, 0]
 
 
@@ -231,11 +231,13 @@ def test_the_better_one_is_promoted_and_the_worse_one_is_not(place: Place, weak:
 
     second = register(strong, "duel", if_better=True, tasks=40)
     assert (second.version, second.promoted, second.champion) == (2, True, 1)
-    gains = scores(weak, strong, 40) - scores(strong, strong, 40)
     assert second.difference is not None
+    assert (second.difference.attempt, second.difference.tasks) == (1, 40)
+    gains = scores(weak, strong, 40, second.difference.first) - scores(strong, strong, 40, second.difference.first)
     assert second.difference.mean == pytest.approx(gains.mean())
-    assert second.difference.ci95 == pytest.approx(1.96 * gains.std(ddof=1) / 40**0.5)
-    assert gains.mean() > 1.96 * gains.std(ddof=1) / 40**0.5
+    half = 2.0226909 * gains.std(ddof=1) / 40**0.5  # Student's t of 39 degrees of freedom
+    assert second.difference.ci95 == pytest.approx(half)
+    assert gains.mean() > half
     assert dict(place.client.get_registered_model("duel").aliases) == {"champion": 2}
 
     third = register(weak, "duel", if_better=True, tasks=40)
@@ -245,6 +247,10 @@ def test_the_better_one_is_promoted_and_the_worse_one_is_not(place: Place, weak:
     equal = register(strong, "duel", if_better=True, tasks=40)
     assert equal.difference is not None
     assert (equal.promoted, equal.difference.mean, equal.difference.ci95) == (False, 0.0, 0.0)
+    firsts = [made.difference.first for made in (second, third, equal) if made.difference is not None]
+    assert np.diff(firsts).tolist() == [40, 40]  # no attempt looks at tasks that another has seen
+    assert third.verdict.endswith(" (comparison 2 of this model)")
+    assert min(firsts) >= 1_000_000  # nor at those of evaluations
     assert dict(place.client.get_registered_model("duel").aliases) == {"champion": 2}
     assert sorted(place.versions("duel")) == ["1", "2", "3", "4"]
     assert third.verdict in place.client.get_model_version("duel", "3").description

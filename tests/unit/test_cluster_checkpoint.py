@@ -1,11 +1,15 @@
 """Guarantee 5: a checkpoint is whole or absent."""
 
+import dataclasses
+import hashlib
 import json
 import os
 import pickle
 import stat
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,11 +28,9 @@ def example(step: int = 3, dtype: torch.dtype = torch.float32) -> Checkpoint:
     return Checkpoint(
         step=step,
         skipped=1,
-        cursor=4 * step,
         engine="trace",
         data="",
         config=config.model_dump(mode="json"),
-        config_hash=config.hash,
         best=(0.5, 2),
         tensors={"theta.a": torch.arange(6, dtype=dtype).reshape(2, 3), "optimizer.step": torch.tensor(3.0)},
     )
@@ -79,8 +81,47 @@ def test_another_schema_is_refused(monkeypatch):
     monkeypatch.setattr(checkpoints, "SCHEMA", 99)
     newer = encode(example())
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="expected checkpoint schema 1, received 99"):
+    with pytest.raises(
+        CheckpointError, match=r"x: expected checkpoint schema 1 or 2, received 99; use the version that wrote it"
+    ):
         decode(newer, "x")
+
+
+def header_of(data: bytes) -> dict[str, Any]:
+    """What a file says beside its tensors."""
+    header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"]["metaray"])
+
+
+def written(meta: dict[str, Any]) -> bytes:
+    """The example's tensors in a file that says something else beside them, with a digest that is right."""
+    tensors, text = dict(example().tensors), json.dumps(meta, sort_keys=True)
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return safetensors.torch.save(tensors, metadata={"metaray": text, "sha256": digest.hexdigest()})
+
+
+def test_a_file_of_the_first_schema_still_loads():
+    """It also held ``cursor`` and ``config_hash``, which nothing ever read."""
+    before = example()
+    old = header_of(encode(before)) | {"schema": 1, "cursor": 12, "config_hash": "0f3a"}
+    after = decode(written(old), "x")
+    assert {**vars(after), "tensors": None} == {**vars(before), "tensors": None}
+
+
+def test_a_file_says_nothing_that_nobody_reads():
+    """Every entry but the schema comes back as an attribute."""
+    assert set(header_of(encode(example()))) - {"schema"} == {
+        field.name for field in dataclasses.fields(Checkpoint)
+    } - {"tensors"}
+
+
+def test_a_file_from_before_there_was_a_fingerprint_of_data_loads():
+    meta = {key: value for key, value in header_of(encode(example())).items() if key != "data"}
+    assert decode(written(meta), "x").data == ""
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -91,6 +132,80 @@ def test_only_the_newest_are_kept(tmp_path):
     newest = checkpoints.newest(store)
     assert newest is not None
     assert newest.step == 4
+
+
+def test_a_state_taken_over_replaces_all_others(tmp_path):
+    store = Store(str(tmp_path))
+    for step in (1, 4, 7):
+        checkpoints.save(store, example(step), keep=9)
+    store.write(checkpoints.BEST, encode(example(1)))
+    checkpoints.replace_all(store, example(5))
+    assert store.names() == ["best.safetensors", "step-000000005.safetensors"]
+    assert checkpoints.load(store, checkpoints.step_name(5)).step == 5
+
+
+def test_only_whole_names_are_steps(tmp_path):
+    store = Store(str(tmp_path))
+    assert checkpoints.save(store, example(12), keep=1) == "step-000000012.safetensors"
+    for name in ("step-000000099.safetensors.tmp", "old-step-000000098.safetensors", "step-97.safetensors"):
+        store.write(name, b"")
+    newest = checkpoints.newest(store)
+    assert newest is not None
+    assert newest.step == 12
+    assert checkpoints.newest(Store(str(tmp_path / "empty"))) is None
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint at .*step-000000003\.safetensors, found none"):
+        checkpoints.load(Store(str(tmp_path)), checkpoints.step_name(3))
+
+
+def test_a_run_without_a_best_says_so_in_its_file():
+    state = dataclasses.replace(example(), best=None)
+    assert decode(encode(state), "x").best is None
+    assert decode(encode(example()), "x").best == (0.5, 2)
+
+
+def test_theta_is_what_its_names_say():
+    assert set(example().params) == {"a"}
+    state = dataclasses.replace(
+        example(), tensors={"theta.optimizer.x": torch.ones(1), "optimizer.theta.y": torch.ones(1)}
+    )
+    assert set(state.params) == {"optimizer.x"}
+
+
+def test_tensors_that_are_views_are_written_as_they_look():
+    table = torch.arange(6.0).reshape(2, 3)
+    state = dataclasses.replace(example(), tensors={"theta.a": table.T, "theta.s": torch.tensor(2.0)})
+    after = decode(encode(state), "x")
+    assert torch.equal(after.params["a"], table.T)
+    assert after.params["s"].shape == ()
+
+
+@pytest.mark.parametrize(
+    ("other", "shape", "dtype"), [("b", (2, 3), "float32"), ("a", (3, 2), "float32"), ("a", (2, 3), "int32")]
+)
+def test_names_shapes_and_types_are_in_the_digest(other, shape, dtype):
+    """The same bytes under another name, shape or type are another θ."""
+    tensors = {"theta.a": torch.arange(6, dtype=torch.float32).reshape(2, 3)}
+    data = encode(dataclasses.replace(example(), tensors=tensors))
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    moved = {f"theta.{other}": tensors["theta.a"].view(getattr(torch, dtype)).reshape(shape)}
+    with pytest.raises(CheckpointError, match="x: the contents do not match their SHA-256"):
+        decode(safetensors.torch.save(moved, metadata=header), "x")
+
+
+def test_a_store_that_moved_is_no_other_configuration(tmp_path):
+    """Where data has a fingerprint, that tells; elsewhere the root is a key like any other."""
+    here, there = (parse(RAW | {"task": {"family": "images", "root": str(tmp_path / one)}}) for one in "ab")
+    state = dataclasses.replace(example(), config=here.model_dump(mode="json"), data="0f3a")
+    checkpoints.require_same(state, there, "trace", "0f3a")
+    with pytest.raises(ConfigError, match=r"task\.root"):
+        checkpoints.require_same(dataclasses.replace(state, data=""), there, "trace", "")
+    with pytest.raises(
+        ConfigError, match=r"the checkpoint at step 3 is of another configuration \(meta_batch: 4 there"
+    ):
+        checkpoints.require_same(example(), parse(RAW | {"meta_batch": 6}), "trace", "")
 
 
 def test_the_best_is_chosen_before_the_newest(tmp_path):

@@ -50,7 +50,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_job_is_sent_the_working_tree_without_data_runs_and_what_is_ignored(tree):
-    assert set(packaging.tree_files(tree)) == {
+    assert set(packaging.tree(tree).files) == {
         *(".gitignore", "small.yaml", "mine.py"),
         *("src/data/keep.py", "src/deep/in.txt", "src/deep/.gitignore"),
     }
@@ -60,7 +60,7 @@ def test_ignored_files_can_be_brought_back_and_others_named(tree):
     (tree / ".gitignore").write_text("!/data/\n")
     (tree / ".rayignore").write_text("src/\n")
     (tree / "link").symlink_to(tree / "src")
-    found = packaging.tree_files(tree)
+    found = packaging.tree(tree).files
     assert "data/images.arrow" in found
     assert not any(name.startswith(("src", "link")) for name in found)
 
@@ -68,7 +68,7 @@ def test_ignored_files_can_be_brought_back_and_others_named(tree):
 def test_too_large_a_tree_names_the_largest_files(tree, monkeypatch):
     for name, size in {"a.bin": 3 * 2**20, "b.bin": 2**20}.items():
         (tree / name).write_bytes(b"0" * size)
-    files = packaging.tree_files(tree)
+    files = packaging.tree(tree).files
     assert packaging.require_size(files) > 4 * 2**20
     monkeypatch.setattr(packaging, "LIMIT", 2**20)
     with pytest.raises(
@@ -83,7 +83,7 @@ def test_the_same_files_make_the_same_zip(tree, tmp_path):
     for number in range(2):
         os.utime(tree / "mine.py", (number, number))
         target = tmp_path / f"{number}.zip"
-        packaging.write_zip(packaging.tree_files(tree), target)
+        packaging.write_zip(packaging.tree(tree).files, target)
         made.append(target.read_bytes())
     assert made[0] == made[1]
     with zipfile.ZipFile(tmp_path / "0.zip") as archive:
@@ -150,7 +150,7 @@ def test_modules_of_ones_own_elsewhere_go_along(tree, tmp_path, monkeypatch, kin
     monkeypatch.syspath_prepend(elsewhere)
     words = ["train", "small.yaml", f"task.family={name}.inner:Mine", "model.name=mine:Net", "algorithm=yaml:Loader"]
     files_of_job = prepare(words, "n", tree).files
-    assert set(files_of_job) - set(packaging.tree_files(tree)) == set(files)
+    assert set(files_of_job) - set(packaging.tree(tree).files) == set(files)
 
 
 def test_modules_that_only_the_base_of_a_search_names(tree, tmp_path, monkeypatch):
@@ -336,6 +336,130 @@ def test_nothing_in_a_job_lies_where_it_would_be_lost(config, tmp_path, monkeypa
 
 
 def test_an_empty_tree_can_be_sent(tmp_path):
-    job = Job("n", "exec metaray evaluate models:/a/1", packaging.tree_files(tmp_path), 0)
+    job = Job("n", "exec metaray evaluate models:/a/1", packaging.tree(tmp_path).files, 0)
     packaging.write_zip(job.files, tmp_path / "x.zip")
     assert zipfile.ZipFile(tmp_path / "x.zip").namelist() == [".metaray"]
+
+
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+BY_NAME = (
+    *(".env", ".env.production", "deploy/prod.env", ".ENV.local", ".envrc", ".netrc", ".pgpass", ".npmrc", ".pypirc"),
+    *("id_rsa", "keys/id_ed25519", "ID_RSA", "server.pem", "a/b/host.KEY", "store.p12", ".aws/credentials"),
+    *(".ssh/config", ".kube/config", ".docker/config.json", ".git-credentials", "secrets.yaml", "credentials.json"),
+    *("client_secret_1.json", "terraform.tfvars", "auth_token", ".bash_history"),
+)
+BY_LOOK = {
+    "notes.txt": KEY,
+    "src/deploy.py": f'KEY = """{KEY}"""',
+    "wide.txt": KEY.encode("utf-16"),
+    "aws.md": "the key is AKIAIOSFODNN7ABCDEFG",
+    "s.py": "AWS_SECRET_ACCESS_KEY = 'wJalrXUtnFEMIK7MDENGbPxRfiCYabcdefghij01'",
+    "hub.ipynb": '{"source": "ghp_0123456789abcdefghijABCDEFGHIJ012345"}',
+    "slack.sh": "curl -H 'x: xoxb-123456789012-abcdef'",
+    "hf.py": "login('hf_abcdefghijklmnopqrstuvwxyz0123')",
+    "jwt.txt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P",
+    "gcp.json": '{"type": "service_account", "private_key_id": "x"}',
+    "db.yaml": "db:\n  password: hunter2\n",
+    "app.ini": "[db]\nurl = postgresql://me:hunter2@host/db\n",
+}
+SENT = {
+    ".env.example": "PASSWORD=changeme\n",
+    "id_rsa.pub": "ssh-rsa AAAA me@host\n",
+    "doc.md": "use postgresql://me:pw@host/db, password: hunter2\n",
+    "read.py": "password = os.environ['PASSWORD']\n",
+    "settings.yaml": "password: ${PASSWORD}\ntoken_size: 3\n",
+    "tokens.py": "TOKEN = 'cls'\n",
+}
+
+
+def write(root, files):
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def test_secrets_are_not_sent_by_name_or_by_look(tmp_path):
+    write(tmp_path, dict.fromkeys(BY_NAME, "x") | BY_LOOK | SENT)
+    found = packaging.tree(tmp_path)
+    assert set(found.files) == set(SENT)
+    assert set(found.left_out) == {*BY_NAME, *BY_LOOK}
+    assert found.left_out[".env"] == "has the name of a file with secrets"
+    assert found.left_out["notes.txt"] == "holds a private key"
+    assert "hunter2" not in str(found.left_out)
+
+
+def test_a_file_that_is_no_secret_is_brought_back_by_its_whole_path_alone(tmp_path):
+    write(tmp_path, {"tests/ca.pem": "x", "b.pem": "x", "c.txt": KEY, ".env": "x", ".gitignore": "!.env\n!*\n"})
+    (tmp_path / ".rayignore").write_text("!/tests/ca.pem\n!*.pem\n!c.txt\n")
+    assert set(packaging.tree(tmp_path).files) == {"tests/ca.pem", "c.txt", ".gitignore", ".rayignore"}
+
+
+@pytest.mark.parametrize("target", ["file", "folder", "chain", "absolute"])
+def test_links_out_of_the_tree_are_refused(tree, tmp_path, target):
+    write(tmp_path / "outside", {"a.txt": "hidden"})
+    (tree / "inner").symlink_to(tmp_path / "outside" / "a.txt")
+    links = {"file": "../outside/a.txt", "folder": "../outside", "chain": "inner", "absolute": tmp_path / "outside"}
+    (tree / "src" / "link").symlink_to(Path("..") / links[target] if target != "absolute" else links[target])
+    if target != "chain":
+        (tree / "inner").unlink()
+    with pytest.raises(ConfigError, match=r"expected links to files of .*src/link -> .*outside.*\.rayignore"):
+        prepare(["train", "small.yaml"], "n", tree)
+    (tree / ".rayignore").write_text("link\n/inner\n")
+    assert "src/link" not in prepare(["train", "small.yaml"], "n", tree).files
+
+
+def test_links_within_the_tree_are_sent_as_files_unless_they_hide_a_secret(tree):
+    (tree / "here.yaml").symlink_to("small.yaml")
+    (tree / ".env").write_text("x")
+    (tree / "plain.txt").symlink_to(".env")
+    (tree / "gone.txt").symlink_to("nothing")
+    (tree / "loop").symlink_to("loop")
+    (tree / "folder").symlink_to("src")
+    found = packaging.tree(tree)
+    assert found.files["here.yaml"] == tree / "small.yaml"
+    assert found.left_out == {
+        ".env": "has the name of a file with secrets",
+        "plain.txt": "has the name of a file with secrets",
+        "gone.txt": "is a link to nothing",
+        "loop": "is a link to nothing",
+        "folder": "is a link to a folder",
+    }
+
+
+def test_a_file_that_becomes_a_link_is_not_followed(tree, tmp_path):
+    files = packaging.tree(tree).files
+    (tmp_path / "hidden").write_text("hidden")
+    (tree / "mine.py").unlink()
+    (tree / "mine.py").symlink_to(tmp_path / "hidden")
+    with pytest.raises(OSError, match=r"mine\.py"):
+        packaging.write_zip(files, tmp_path / "x.zip")
+
+
+def test_modules_outside_the_tree_are_sent_without_their_secrets(tmp_path):
+    write(tmp_path / "mine", {"__init__.py": "", ".env": "x", "a.py": KEY})
+    found = packaging.module_files(tmp_path / "mine" / "__init__.py")
+    assert (set(found.files), set(found.left_out)) == ({"mine/__init__.py"}, {"mine/.env", "mine/a.py"})
+    assert packaging.module_files(tmp_path / "mine" / "a.py").left_out == {"a.py": "holds a private key"}
+
+
+def test_a_command_that_needs_a_secret_file_says_why_it_is_not_there(tree):
+    (tree / "small.yaml").write_text(yaml.safe_dump(SETTINGS) + "# ghp_0123456789abcdefghijABCDEFGHIJ012345\n")
+    with pytest.raises(ConfigError, match=r"'small\.yaml' is not sent to the cluster: it holds a key or token"):
+        prepare(["train", "small.yaml"], "n", tree)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--env", "PASSWORD=hidden", "--", "train", "small.yaml"],
+        ["--", "train", "small.yaml", "--password", "hidden"],
+        ["--", "train", "small.yaml", "task.password=hidden"],
+        ["--", "train", "small.yaml", "task.root=https://host/p?code=hidden"],
+        ["--", "train", "small.yaml", "tracking.uri=postgresql://me:my hidden word@host/db"],
+    ],
+)
+def test_no_secret_is_taken_on_the_command_line(tree, words):
+    result = CliRunner().invoke(app, ["submit", *words])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "hidden" not in result.output

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import gymnasium
@@ -18,10 +19,16 @@ from cluster.learner import Learner
 from cluster.loop import meta_train
 from cluster.messages import Order, TaskRange
 from cluster.policy_setup import PolicySetup
-from cluster.policy_work import PolicyWork
+from cluster.policy_work import PolicyWork, as_examples
 from cluster.pool import InlinePool
 from cluster.worker import Worker
-from meta.episode import leaves
+from meta.episode import Examples, leaves
+from meta.policy.advantages import AdvantageSettings, Trajectories
+from meta.policy.distributions import GaussianPolicy
+from meta.policy.samples import step_of, unpack
+from tasks.environments.navigation import Navigation
+from tasks.environments.rollout import roll
+from tasks.environments.tabular import Tabular
 from tasks.family import TaskKey
 
 RAW: Mapping[str, Any] = {
@@ -81,6 +88,89 @@ def test_each_inner_step_samples_anew_and_from_the_adapted_policy():
     assert not torch.equal(support[:, 0], sampled.episodes.query.inputs)
     assert len(sampled.returns) == 3
     assert sampled.environment_steps.tolist() == [54, 54]
+
+
+@pytest.mark.parametrize("family", [Navigation(horizon=5, trajectories=3), Tabular(horizon=5, trajectories=3)])
+def test_the_noise_of_actions_is_each_tasks_and_each_inner_steps_own(family):
+    keys, noises = [TaskKey(0, "train", index) for index in range(3)], []
+    for number in range(3):
+        drawn: list[np.ndarray] = []
+
+        def act(observations: np.ndarray, noise: np.ndarray, drawn: list[np.ndarray] = drawn) -> Any:
+            drawn.append(noise.copy())
+            return np.zeros((*observations.shape[:2], noise.shape[-1])), np.zeros((*observations.shape[:2], 1))
+
+        roll(family, keys, number, act)
+        noises.append(np.stack(drawn))  # [H, T, N, A]
+    every = np.stack(noises)
+    assert len(np.unique(every)) == every.size
+
+
+def test_actions_are_drawn_anew_before_and_after_adaptation():
+    """Under α = 0 all policies of a task are one; what differs between inner steps is the noise alone."""
+    task = {"family": "navigation", "horizon": 50, "trajectories": 4}
+    setup, work, theta = made(changed(eval={"steps": [0, 1, 2]}, inner={"lr": 0.0, "steps": 2}, task=task))
+    episodes = work.sample(tasks(0, 2), setup.initial_params(), 2).episodes
+    policy = setup.algorithm.model
+    packed = [step_of(Examples(*(part[0] for part in episodes.support)), number) for number in (0, 1)]
+    rollouts = [unpack(one, policy) for one in (*packed, Examples(*(part[0] for part in episodes.query)))]
+    for one, other in combinations(rollouts, 2):
+        assert not torch.equal(one.actions, other.actions)
+        noise = [(each.actions - each.outputs[:, :2]) * torch.exp(-each.outputs[:, 2:]) for each in (one, other)]
+        assert abs(float((noise[0] * noise[1]).mean())) < 0.2  # 400 pairs: four standard errors
+    wanted = dataclasses.replace(order("scores"), inner_steps=(0, 1, 2))
+    scores = Worker(setup.config).run(wanted, theta).scores
+    assert len(np.unique(scores)) == scores.size
+
+
+def test_the_step_sizes_of_an_evaluation_change_nothing_in_training():
+    """``eval.later_lr`` is for evaluations: rollouts, gradient and outer step are the same bits whatever it is."""
+    sampled, gradients, thetas = [], [], []
+    for later in (1.0, 0.25):
+        config = changed(inner={"lr": 0.1, "steps": 3}, eval={"later_lr": later}, outer={"steps": 1})
+        setup, work, theta = made(config)
+        sampled.append(leaves(work.sample(tasks(0, 2), setup.initial_params(), 3).episodes))
+        gradients.append(Worker(config).run(order("gradient"), theta).gradient(setup.layout.size).tobytes())
+        thetas.append(train(config).fingerprint)
+    assert all(torch.equal(*pair) for pair in zip(*sampled, strict=True))
+    assert gradients[0] == gradients[1]
+    assert thetas[0] == thetas[1]
+
+
+def test_steps_after_an_end_have_no_weight():
+    """Two trajectories of a task end early: what stands behind counts for nothing, the rest counts alike."""
+    lengths = [[3, 1, 5], [5, 5, 5]]
+    taken = torch.arange(5) < torch.tensor(lengths)[..., None]
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(2, 3, *shape, dtype=torch.float64, generator=generator)
+
+    seen = Trajectories(drawn(6, 2), drawn(5) * taken, taken, torch.ones(2, 3, dtype=torch.bool))
+    policy = GaussianPolicy(inputs=(2,), outputs=1, hidden=(4,))
+    packed = as_examples(policy, AdvantageSettings(0.9, 1.0, "linear", "standardise"), seen, drawn(5, 1), drawn(5, 2))
+    for task, steps in enumerate(map(sum, lengths)):
+        samples = unpack(Examples(packed.inputs[task], packed.targets[task]), policy)
+        expected = taken[task].flatten().double() / steps
+        torch.testing.assert_close(samples.weights, expected, rtol=1e-15, atol=0)
+        assert (samples.advantages[~taken[task].flatten()] == 0).all()
+
+
+def test_a_worker_gives_no_weight_to_steps_after_an_end():
+    """The same, sampled: within the large radius some trajectories are over early."""
+    setup, work, _ = made(changed(task={**RAW["task"], "radius": 0.3}))
+    sampled = work.sample(tasks(0, 4), setup.initial_params(), 2)
+    weights = torch.cat(
+        [
+            unpack(examples, setup.algorithm.model).weights.flatten(1)
+            for examples in (sampled.episodes.support, sampled.episodes.query)
+        ],
+        dim=1,
+    )
+    real = (weights > 0).sum(dim=1)
+    assert (real < weights.shape[1]).any()
+    assert real.tolist() == sampled.environment_steps.tolist()
+    assert weights.sum(dim=1).tolist() == pytest.approx([3.0] * 4)  # one for each of three batches of rollouts
 
 
 def order(kind: Any, step: int = 0) -> Order:

@@ -89,3 +89,14 @@ def test_an_evaluation_states_what_its_numbers_rest_on(
     assert text.endswith(caption)
     assert f"{(EVALUATION | changed)['metric']} after inner steps" in text
     assert "-60.250 ± 5.500 (-58.000)" in text
+
+
+def test_an_evaluation_shows_each_kind_of_task(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"mean": 1.5, "ci95": None, "median": 1.5, "diverged": 0}
+    kinds = {"kinds": {"backward": {"0": row}, "forward": {"0": row}}, "kind_tasks": {"backward": 1, "forward": 599}}
+    _print_evaluation(EVALUATION | kinds)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "maml, backward" in text
+    assert "maml, forward" in text
+    assert "1.500 (1.500)" in text
+    assert text.endswith("α 0.1, mean over kinds of task (1 backward, 599 forward)")

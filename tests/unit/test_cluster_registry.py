@@ -64,11 +64,9 @@ def pack(raw: Mapping[str, Any], root: Path) -> tuple[AnySetup, Params, Path]:
     state = Checkpoint(
         step=3,
         skipped=0,
-        cursor=18,
         engine=setup.choice.name,
         data=setup.family.spec.data,
         config=config.model_dump(mode="json"),
-        config_hash=config.hash,
         best=None,
         tensors={f"theta.{name}": value for name, value in params.items()} | {"optimizer.step": torch.ones(())},
     )

@@ -54,11 +54,9 @@ def run(tmp_path: Path, **changes: Any) -> tuple[RunFolder, Checkpoint]:
     state = Checkpoint(
         step=3,
         skipped=0,
-        cursor=6,
         engine="trace",
         data="abc",
         config={},
-        config_hash="",
         best=None,
         tensors={"theta.x": torch.zeros(1)},
     )
@@ -82,6 +80,16 @@ def test_a_card_says_what_a_reader_needs(tmp_path: Path):
     ):
         assert line in lines
     assert lines[-1] == "```"
+
+
+def test_a_card_has_the_kinds_of_task_and_the_warnings(tmp_path: Path):
+    folder, state = run(tmp_path)
+    kinds = {"kinds": {"forward": {"0": ROW, "10": ROW | {"ci95": None}}}, "kind_tasks": {"forward": 3}}
+    evaluation = EVALUATION | kinds | {"warnings": ["the training does not learn: …"]}
+    lines = card.describe(folder, state, evaluation, Regressor(10), "f00d", None).splitlines()
+    assert "| maml, forward | 0.5 ± 0.12 | 0.5 |" in lines
+    assert "- mean over kinds of task (3 forward)" in lines
+    assert "- warning: the training does not learn: …" in lines
 
 
 def test_a_long_card_is_cut_to_what_databases_hold(tmp_path: Path):
@@ -112,13 +120,13 @@ def test_a_difference_is_a_gain_only_if_its_whole_interval_is():
     champion, gain, mixed = np.full(4, 0.5), np.array([0.1, 0.2, 0.1, 0.2]), np.array([0.5, -0.2, 0.5, -0.2])
     clear = paired(champion + gain, champion, CROSS_ENTROPY)
     assert clear.is_gain
-    assert str(clear) == "accuracy better by 0.15 ± 0.057 on 4 test tasks"
+    assert str(clear) == "accuracy better by 0.15 ± 0.092 on 4 test tasks"
     assert not paired(champion + mixed, champion, CROSS_ENTROPY).is_gain
     lower = paired(champion - gain, champion, MSE)
     assert (lower.mean, lower.ci95) == pytest.approx((clear.mean, clear.ci95))
     worse = paired(champion, champion + gain, CROSS_ENTROPY)
     assert not worse.is_gain
-    assert str(worse) == "accuracy worse by 0.15 ± 0.057 on 4 test tasks"
+    assert str(worse) == "accuracy worse by 0.15 ± 0.092 on 4 test tasks"
     assert not paired(champion, champion, MSE).is_gain
 
 

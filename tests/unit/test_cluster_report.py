@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cluster.builder import build
 from cluster.config import parse
 from cluster.errors import MetarayError
 from cluster.report import draw_figures, read_metrics, write_report
+from meta.objectives import DIVERGED, MSE, is_diverged
 
 CONFIG = {
     "task": {"family": "sinusoid", "shot": 7},
@@ -129,6 +131,41 @@ def test_the_evaluation_is_one_table_of_learners_by_inner_steps(run: Path) -> No
     ]
     scopes = {attributes.get("scope") for attributes in page.attributes("th")}
     assert scopes == {"col", "row", "rowgroup"}
+
+
+def test_each_kind_of_task_has_its_rows(tmp_path: Path) -> None:
+    steps = {"1": score(1.0, None, 1.0)}
+    kinds = {"backward": {"1": score(2.0, 0.5, 2.0)}, "forward": {"1": score(0.0, 0.25, 0.0)}}
+    evaluation = EVALUATION | {"steps": steps, "baselines": {}, "kinds": kinds}
+    page = written(write_run(tmp_path / "run", evaluation=evaluation | {"kind_tasks": {"backward": 4, "forward": 8}}))
+    assert [row for row in page.tables[0] if row[0] in ("mean", "maml") or row[0].startswith("maml,")] == [
+        ["maml"],
+        ["mean", "1.000"],  # one task: no interval
+        ["maml, backward"],
+        ["mean", "2.00 ± 0.50"],
+        ["maml, forward"],
+        ["mean", "0.00 ± 0.25"],
+    ]
+    assert "mean over kinds of task (4 backward, 8 forward)" in page.text
+
+
+def test_the_page_and_the_count_of_diverged_tasks_have_one_factor(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"above {DIVERGED:g} times that before adaptation" in written(run).text
+    assert is_diverged(torch.tensor([[1.0, 1.01 * DIVERGED], [1.0, 0.99 * DIVERGED]]), MSE)[:, 1].tolist() == [
+        True,
+        False,
+    ]
+    monkeypatch.setattr("cluster.report.DIVERGED", 250.0)
+    assert "above 250 times that before adaptation" in written(run).text
+
+
+def test_warnings_stand_on_the_page_once(tmp_path: Path) -> None:
+    text = "the training does not learn: <b>none</b> of 3 could"
+    run = write_run(tmp_path / "run", info=INFO | {"warnings": [text]}, evaluation=EVALUATION | {"warnings": [text]})
+    page = written(run)
+    assert page.text.count(text) == 1
+    assert "Warnings" in page.text
+    assert "Warnings" not in written(write_run(tmp_path / "other")).text
 
 
 def test_numbers_of_inner_steps_are_sorted_as_numbers(tmp_path: Path) -> None:

@@ -155,6 +155,25 @@ def test_another_that_leads_on_fresh_tasks_is_said_so() -> None:
     ]
 
 
+def test_differences_from_the_best_are_those_that_are_given(tmp_path: Path) -> None:
+    """As on tasks that did not choose it, with half-widths that are corrected for their number."""
+    fresh = {
+        2: {"mean": 0.2, "ci95": 0.01, "behind": -0.1, "error": 0.2},
+        1: {"mean": 0.3, "ci95": 0.01},
+        0: {"mean": 0.5, "ci95": 0.01, "behind": 0.2, "error": 0.05},
+    }
+    page = written(tmp_path, search(confirmed=fresh))
+    assert page.tables[1][1:] == [
+        ["best #1", "0.2500", "0.300 ± 0.010", "–"],
+        ["#2", "0.1250", "0.200 ± 0.010", "-0.10 ± 0.20"],
+        ["present setting #0", "0.5000", "0.500 ± 0.010", "0.200 ± 0.050"],
+    ]
+    assert how_sure(search(confirmed=fresh)) == [
+        "#2 is not told apart from best #1: more tasks would be needed to rank them.",
+        "Present setting #0 is worse than best #1 by more than chance explains (95 %).",
+    ]
+
+
 def test_higher_returns_lead() -> None:
     fresh = {1: {"mean": -30.0, "ci95": 1.0}, 0: {"mean": -60.0, "ci95": 1.0}}
     assert how_sure(search(confirmed=fresh, higher_is_better=True, metric="val/return_3")) == [

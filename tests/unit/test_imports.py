@@ -62,7 +62,7 @@ DOORS = {
     "PIL": {"cluster.bench_forms", "cluster.serving.images", "tasks.data.decode", "tasks.data.sources.glyphs"},
     "prometheus_client": {"cluster.serving.metrics"},
     "python_multipart": {"cluster.serving.images"},
-    "filelock": {"cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
+    "filelock": {"cluster.runs", "cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
     "mujoco": {"tasks.environments.mujoco"},
     "higher": {"benchmarks.peers.higher_peer"},
     "jax": {"benchmarks.peers.jax_models", "benchmarks.peers.jax_peer"},

@@ -186,6 +186,19 @@ def features(observations: Tensor) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
+def test_the_linear_baseline_sees_observations_cut_off_at_ten() -> None:
+    """At ±10, as in the authors' code (rllab's LinearFeatureBaseline), whatever the constant here says."""
+    observations, targets = 8 * normal(0, 30, 6, 2), normal(1, 30, 5)
+    taken = torch.ones(30, 5, dtype=torch.bool)
+    assert (observations.abs() > 10).any()
+    found = linear_baseline(observations, targets, taken)
+    assert torch.equal(linear_baseline(observations.clamp(-10, 10), targets, taken), found)
+    closer = linear_baseline(observations.clamp(-9.9, 9.9), targets, taken)
+    assert (closer - found).abs().max() > 1e-6
+    further = torch.where(observations.abs() > 10, 1e6 * observations, observations)
+    assert torch.equal(linear_baseline(further, targets, taken), found)
+
+
 def test_the_linear_baseline_is_exact_on_targets_in_its_span() -> None:
     observations, weights = normal(0, 40, 101, 2), torch.tensor([2.0, -1.0, 0.5, 0.3, 4.0, -2.0, 1.0, 3.0]).double()
     observations[3, 7] = torch.tensor([1000.0, -11.0])

@@ -15,8 +15,9 @@ from PIL import Image
 from tasks.data.cache import manifest_of, open_store
 from tasks.data.catalogue import prepare_source
 from tasks.data.decode import decode
+from tasks.data.decoder import CHUNK
 from tasks.data.errors import BrokenImage, DataError
-from tasks.data.prepare import AHEAD, CHUNK, prepare
+from tasks.data.prepare import AHEAD, prepare
 from tasks.data.remote import RemoteStore, has_secret
 from tasks.data.sources import glyphs
 from tasks.data.sources.base import LazyImages, RawClass, RawData, RawImage

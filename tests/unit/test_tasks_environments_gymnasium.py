@@ -74,6 +74,17 @@ gymnasium.register("metaray-test/Numbered-v0", Numbered)
 DRIFTS: dict[str, Any] = {"drift": [0.0, 0.2], "name": {"choice": ["red", "green"]}}
 
 
+class Arm(Walk):
+    """A walk whose arguments are annotated, told by a default, or neither."""
+
+    def __init__(self, joints: int = 3, mass: float = 1.0, drag=0.5, links=2, size: int | None = None) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.told = (joints, mass, drag, links, size)
+
+
+gymnasium.register("metaray-test/Arm-v0", Arm)
+
+
 def walks(**arguments: Any) -> GymnasiumTasks:
     return GymnasiumTasks(**{"id": "metaray-test/Walk-v0", "horizon": 9, "trajectories": 2} | arguments)
 
@@ -269,3 +280,36 @@ def test_values_lie_in_their_range(low, width, index):
 def test_numbers_to_choose_from_describe_themselves():
     (one,) = parse({"x": {"choice": [0.5, 2]}}).values()
     assert (one.size, one.describe(2)) == (1, [2.0])
+
+
+def drawn(**vary: Any) -> dict[str, list[Any]]:
+    family = GymnasiumTasks(id="metaray-test/Arm-v0", vary=vary)
+    values = [family.draw(TaskKey(7, "train", index)) for index in range(60)]
+    return {name: [one[name] for one in values] for name in vary}
+
+
+def test_a_range_of_whole_numbers_gives_whole_numbers_unless_the_argument_is_real() -> None:
+    found = drawn(joints=[1, 5], links=[1, 3], size=[4, 6], mass=[1, 5], drag=[0, 1])
+    assert set(found["joints"]) == {1, 2, 3, 4, 5}
+    assert (set(found["links"]), set(found["size"])) == ({1, 2, 3}, {4, 5, 6})
+    assert all(type(value) is int for name in ("joints", "links", "size") for value in found[name])
+    assert all(type(value) is float for name in ("mass", "drag") for value in found[name])
+    assert len(set(found["mass"])) == 60
+    family = GymnasiumTasks(id="metaray-test/Arm-v0", vary={"joints": [1, 5]})
+    keys = [TaskKey(7, "train", index) for index in range(3)]
+    assert family.describe(keys).tolist() == [[float(family.draw(key)["joints"])] for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vary": {"joints": [1.0, 5.5]}}, r"vary.joints: expected a range of whole numbers .* write \[1, 5\]"),
+        ({"vary": {"joints": {"choice": [1, 2.5]}}}, "vary.joints: expected a whole number .* received 2.5"),
+        ({"kwargs": {"joints": 1.6}}, "kwargs.joints: expected a whole number for this argument .* received 1.6"),
+        ({"kwargs": {"mass": "1e-3"}}, "kwargs.mass: expected a number .* received '1e-3'"),
+        ({"kwargs": {"mass": True}}, "kwargs.mass: expected a number .* received True"),
+    ],
+)
+def test_a_value_of_another_type_than_the_constructor_takes_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GymnasiumTasks(id="metaray-test/Arm-v0", **arguments)

@@ -112,6 +112,32 @@ def test_rewards_are_the_papers(robot, goal):
     assert info["x_velocity"] == velocity
 
 
+@pytest.mark.parametrize("robot", ["AntDirection", "AntVelocity"])
+def test_an_ant_pays_for_contact_what_gymnasiums_does(robot, tmp_path, monkeypatch):
+    """Only on the ground, not in the first steps, are there forces to pay for."""
+    monkeypatch.chdir(tmp_path)
+    original, one = gymnasium.make("Ant-v5", include_cfrc_ext_in_observation=True), make(robot)
+    many = gymnasium.make_vec(f"metaray/{robot}-v0", 2, vectorization_mode="vector_entry_point")
+    original.reset(seed=3)
+    one.reset(seed=3)
+    many.reset(seed=[3, 4])
+    actions, paid = np.random.Generator(np.random.Philox(4)).uniform(-1, 1, (40, 8)).astype(np.float32), []
+    for action in actions:
+        theirs = original.step(action)[4]
+        _, reward, ended, _, ours = one.step(action)
+        rewards = many.step(np.stack([action, action]))[1]
+        velocity = ours["x_velocity"]
+        drive = velocity if robot == "AntDirection" else 1 - abs(velocity - 1)
+        effort = 0.005 * np.square(action.astype(np.float64)).sum()
+        assert reward == pytest.approx(drive + 0.05 - effort + theirs["reward_contact"], rel=0, abs=1e-9)
+        assert rewards[0] == reward
+        paid.append(-theirs["reward_contact"])
+        if ended:
+            break
+    assert max(paid) > 1e-3  # ten times as much would be seen
+    many.close()
+
+
 def test_an_ant_that_has_fallen_has_come_to_its_end():
     env = make("AntDirection")
     env.reset(seed=0)
@@ -144,6 +170,15 @@ def test_a_robot_can_be_pickled_with_its_task():
 def test_both_directions_occur(family):
     told = family().describe(KEYS)
     assert set(told.ravel()) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("family", [HalfCheetahDirection, AntDirection])
+def test_directions_are_the_kinds_of_task(family):
+    made = family()
+    assert made.spec.kinds == ("backward", "forward")
+    told = {-1.0: "backward", 1.0: "forward"}
+    assert [made.kind_of(key) for key in KEYS] == [told[number] for number in made.describe(KEYS).ravel().tolist()]
+    assert HalfCheetahVelocity().spec.kinds == ()
 
 
 @pytest.mark.parametrize(("family", "fastest"), [(HalfCheetahVelocity, 2.0), (AntVelocity, 3.0)])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+from tasks.data.left_out import LeftOut
 from tasks.data.store import Pixels
 from tasks.family import Split
 
@@ -66,6 +67,9 @@ class RawData:
         classes: the classes of each split, in the order of their numbers.
         invert: store 255 - value, for ink on paper.
         origin: where the data came from and how it was split, plain values for the manifest.
+        left_out: what was found and is no part of the data set.
+        warnings: what the user should know of it.
+        raw_bytes: size of the encoded images; ``None``: the images are pixels.
     """
 
     name: str
@@ -73,3 +77,11 @@ class RawData:
     classes: Mapping[Split, Sequence[RawClass]]
     invert: bool = False
     origin: Mapping[str, Any] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    warnings: Sequence[str] = ()
+    raw_bytes: int | None = None
+
+
+def files(paths: Sequence[str]) -> Sequence[RawImage]:
+    """The images of files, by their paths; a path takes a quarter of the memory of an image."""
+    return LazyImages(len(paths), lambda number: RawImage(where=paths[number], data=Path(paths[number])))

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from tasks.data.checksums import verify
 from tasks.data.errors import DataError
+from tasks.data.left_out import LeftOut
+from tasks.data.limits import Limits
+from tasks.data.names import joined
 from tasks.data.pickles import load_pickle
 from tasks.data.sources.base import LazyImages, RawClass, RawData, RawImage
 from tasks.data.spill import put_aside
@@ -22,13 +25,14 @@ COLUMNS = ("filename", "label")
 PICKLE = "mini-imagenet-cache-{}.pkl"
 
 
-def raw_data(source: Path, *, lists: Path | None = None) -> RawData:
+def raw_data(source: Path, *, lists: Path | None = None, limits: Limits | None = None) -> RawData:
     """The data set at 84 × 84.
 
     Args:
         source: a folder with ``images/`` (or the images themselves) and ``train.csv``, ``val.csv`` and ``test.csv``
             of columns filename and label; or one with the three ``mini-imagenet-cache-*.pkl``.
         lists: folder of the three CSV files if they do not lie in ``source``.
+        limits: bounds on what a pickle takes in memory.
 
     Raises:
         DataError: if it is neither, a list names an image that is not there or is in another split, or a pickle
@@ -38,20 +42,28 @@ def raw_data(source: Path, *, lists: Path | None = None) -> RawData:
         raise DataError(f"expected a folder with mini-ImageNet at '{source}', found none")
     folders = [source, *sorted(path for path in source.iterdir() if path.is_dir())]
     packed = next((folder for folder in folders if (folder / PICKLE.format("train")).is_file()), None)
-    classes: Mapping[Split, Sequence[RawClass]]
+    from_pickles = packed is not None and lists is None
+    left_out, warnings = LeftOut(), list[str]()
+    found: Mapping[Split, Mapping[str, Sequence[RawImage]]]
     if packed is not None and lists is None:
-        classes = {split: _from_pickle(packed / PICKLE.format(split)) for split in SPLITS}
+        found = {split: _from_pickle(packed / PICKLE.format(split), limits, warnings) for split in SPLITS}
     else:
-        classes = _from_lists(source, lists)
+        found = _from_lists(source, lists, left_out, warnings)
     return RawData(
         name="mini_imagenet",
         image_shape=(SIZE, SIZE, 3),
-        classes=classes,
-        origin={"source": "mini_imagenet", "form": "pickles" if packed is not None and lists is None else "images"},
+        classes={
+            split: [RawClass(name=name, images=images) for name, images in found[split].items()] for split in SPLITS
+        },
+        origin={"source": "mini_imagenet", "form": "pickles" if from_pickles else "images"},
+        left_out=left_out,
+        warnings=warnings,
     )
 
 
-def _from_lists(source: Path, lists: Path | None) -> Mapping[Split, Sequence[RawClass]]:
+def _from_lists(
+    source: Path, lists: Path | None, left_out: LeftOut, warnings: list[str]
+) -> Mapping[Split, Mapping[str, Sequence[RawImage]]]:
     homes = [lists] if lists else [source, *sorted(path for path in source.iterdir() if path.is_dir())]
     home = next((folder for folder in homes if (folder / "train.csv").is_file()), None)
     if home is None:
@@ -78,7 +90,11 @@ def _from_lists(source: Path, lists: Path | None) -> Mapping[Split, Sequence[Raw
                 )
             taken[file] = path
             by_label.setdefault(label, []).append(RawImage(where=str(images / file), data=images / file))
-        classes[split] = [RawClass(name=label, images=found) for label, found in by_label.items()]
+        classes[split], more = joined(by_label.items(), str(path))
+        warnings += more
+    if images.name == "images":  # else the lists and other files lie there too
+        for file in sorted(present - taken.keys()):
+            left_out.add("a file on no list", str(images / file))
     return classes
 
 
@@ -107,29 +123,45 @@ def _selected(where: str, images: Pixels, rows: NDArray[np.int64]) -> Sequence[R
     )
 
 
-def _from_pickle(path: Path) -> list[RawClass]:
+def _from_pickle(path: Path, limits: Limits | None, warnings: list[str]) -> Mapping[str, Sequence[RawImage]]:
     """``image_data`` uint8 [N, 84, 84, 3] and ``class_dict`` from name to indices."""
     if not path.is_file():
         raise DataError(f"expected a pickle at '{path}', found none; train, val and test belong together")
     verify(path)
-    loaded: Any = load_pickle(path)
+    loaded: Any = load_pickle(path, limits)
     try:
-        images = np.asarray(loaded["image_data"])
-        groups = {str(name): np.asarray(rows, dtype=np.int64) for name, rows in loaded["class_dict"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        images, groups = loaded["image_data"], loaded["class_dict"].items()
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(
             f"{path}: expected 'image_data' and 'class_dict', received other contents: {error!r}"
         ) from error
     del loaded
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise DataError(
-            f"{path}: expected uint8 images of shape [images, height, width, 3], received {images.dtype} of shape "
-            f"{list(images.shape)}"
-        )
-    for name, rows in groups.items():
-        if rows.ndim != 1 or (rows.size and not 0 <= rows.min() <= rows.max() < len(images)):
-            raise DataError(
-                f"{path}: expected indices of images from 0 to {len(images) - 1}, class '{name}' has others"
-            )
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        received = f"{images.dtype} of shape {list(images.shape)}" if isinstance(images, np.ndarray) else type(images)
+        raise DataError(f"{path}: expected uint8 images of shape [images, height, width, 3], received {received}")
+    found, more = joined(_rows_by_class(path, groups, len(images)), str(path))
+    warnings += more
     aside = put_aside(images)  # three such files would fill a small machine's memory
-    return [RawClass(name=name, images=_selected(str(path), aside, rows)) for name, rows in groups.items()]
+    return {name: _selected(str(path), aside, np.array(rows, dtype=np.int64)) for name, rows in found.items()}
+
+
+def _rows_by_class(path: Path, groups: Iterable[tuple[Any, Any]], count: int) -> Iterator[tuple[str, list[int]]]:
+    """Class names and indices of their images; a pickle may refer to one list of millions a million times."""
+    taken = 0
+    for name, rows in groups:
+        if not isinstance(name, str | bytes | int):
+            raise DataError(f"{path}: expected 'class_dict' with names of classes, received a {type(name).__name__}")
+        text = name.decode("latin1") if isinstance(name, bytes) else str(name)
+        if isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype.kind in "iu":
+            rows = rows.tolist()
+        if not isinstance(rows, list | tuple) or not all(isinstance(row, int | np.integer) for row in rows):
+            raise DataError(f"{path}: expected 'class_dict' with lists of indices, class '{text}' has others")
+        taken += len(rows)
+        if taken > count:
+            raise DataError(
+                f"{path}: expected every image in one class, received {count} images and {taken} or more indices; "
+                "correct 'class_dict'"
+            )
+        if rows and not 0 <= min(rows) <= max(rows) < count:
+            raise DataError(f"{path}: expected indices of images from 0 to {count - 1}, class '{text}' has others")
+        yield text, [int(row) for row in rows]

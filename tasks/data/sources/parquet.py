@@ -1,7 +1,8 @@
 """Image tables in Parquet files, as the Hugging Face hub keeps them."""
 
-import json
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,30 @@ import pyarrow.parquet as pq
 
 from tasks.data.checksums import verify
 from tasks.data.errors import DataError
+from tasks.data.left_out import LeftOut
+from tasks.data.limits import Limits, Meter
+from tasks.data.names import spelling_warnings
 from tasks.data.sources.base import LazyImages, RawClass, RawData, RawImage
+from tasks.data.sources.parquet_labels import Naming, Shard, shard_of
 from tasks.data.spill import Spill
 from tasks.data.splits import described, split_classes
+from tasks.data.walk import Walk
 from tasks.family import SPLITS
 
-LABELS = ("label", "fine_label", "labels", "class", "target")  # usual names, the first that is there
+SUFFIXES = (".parquet", ".parq", ".pq")
 BATCH = 256  # rows read at a time
+IN_MEMORY = 256 << 20  # bytes that these may take, if each were as large as its column of a row group
+BUFFER = 1 << 20  # bytes of a column read at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The images of several files by class, and what was met while reading them; see :class:`RawData`."""
+
+    images: Mapping[str, Sequence[RawImage]]
+    left_out: LeftOut
+    warnings: Sequence[str]
+    raw_bytes: int
 
 
 def raw_data(
@@ -30,13 +48,14 @@ def raw_data(
     seed: int = 0,
     image_column: str | None = None,
     label_column: str | None = None,
+    limits: Limits | None = None,
 ) -> RawData:
     """Any table of images with a label column, all rows taken together and split by class.
 
     The files are read once, from beginning to end; encoded images wait on the disk until their class is due.
 
     Args:
-        source: a file, a folder of ``*.parquet`` or a pattern such as ``data/train-*.parquet``.
+        source: a file, a folder of Parquet files or a pattern such as ``data/train-*.parquet``.
         size: height and width of the store's images.
         grey: one channel instead of three.
         ratio: shares of the classes for train, val and test, by default ``0.64,0.16,0.2``.
@@ -44,22 +63,30 @@ def raw_data(
         seed: of the split by ratio.
         image_column: the column of images, by default the only one that looks like it.
         label_column: the column of labels, by default one of the usual name.
+        limits: bounds on rows and on what comes out of each file.
 
     Raises:
-        DataError: if there is no table, or a column cannot be told or used.
+        DataError: if there is no table, a column cannot be told or used, the files name the classes differently, or
+            there is more in one than the limits allow.
     """
-    images = images_by_class(source, image_column, label_column)
+    tables = images_by_class(source, image_column, label_column, limits)
+    images = tables.images
     parts = split_classes(images.keys(), ratio, lists, seed)
+    for name in images.keys() - {name for names in parts.values() for name in names}:
+        tables.left_out.add("a class on no list", name)
     return RawData(
         name=source.stem.partition("*")[0].rstrip("-_") or "parquet",
         image_shape=(size, size, 1 if grey else 3),
         classes={split: [RawClass(name=name, images=images[name]) for name in parts[split]] for split in SPLITS},
         origin={"source": "parquet", "split": described(ratio, lists, seed)},
+        left_out=tables.left_out,
+        warnings=tables.warnings,
+        raw_bytes=tables.raw_bytes,
     )
 
 
-def files_of(source: Path) -> list[Path]:
-    """The Parquet files that a path or pattern stands for.
+def files_of(source: Path, walk: Walk | None = None) -> list[Path]:
+    """The Parquet files that a path or pattern stands for; ``walk`` takes note of the others in a folder.
 
     Raises:
         DataError: if there are none, or the pattern cannot be read.
@@ -67,7 +94,8 @@ def files_of(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if source.is_dir():
-        found = sorted(source.rglob("*.parquet"))
+        walk = walk or Walk(SUFFIXES, Limits())
+        found = [Path(path) for paths in walk.files_below(str(source)).values() for path in paths]
     else:
         root = Path(source.anchor or ".")
         try:
@@ -79,111 +107,128 @@ def files_of(source: Path) -> list[Path]:
     return found
 
 
-def _images(spill: Spill, keys: list[tuple[str, slice]]) -> Sequence[RawImage]:
-    """The images of one class, put aside."""
-    return LazyImages(len(keys), lambda number: RawImage(where=keys[number][0], data=spill.get(keys[number][1])))
+@dataclass
+class _Rows:
+    """The rows of one class: 28 bytes each."""
+
+    starts: "array[int]" = field(default_factory=lambda: array("q"))
+    ends: "array[int]" = field(default_factory=lambda: array("q"))
+    rows: "array[int]" = field(default_factory=lambda: array("q"))
+    files: "array[int]" = field(default_factory=lambda: array("i"))
+
+    def add(self, key: slice, row: int, file: int) -> None:
+        self.starts.append(key.start)
+        self.ends.append(key.stop)
+        self.rows.append(row)
+        self.files.append(file)
+
+    def images(self, spill: Spill, paths: Sequence[Path]) -> Sequence[RawImage]:
+        """The images, put aside."""
+
+        def make(number: int) -> RawImage:
+            where = f"{paths[self.files[number]]}, row {self.rows[number]}"
+            return RawImage(where=where, data=spill.get(slice(self.starts[number], self.ends[number])))
+
+        return LazyImages(len(self.rows), make)
 
 
 def images_by_class(
-    source: Path, image_column: str | None, label_column: str | None
-) -> Mapping[str, Sequence[RawImage]]:
+    source: Path, image_column: str | None, label_column: str | None, limits: Limits | None = None
+) -> Tables:
     """The images of each class in the order of the rows, by the class's name.
 
     Raises:
         DataError: as :func:`raw_data`.
     """
-    found: dict[str, list[tuple[str, slice]]] = {}
+    limits = limits or Limits()
+    walk = Walk(SUFFIXES, limits)
+    paths = files_of(source, walk)
+    shards = [_shard(path, image_column, label_column, limits) for path in paths]
+    limits.check_files(str(source), sum(shard.rows for shard in shards))
+    naming = Naming(shards)
+    found: dict[str, _Rows] = {}
     with Spill() as spill:
-        for path in files_of(source):
-            verify(path)
+        for number, shard in enumerate(shards):
+            meter = Meter(str(shard.path), shard.path.stat().st_size, limits)
             try:
-                for row, (name, image) in enumerate(_rows(path, image_column, label_column)):
-                    found.setdefault(name, []).append((f"{path}, row {row}", spill.put(image)))
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path}: expected a Parquet file, cannot read it: {error}") from error
-    return {name: _images(spill, keys) for name, keys in found.items()}
+                for row, (name, key) in enumerate(_rows(shard, naming, spill, meter)):
+                    found.setdefault(name, _Rows()).add(key, row, number)
+            except (pa.ArrowException, MemoryError, OSError) as error:
+                raise _unreadable(shard.path, error) from error
+    return Tables(
+        images={name: rows.images(spill, paths) for name, rows in found.items()},
+        left_out=walk.left_out,
+        warnings=[*naming.warnings, *spelling_warnings({name: sorted(naming.written[name]) for name in found})],
+        raw_bytes=sum(path.stat().st_size for path in paths),
+    )
 
 
-def _rows(path: Path, image_column: str | None, label_column: str | None) -> Iterator[tuple[str, memoryview]]:
-    """Class name and encoded image of every row; a missing image is empty."""
-    with pq.ParquetFile(path) as table:
-        schema = table.schema_arrow
-        image, label = _image_column(schema, image_column, path), _label_column(schema, label_column, path)
-        names = _class_names(schema, label)
-        row = 0
-        for batch in table.iter_batches(BATCH, columns=[image, label]):
-            column = batch.column(image)
-            encoded = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
-            for value, number in zip(encoded, batch.column(label).to_pylist(), strict=True):
-                yield _name(number, names, f"{path}, row {row}"), memoryview(value.as_buffer() or b"")
+def _shard(path: Path, image_column: str | None, label_column: str | None, limits: Limits) -> Shard:
+    verify(path)
+    try:
+        with pq.ParquetFile(path) as table:
+            shard = shard_of(path, table.schema_arrow, table.metadata.num_rows, image_column, label_column)
+            limits.check_files(str(path), shard.rows)
+            _check_groups(path, table.metadata, (shard.image, shard.label), limits)
+            return shard
+    except DataError:
+        raise
+    except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _check_groups(path: Path, metadata: Any, columns: tuple[str, str], limits: Limits) -> None:
+    """Compare what the columns that are read will take when unpacked with the limits, as the file states it."""
+    size, total = path.stat().st_size, 0
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for number in range(metadata.num_columns):
+            column = row_group.column(number)
+            if column.path_in_schema.split(".")[0] in columns:
+                total += column.total_uncompressed_size
+                limits.check_unpacked(str(path), total, size)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: expected a Parquet file, cannot read it: {error}")
+
+
+def _rows(shard: Shard, naming: Naming, spill: Spill, meter: Meter) -> Iterator[tuple[str, slice]]:
+    """Class name and place of the encoded image of every row; a missing image is empty."""
+    image, label = _leaf(shard), shard.label
+    row = 0
+    with pq.ParquetFile(shard.path, read_dictionary=[label] if shard.text else None, buffer_size=BUFFER) as table:
+        for batch in table.iter_batches(_batch(table.metadata, image), columns=[image, label]):
+            column = batch.column(batch.schema.get_field_index(shard.image))
+            column = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+            labels = _plain(batch.column(batch.schema.get_field_index(label)))
+            for value, number in zip(column, labels, strict=True):
+                encoded = memoryview(value.as_buffer() or b"")
+                meter.entry()
+                meter.add(len(encoded))
+                yield naming.name(shard, number, row), spill.put(encoded)
                 row += 1
 
 
-def _image_column(schema: Any, asked: str | None, path: Path) -> str:
-    fits = [field.name for field in schema if _holds_bytes(field.type)]
-    if asked is not None:
-        if asked not in fits:
-            raise DataError(
-                f"{path}: expected a column '{asked}' of images (a struct with 'bytes', or binary), "
-                f"{_listed(schema)}; choose another --image-column"
-            )
-        return asked
-    if len(fits) != 1:
-        raise DataError(
-            f"{path}: expected one column of images (a struct with 'bytes', or binary), found "
-            f"{', '.join(fits) or 'none'}; {_listed(schema)}; name it by --image-column"
-        )
-    return str(fits[0])
+def _batch(metadata: Any, image: str) -> int:
+    """How many rows to read at a time: a file may hold one value once, and repeat it in all of them."""
+    columns = (
+        metadata.row_group(group).column(number)
+        for group in range(metadata.num_row_groups)
+        for number in range(metadata.num_columns)
+    )
+    largest = max((one.total_uncompressed_size for one in columns if one.path_in_schema == image), default=1)
+    return max(1, min(BATCH, IN_MEMORY // max(1, largest)))
 
 
-def _holds_bytes(kind: Any) -> bool:
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _holds_bytes(kind.field(index).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+def _leaf(shard: Shard) -> str:
+    """The path of the column of bytes."""
+    return f"{shard.image}.bytes" if shard.struct else shard.image
 
 
-def _holds_labels(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _holds_labels(kind.value_type)
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return bool(pa.types.is_integer(kind) or any(is_text(kind) for is_text in texts))
-
-
-def _label_column(schema: Any, asked: str | None, path: Path) -> str:
-    fits = [field.name for field in schema if _holds_labels(field.type)]
-    if asked is None:
-        usual = [name for name in LABELS if name in fits][:1] or fits
-        if len(usual) != 1:
-            raise DataError(f"{path}: expected a column 'label', {_listed(schema)}; name it by --label-column")
-        return str(usual[0])
-    if asked not in fits:
-        raise DataError(
-            f"{path}: expected a column '{asked}' of integers or strings, {_listed(schema)}; "
-            "choose another --label-column"
-        )
-    return asked
-
-
-def _listed(schema: Any) -> str:
-    return "received columns " + ", ".join(f"{field.name} ({field.type})" for field in schema)
-
-
-def _class_names(schema: Any, column: str) -> list[str] | None:
-    """Class names as the hub's metadata gives them, if it does."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[column]["names"]
-    except (KeyError, ValueError, TypeError):
-        return None
-    return [str(name) for name in names]
-
-
-def _name(label: int | str | None, names: list[str] | None, where: str) -> str:
-    if label is None:
-        raise DataError(f"{where}: expected a label, received none; remove the row")
-    if names is None or isinstance(label, str):
-        return str(label)
-    if not 0 <= label < len(names):
-        raise DataError(f"{where}: expected a label from 0 to {len(names) - 1}, received {label}; remove the row")
-    return names[label]
+def _plain(column: Any) -> list[Any]:
+    """Labels as Python values, each text once however often it stands there."""
+    if not pa.types.is_dictionary(column.type):
+        return list(column.to_pylist())
+    values = column.dictionary.to_pylist()
+    return [None if at is None else values[at] for at in column.indices.to_pylist()]

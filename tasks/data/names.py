@@ -1,0 +1,63 @@
+"""The identity of a class: one rule for every source, so that no class is taken for two."""
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from tasks.data.errors import DataError
+
+Item = TypeVar("Item")
+
+_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # spaces that nobody sees
+
+
+def class_name(written: str, where: str) -> str:
+    r"""The name of the class that a label or folder stands for: composed Unicode, single spaces, none at the ends.
+
+    Raises:
+        DataError: if nothing is left; ``where`` names the place in the message.
+
+    >>> class_name("k0 ", "here"), class_name("Cafe\u0301  au lait", "here")
+    ('k0', 'Café au lait')
+    """
+    name = " ".join(unicodedata.normalize("NFC", written.translate(_NO_WIDTH)).split())
+    if not name:
+        raise DataError(f"{where}: expected a class name, received {written!r}; name the class, or leave it out")
+    return name
+
+
+def joined(found: Iterable[tuple[str, Sequence[Item]]], where: str) -> tuple[dict[str, list[Item]], list[str]]:
+    """Items by class, of names as they are written; names that stand for the same class are joined.
+
+    Returns:
+        Items by class name, and a warning for each class that is written in several ways, and for names that differ
+        in upper and lower case only, which stay classes of their own.
+    """
+    items: dict[str, list[Item]] = {}
+    written: dict[str, list[str]] = {}
+    for name, more in found:
+        one = class_name(name, where)
+        items.setdefault(one, []).extend(more)
+        if name not in written.setdefault(one, []):
+            written[one].append(name)
+    return items, spelling_warnings(written)
+
+
+def spelling_warnings(written: Mapping[str, Sequence[str]]) -> list[str]:
+    """Warnings for classes that are written in several ways, by class name, and for names that differ in case only."""
+    several = [names for names in written.values() if len(names) > 1]
+    warnings = [
+        f"{', '.join(map(repr, sorted(names)))} are taken for one class: they differ in spaces or in the form of "
+        "their Unicode only"
+        for names in several
+    ]
+    folded: dict[str, list[str]] = {}
+    for name in written:
+        folded.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+    alike = [names for names in folded.values() if len(names) > 1]
+    return warnings + [
+        f"{', '.join(map(repr, sorted(names)))} are taken for classes of their own, though they differ in upper and "
+        "lower case or in the form of letters only; rename them if they are one"
+        for names in alike
+        if min(map(len, names)) > 1  # single letters are classes of characters
+    ]

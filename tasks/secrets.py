@@ -1,0 +1,62 @@
+"""Names of secrets, and secrets inside addresses: the one place that knows what they look like."""
+
+import re
+from urllib.parse import unquote
+
+# Names of a URI's parameters whose value nobody should see; `credential_kind` of Azure says no secret.
+_ANYWHERE = "secret|key|token|passw|passphrase|pwd|signature|credential(?!_kind)|authoriz|authentic|bearer|cookie|jwt"
+_WHOLE_WORD = "sig|sas|pass|auth|code|sid|pat|psk|session|sessionid|pin|otp"
+_PARAMETER = re.compile(rf"{_ANYWHERE}|(?<![a-z])({_WHOLE_WORD})(?![a-z])", re.IGNORECASE)
+# Names that mean a secret wherever they stand: beside parameters, a `key` or a `token` may be anything.
+_PLAIN = re.compile(
+    r"(?:^|.*[^a-z])(?:password|passwd|passphrase|pwd|secret|authorization|credentials?"
+    r"|(?:secret|api|access|private|account|client|shared|signing|encryption)[_-]?(?:access[_-]?)?(?:key|secret)"
+    r"|(?:api|access|auth|refresh|bearer|session|security|secret|client|id|bot|private|personal|github|gitlab|hf"
+    r"|slack|tracking)[_-]?token)",
+    re.IGNORECASE,
+)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def names_secret_parameter(name: str) -> bool:
+    """Whether a URI's parameter, its name percent-encoded or not, is named like a secret.
+
+    >>> [names_secret_parameter(name) for name in ("X-Amz-Signature", "%70assword", "design")]
+    [True, True, False]
+    """
+    return _PARAMETER.search(decoded(name)) is not None
+
+
+def names_secret(name: str) -> bool:
+    """Whether a name means a secret wherever it stands: in a configuration, the environment, a connection string.
+
+    >>> [names_secret(name) for name in ("password", "AWS_SECRET_ACCESS_KEY", "clientSecret", "token_size", "key")]
+    [True, True, True, False, False]
+    """
+    return _PLAIN.fullmatch(_CAMEL.sub("_", decoded(name))) is not None
+
+
+def decoded(text: str) -> str:
+    """Text without percent-encoding, also where that was applied twice."""
+    for _ in range(3):
+        plain = unquote(text)
+        if plain == text:
+            break
+        text = plain
+    return text
+
+
+def has_secret(uri: str) -> bool:
+    """Whether a URI holds a password, or a parameter that is named like a secret.
+
+    A password may hold any character here, also a "/", with which a parser of URIs would take it for a path. A user's
+    name alone is no secret: HDFS needs it.
+
+    >>> has_secret("s3://AKIA:ab/cd@bucket/p"), has_secret("s3://bucket/p?region=eu-west-1")
+    (True, False)
+    """
+    given = uri.partition("://")[2]
+    rest = decoded(given)
+    user = "" if rest.startswith("/") else rest.rpartition("@")[0]
+    parameters = [*re.split(r"[?&;#]", given)[1:], *re.split(r"[?&;#]", rest)[1:]]
+    return ":" in user or any(names_secret_parameter(parameter.partition("=")[0]) for parameter in parameters)
