@@ -1,21 +1,19 @@
 """The HTTP side: MLflow's form of scoring, limits on what is taken on, and a reason for whatever is refused."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from cluster.serving.access import Access, Write
-from cluster.serving.auth import is_allowed
+from cluster.serving.answers import HANDLERS, RETRY, Authenticated, Pieces, as_json
 from cluster.serving.batching import Answer, Dropped
 from cluster.serving.encoding import content_encoding, require_encoding, unpacked
 from cluster.serving.estimates import Need
@@ -28,18 +26,7 @@ from cluster.serving.receiving import Receiver, gone
 from cluster.serving.reload import Reloader
 from cluster.serving.requests import Question, read, reading_bytes
 
-OPEN = ("/health", "/ping", "/ready")  # without a token: who starts and stops servers asks these
-PIECE = 2**18  # bytes of an answer
 TRIM = 1.0  # seconds between two looks at how much memory has gathered
-RETRY = 1  # seconds after which a caller that was turned away may try again
-
-CODES = {
-    401: "UNAUTHENTICATED",
-    404: "ENDPOINT_NOT_FOUND",
-    500: "INTERNAL_ERROR",
-    503: "TEMPORARILY_UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
 
 
 class Service:
@@ -88,12 +75,9 @@ class Service:
             ("requests_arriving", "Questions of which not all has arrived.", lambda: self._arriving),
             ("requests_waiting", "Questions that wait to be computed.", lambda: self._live.batcher.waiting),
             ("compiled_programs", "Kinds of question that are compiled.", lambda: self._live.batcher.compiled),
-            ("memory_held_bytes", "Memory that questions hold.", self._memory_held),
+            ("memory_held_bytes", "Memory that questions hold.", lambda: self._memory.used),
         ):
             self.metrics.gauge(name, meaning, read_it)
-
-    def _memory_held(self) -> int:
-        return self._memory.work.used + self._memory.inbound.used
 
     def app(self) -> ASGIApp:
         """The ASGI application; the threads end with it."""
@@ -124,13 +108,7 @@ class Service:
             Route("/openapi.json", self._description),
             Route("/metrics", self._metrics),
         ]
-        handlers: Mapping[Any, Callable[[Request, Any], Awaitable[Response]]] = {
-            Refused: _refused,
-            HTTPException: _http_error,
-            ClientDisconnect: _gone,
-            Exception: _fault,  # it is logged after that
-        }
-        app = Starlette(routes=routes, exception_handlers=dict(handlers), lifespan=lifespan)
+        app = Starlette(routes=routes, exception_handlers=dict(HANDLERS), lifespan=lifespan)
         return Access(Measured(Authenticated(app, self._token), self.metrics), self.log)
 
     def _serve_instead(self, served: Described) -> None:
@@ -248,7 +226,7 @@ class Service:
     async def _health(self, request: Request) -> Response:
         del request
         alive = self._live.batcher.is_alive
-        return _json({"status": "ok" if alive else "a thread that adapts has died"}, 200 if alive else 503)
+        return as_json({"status": "ok" if alive else "a thread that adapts has died"}, 200 if alive else 503)
 
     async def _ready(self, request: Request) -> Response:
         del request
@@ -257,39 +235,21 @@ class Service:
         content: dict[str, Any] = {"ready": ready, "requests": self._inside, "arriving": self._arriving}
         if failure := self._reloader and self._reloader.failure:
             content["warning"] = failure
-        return _json(content, 200 if ready else 503)
+        return as_json(content, 200 if ready else 503)
 
     async def _model(self, request: Request) -> Response:
         del request
         reload = {"seconds": self._reload, "failure": self._reloader.failure} if self._reloader else None
-        return _json({**card_of(self._live.served), "limits": vars(self._limits), "reload": reload})
+        return as_json({**card_of(self._live.served), "limits": vars(self._limits), "reload": reload})
 
     async def _description(self, request: Request) -> Response:
         del request
-        return _json(self._live.description)
+        return as_json(self._live.description)
 
     async def _metrics(self, request: Request) -> Response:
         del request
         text, kind = await asyncio.to_thread(self.metrics.exposed)
         return Response(text, media_type=kind)
-
-
-class Pieces(Response):
-    """An answer in pieces: the next is written when the caller has read the one before. Memory is held to the end."""
-
-    def __init__(self, text: bytes, kind: str, version: int, held: Held) -> None:
-        super().__init__(text, headers={"X-Model-Version": str(version)}, media_type=kind)
-        self._held = held.moved()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        del scope, receive
-        with self._held:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            text, self.body = self.body, b""
-            for first in range(0, len(text), PIECE):
-                more = first + PIECE < len(text)
-                await send({"type": "http.response.body", "body": text[first : first + PIECE], "more_body": more})
 
 
 class Asking:
@@ -338,49 +298,3 @@ def _more(part: int, most: int) -> str:
         f"expected at most {shown(part)} of the server's {shown(most)}; send fewer or smaller examples and queries, or "
         "start the server with more --memory"
     )
-
-
-def _json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON in ASCII: a caller's broken letters, quoted in a reason, have no other form."""
-    body = json.dumps(content, allow_nan=False)
-    return Response(body, status, headers, media_type="application/json")
-
-
-def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
-    return _json({"error_code": CODES.get(status, "BAD_REQUEST"), "message": reason}, status, headers)
-
-
-class Authenticated:
-    """Lets those through who show the token; nothing of others is read."""
-
-    def __init__(self, app: ASGIApp, token: bytes | None) -> None:
-        self._app, self._token = app, token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] == "http" and scope["path"] not in OPEN:
-            given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
-            if not is_allowed(given[0] if len(given) == 1 else None, self._token):
-                reason = "Authorization: expected Bearer and the token of this server, received none or another"
-                await _error(401, reason, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-async def _refused(request: Request, error: Refused) -> Response:
-    del request
-    return _error(error.status, error.reason, {"Retry-After": str(RETRY)} if error.status == 503 else None)
-
-
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    return _error(error.status_code, f"{request.method} {request.url.path}: {error.detail}", error.headers)
-
-
-async def _gone(request: Request, error: ClientDisconnect) -> Response:
-    del request, error
-    return Response(status_code=400)  # nobody is there to read it
-
-
-async def _fault(request: Request, error: Exception) -> Response:
-    del request
-    return _error(500, f"expected an answer, received {type(error).__name__}; see the server's log")

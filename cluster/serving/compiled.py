@@ -184,7 +184,7 @@ class Compiling:
 
     def __init__(self, programs: Run, compiler: Compiler, proceed: Callable[[], None] = lambda: None) -> None:
         """Wrap ``programs``; ``proceed`` is called before each task, and what it raises ends the work."""
-        self._programs, self._compiler, self._proceed = programs, compiler, proceed
+        self._programs, self._compiler, self.proceed = programs, compiler, proceed
 
     def __call__(self, what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
         """``function(params, one task)`` for each of ``tasks`` [T, …], outputs stacked; not compiled."""
@@ -201,7 +201,7 @@ class Compiling:
                 params = path.step(params, task[0])
             return path.outputs(params, task)
 
-        return self._compiler.run((what, steps), whole, params, tasks, otherwise, self._proceed)
+        return self._compiler.run((what, steps), whole, params, tasks, otherwise, self.proceed)
 
 
 def _episode(params: Params, tasks: Any) -> Episode:

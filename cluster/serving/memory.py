@@ -76,6 +76,11 @@ class Memory:
         inbound = int(INBOUND * total)
         self.inbound, self.work = Budget(inbound), Budget(total - inbound)
 
+    @property
+    def used(self) -> int:
+        """Bytes that are held."""
+        return self.inbound.used + self.work.used
+
 
 class Held:
     """What one request holds of a budget; it grows and shrinks, and is given back at the end of a block."""

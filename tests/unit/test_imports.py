@@ -51,8 +51,14 @@ DOORS = {
         "cluster.tracking_command",
         "cluster.tune_command",
     },
-    "starlette": {"cluster.bench_serving_ray", "cluster.serving.app"},
-    "uvicorn": {"cluster.serving.server"},
+    "starlette": {
+        "cluster.bench_serving_ray",
+        *(
+            f"cluster.serving.{module}"
+            for module in ("access", "answers", "app", "connections", "encoding", "receiving")
+        ),
+    },
+    "uvicorn": {"cluster.serving.connections", "cluster.serving.server"},
     "PIL": {"cluster.bench_forms", "cluster.serving.images", "tasks.data.decode", "tasks.data.sources.glyphs"},
     "prometheus_client": {"cluster.serving.metrics"},
     "python_multipart": {"cluster.serving.images"},
