@@ -129,8 +129,8 @@ def test_a_recurrent_model_works_throughout(metaray, finished, settings, tmp_pat
     uri = settings["tracking"]["uri"]
     status, output, errors = finished(metaray("register", "runs/run", "--name", "recurrent", f"tracking.uri={uri}"))
     assert status == 0, errors
-    words = ("evaluate", "models:/recurrent/1", f"tracking.uri={uri}", "cluster.workers=0", "--json")
-    status, output, errors = finished(metaray(*words))
+    words = ("evaluate", "models:/recurrent/1", "--trust", "modules", f"tracking.uri={uri}")
+    status, output, errors = finished(metaray(*words, "cluster.workers=0", "--json"))
     assert status == 0, errors
     assert json.loads(output)["steps"] == trained["evaluation"]["steps"]
 

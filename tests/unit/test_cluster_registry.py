@@ -130,7 +130,7 @@ def test_values_are_those_that_an_evaluation_scores(tmp_path: Path, change: dict
     setup, params, path = pack({**SINUSOID, **change}, tmp_path)
     assert isinstance(setup, Setup)
     arrays, episodes = drawn(setup)
-    model = load_adaptable(path)
+    model = load_adaptable(path, ["torch"])
     outputs = torch.from_numpy(model.predict(arrays, steps, 0.02))
     scores = (outputs - episodes.query.targets).square().mean(dim=(1, 2))
     assert outputs.dtype == setup.dtype
@@ -166,7 +166,7 @@ def test_another_step_size_is_that_of_a_run_trained_with_it(tmp_path: Path, clos
     assert isinstance(setup, Setup)
     assert isinstance(other, Setup)
     arrays, episodes = drawn(setup)
-    outputs = torch.from_numpy(load_adaptable(path).predict(arrays, 2, 0.05))
+    outputs = torch.from_numpy(load_adaptable(path, ["torch"]).predict(arrays, 2, 0.05))
     close(
         (outputs - episodes.query.targets).square().mean(dim=(1, 2)), other.engine.scores(params, episodes, (2,))[:, 0]
     )
@@ -372,7 +372,7 @@ def test_the_family_is_not_needed_to_adapt(tmp_path: Path):
     path = pack(SINUSOID, tmp_path)[2]
     text = (path / "config.yaml").read_text()
     (path / "config.yaml").write_text(text.replace("family: sinusoid", "family: not_installed_here:Mine"))
-    model: Adaptable = load_adaptable(path)
+    model: Adaptable = load_adaptable(path, ["not_installed_here"])
     assert (model.inner_steps, model.inner_lr) == (2, 0.02)
 
 
