@@ -169,10 +169,10 @@ def _serving(model: str, asked: tuple[str, str], soak: float, as_json: bool) -> 
     if as_json:
         print_json(found)
         return
-    alone = f"{found['engine']['requests_per_second']:.1f} tasks/s by the engine itself"
-    table = Table(title=f"{model}, one task a request; {alone}")
+    table = Table(title=f"{model}, one task a request")
     for column in bench_serving.COLUMNS:
         table.add_column(column, justify="left" if column in ("server", "form") else "right")
+    table.add_row(*bench_serving.engine_cells(found["engine"]))
     for row in found["results"]:
         table.add_row(*bench_serving.cells(row))
     print_table(table)

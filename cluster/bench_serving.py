@@ -173,6 +173,12 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def engine_cells(alone: dict[str, Any]) -> list[str]:
+    """The row of the engine by itself."""
+    rate, spent = f"{alone['requests_per_second']:.1f}", f"{alone['cpu_milliseconds']:.0f}"
+    return ["the engine alone", "", str(alone["threads"]), rate, "100%", "", "", spent, "", "", ""]
+
+
 def tasks(model: str) -> tuple[Adaptable, dict[str, np.ndarray[Any, Any]]]:
     """A registered model, and arrays [T, …] of test tasks of its family by field.
 

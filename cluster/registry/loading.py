@@ -24,7 +24,7 @@ def load_adaptable(path: Path, trusted: Sequence[str] = ()) -> Adaptable:
         CheckpointError: if the folder holds no such model.
         ConfigError: if a class of the user's own cannot be imported.
     """
-    require_trusted(path, trusted_packages(trusted))
+    require_trusted(path, trusted_packages(trusted), adapting=True)
     package = read_package(path)
     if isinstance(package.spec, EnvironmentSpec):
         return AdaptablePolicy(package, package.spec)

@@ -15,9 +15,10 @@ from cluster.config import read_yaml
 from cluster.errors import ConfigError, MetarayError
 
 VARIABLE = "METARAY_TRUST"  # packages, separated by commas, for processes that take no option
-OWN = ("meta", "tasks")  # the packages of metaray that models, algorithms and families are in
+OWN = ("meta", "tasks", "torch.nn")  # what models, algorithms and families of metaray itself are in, and are made of
 # Sections without classes; the others may name one in any value.
 _PLAIN_SECTIONS = frozenset({"tracking", "checkpoint", "cluster"})
+NOT_ADAPTING = ("task", "eval")
 _CLASSES = frozenset({"task.family", "model.name", "algorithm", "eval.baselines"})  # what a ":" in them is for is known
 # Anything that an import could be made of: a module's file may be called my-module.py.
 _IMPORT_PATH = re.compile(r"(?P<module>[^\W\d][^\s:/]*):[^\s:/][^\s:]*")
@@ -43,24 +44,30 @@ def trusted_packages(given: Sequence[str] = ()) -> tuple[str, ...]:
 
 def named_packages(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Top-level packages, other than metaray's own, of the classes that a configuration names."""
-    found = (module.partition(".")[0] for _, module, _ in _named(raw))
-    return tuple(dict.fromkeys(package for package in found if package not in OWN))
+    found = (module.partition(".")[0] for _, module, _ in _named(raw) if not _is_of(module, OWN))
+    return tuple(dict.fromkeys(found))
 
 
-def require_trusted(path: Path, trusted: Sequence[str]) -> None:
+def _is_of(module: str, packages: Sequence[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def require_trusted(path: Path, trusted: Sequence[str], *, adapting: bool = False) -> None:
     """Check the configuration in a registered model's folder before anything that it names is imported.
 
     Args:
         path: the folder.
         trusted: packages; their subpackages are trusted too.
+        adapting: whether the model is loaded to adapt alone, for which its family and baselines are not imported.
 
     Raises:
         TrustError: naming the key, the class and the option.
     """
-    for key, module, name in _named(read_yaml(path / "config.yaml")):
-        if not any(module == package or module.startswith(f"{package}.") for package in (*OWN, *trusted)):
+    raw = read_yaml(path / "config.yaml")
+    for key, module, name in _named({key: raw[key] for key in raw if not (adapting and key in NOT_ADAPTING)}):
+        if not _is_of(module, (*OWN, *trusted)):
             raise _error(key, name, module.partition(".")[0])
-        if module.partition(".")[0] in OWN:
+        if _is_of(module, OWN):
             _require_own_class(key, name, trusted)
 
 
@@ -71,7 +78,7 @@ def _require_own_class(key: str, name: str, trusted: Sequence[str]) -> None:
         module = resolve(kind, name.strip()).__module__
     except MetarayError:
         return  # whoever builds it says what is wrong
-    if not any(module == package or module.startswith(f"{package}.") for package in (*OWN, *trusted)):
+    if not _is_of(module, (*OWN, *trusted)):
         raise _error(key, name, module.partition(".")[0])
 
 

@@ -16,6 +16,7 @@ from cluster.books import Books, Validated
 from cluster.builder import build
 from cluster.checkpoint import Checkpoint
 from cluster.config import Config, parse
+from cluster.errors import MetarayError
 from cluster.interrupts import StopFlag
 from cluster.learner import Learner
 from cluster.messages import Order, TaskRange
@@ -266,5 +267,5 @@ def test_a_checkpoint_that_cannot_be_written_is_not_passed_over(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(MetarayError, match=r"step-000000001\.safetensors: .*No space left"):
         run.go()

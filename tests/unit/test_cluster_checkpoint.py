@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cluster import checkpoint as checkpoints
 from cluster.checkpoint import Checkpoint, decode, encode
 from cluster.config import parse
-from cluster.errors import CheckpointError, ConfigError
+from cluster.errors import CheckpointError, ConfigError, MetarayError
 from cluster.storage import Store, write_file
 
 RAW = {"task": {"family": "sinusoid"}, "model": {"name": "mlp"}, "outer": {"steps": 10}, "meta_batch": 4}
@@ -249,7 +249,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(MetarayError, match=r"file: expected room for 3 bytes, received: No space left.*free some"):
         write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert Store(str(tmp_path)).names() == ["file"]

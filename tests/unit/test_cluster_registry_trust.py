@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from cluster.config import with_values
-from cluster.errors import ConfigError
+from cluster.errors import CheckpointError, ConfigError
 from cluster.registry.loading import load_adaptable
 from cluster.registry.trust import TrustError, named_packages, require_trusted, trusted_packages
 
@@ -59,8 +59,16 @@ REFUSED = {
 @pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED)
 def test_what_is_not_trusted_is_refused_before_it_is_imported(evil, changes):
     with pytest.raises(TrustError, match=r"--trust \S+, or set METARAY_TRUST=") as raised:
-        load_adaptable(package(evil, changes))
+        require_trusted(package(evil, changes), ())
     assert raised.value.exit_status == 2
+    assert not (evil / "imported").exists()
+
+
+def test_to_adapt_a_model_takes_trust_in_what_is_imported_for_it(evil):
+    with pytest.raises(TrustError, match="--trust evil"):
+        load_adaptable(package(evil, {"model.name": "evil:Model"}))
+    with pytest.raises(CheckpointError):  # the family is of no account here; what else a package needs is not there
+        load_adaptable(package(evil, {"task.family": "evil:Model", "model.name": "torch.nn:Linear"}))
     assert not (evil / "imported").exists()
 
 
