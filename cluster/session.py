@@ -54,7 +54,7 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
         raise ClusterError(
             f"expected a folder that Ray can write its own files to, received: {error}; set RAY_TMPDIR to one"
         ) from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises the base class where its own processes do not start
         raise ClusterError(
             f"expected a Ray cluster at '{config.address}', received: {error}. If it uses token authentication, "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or ~/.ray/auth_token"
