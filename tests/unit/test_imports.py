@@ -51,10 +51,18 @@ DOORS = {
         "cluster.tracking_command",
         "cluster.tune_command",
     },
-    "starlette": {"cluster.bench_serving_ray", "cluster.serving.app"},
-    "uvicorn": {"cluster.serving.server"},
-    "PIL": {"tasks.data.decode", "tasks.data.sources.glyphs"},
-    "filelock": {"cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
+    "starlette": {
+        "cluster.bench_serving_ray",
+        *(
+            f"cluster.serving.{module}"
+            for module in ("access", "answers", "app", "connections", "encoding", "receiving")
+        ),
+    },
+    "uvicorn": {"cluster.serving.connections", "cluster.serving.server"},
+    "PIL": {"cluster.bench_forms", "cluster.serving.images", "tasks.data.decode", "tasks.data.sources.glyphs"},
+    "prometheus_client": {"cluster.serving.metrics"},
+    "python_multipart": {"cluster.serving.images"},
+    "filelock": {"cluster.runs", "cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
     "mujoco": {"tasks.environments.mujoco"},
     "higher": {"benchmarks.peers.higher_peer"},
     "jax": {"benchmarks.peers.jax_models", "benchmarks.peers.jax_peer"},
