@@ -177,7 +177,7 @@ class Service:
             await asyncio.wait({answered, left}, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if answered.done():
                 return answered.result()
-            waited = asking.drop()
+            waited = asking.drop() and not asking.is_reading
             if left.done():
                 raise ClientDisconnect
         finally:
@@ -203,6 +203,7 @@ class Service:
         Raises:
             Refused: 413 if it needs more than there is at all, 503 if it is taken by others.
         """
+        asking.is_reading = True
         asking.proceed()
         whole = unpacked(body.pop(), asking.encoding, self._limits.body_bytes)
         work, most = self._memory.work, self._limits.memory
@@ -221,6 +222,7 @@ class Service:
             raise Refused(413, f"{reason}; {_more(self._memory.inbound.total, most)}")
         if not held.try_set(resting):
             raise Refused(503, f"{shown(resting)} of memory are taken by other requests; try again in {RETRY} s")
+        asking.is_reading = False
         return question, need
 
     async def _health(self, request: Request) -> Response:
@@ -267,7 +269,7 @@ class Asking:
         self.content_type, self.accept = (request.headers.get(name, "") for name in ("content-type", "accept"))
         self.encoding = content_encoding(request)
         self._answer: Answer | None = None
-        self._is_dropped = False
+        self._is_dropped = self.is_reading = False
 
     def ask(self, question: Question, need: Need) -> Answer:
         """The answer to come."""
@@ -275,20 +277,12 @@ class Asking:
         return self._answer
 
     def drop(self) -> bool:
-        """End it as soon as possible.
-
-        Returns:
-            Whether nothing had been computed.
-        """
+        """End it as soon as possible; whether nothing had been computed."""
         self._is_dropped = True
         return self._answer is None or self.live.batcher.drop(self._answer)
 
     def proceed(self) -> None:
-        """Check that somebody waits.
-
-        Raises:
-            Dropped: if not.
-        """
+        """Raise :class:`Dropped` if nobody waits."""
         if self._is_dropped:
             raise Dropped
 

@@ -70,6 +70,8 @@ class Estimates:
         self._known: OrderedDict[Any, Need] = OrderedDict()
         self._lock = threading.Lock()
         self._warned = False
+        letters = {size for field in model.inputs for size in field.shape if isinstance(size, str)}
+        self._need({size: 1 for size in letters if size != "T" and "+" not in size}, 1)  # the first one takes a second
 
     def of(self, question: Question) -> Need:
         """The need of a question."""

@@ -115,7 +115,7 @@ class Held:
 
 
 class Trimmer:
-    """Gives freed memory back to the system when the server has come to rest, or holds far more than its budget."""
+    """Gives freed memory back to the system when the server has come to rest, or holds half its budget."""
 
     def __init__(self, budget: int) -> None:
         self._process, self._budget = psutil.Process(), budget
@@ -126,7 +126,7 @@ class Trimmer:
 
     def is_due(self, *, at_rest: bool) -> bool:
         """Whether enough has gathered."""
-        return self._rss() > self._resting + (SLACK if at_rest else self._budget)
+        return self._rss() > self._resting + (SLACK if at_rest else self._budget // 2)
 
     def trim(self, *, at_rest: bool) -> None:
         """Collect garbage and give back what is free; what stays at rest is the new size at rest."""
