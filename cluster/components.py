@@ -10,8 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, create_model
 
 from cluster.errors import ConfigError
-
-OWN_PACKAGES = ("benchmarks", "cluster", "meta", "tasks")
+from cluster.own_packages import HOME, NAMES
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "task.family": {
@@ -85,10 +84,10 @@ def resolve(key: str, name: str) -> type[Any]:
 
 
 def _shadowed(module: str) -> str:
-    """What to do about a module of the user's whose package has the name of one of the product's."""
+    """Advice to rename a package of the user's that has the name of one of metaray's; empty if there is none."""
     package = module.partition(".")[0]
-    own = [place for place in (Path(package), Path(f"{package}.py")) if package in OWN_PACKAGES and place.exists()]
-    if not own or Path(own[0]).resolve() == Path(__file__).resolve().parents[1] / own[0]:
+    own = [place for place in (Path(package), Path(f"{package}.py")) if package in NAMES and place.exists()]
+    if not own or Path(own[0]).resolve() == Path(HOME) / own[0]:
         return ""
     return f"; '{package}' is a package of metaray's own: rename your '{own[0]}', to my_{package} for one"
 

@@ -14,12 +14,12 @@ from ray.job_config import JobConfig
 
 from cluster.errors import ClusterError, ConfigError
 from cluster.jobs.inside import in_job
+from cluster.own_packages import HOME
 from cluster.sections import ClusterConfig
 from cluster.wire import LARGE
 
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 LONGEST_SOCKET = 107  # bytes, on Linux
-PRODUCT = str(Path(__file__).resolve().parents[1])
 LEAST_SHARED = 80 * 2**20  # bytes; Ray refuses less than 75 MiB
 
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -91,12 +91,12 @@ class _ProductFirst(list[str]):
 
     def extend(self, folders: Iterable[str]) -> None:
         """Ray adds the working directory here, for classes of the user's own, and searches it before all else."""
-        super().extend([*folders, PRODUCT])  # the last comes first
+        super().extend([*folders, HOME])  # the last comes first
 
 
 def _product_first() -> JobConfig:
     """A job whose workers import ``tasks`` and ``meta`` from the product, whatever the working directory holds."""
-    return JobConfig(_py_driver_sys_path=_ProductFirst([PRODUCT]))  # an empty list would be replaced
+    return JobConfig(_py_driver_sys_path=_ProductFirst([HOME]))  # an empty list would be replaced
 
 
 def _require_room() -> None:
