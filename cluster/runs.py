@@ -127,20 +127,6 @@ def beginning(name: str) -> dict[str, Any]:
     }
 
 
-def create(
-    config: Config,
-    name: str,
-    engine: Choice,
-    path: Path | None = None,
-    data: str = "",
-    frozen: Sequence[str] = (),
-) -> RunFolder:
-    """Make a run's folder, which :func:`plan` describes; its ``run.json`` is written last."""
-    folder = plan(config, name, engine, path, data, frozen)
-    folder.settle("config.yaml", config.to_yaml())
-    return folder
-
-
 def plan(
     config: Config,
     name: str,

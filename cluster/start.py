@@ -93,14 +93,6 @@ def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder
     return folder
 
 
-def named_folder(config: Config, name: str) -> RunFolder:
-    """As :func:`plan_named`, and made at once."""
-    folder = plan_named(config, name)
-    if not folder.exists:
-        folder.settle("config.yaml", config.to_yaml())
-    return folder
-
-
 def plan_named(config: Config, name: str) -> RunFolder:
     """The folder of the run of a name, begun before under the same configuration, or planned.
 

@@ -118,14 +118,6 @@ def plan(search: Search, name: str) -> SearchFolder:
     return SearchFolder(_place(search, name), beginning(name))
 
 
-def named(search: Search, name: str) -> SearchFolder:
-    """As :func:`plan_named`, and made at once."""
-    folder = plan_named(search, name)
-    if not folder.exists:
-        folder.settle("search.yaml", search.to_yaml())
-    return folder
-
-
 def plan_named(search: Search, name: str) -> SearchFolder:
     """The folder of the search of a name, begun before under the same settings, or planned.
 

@@ -13,7 +13,7 @@ from cluster.config import Config, parse
 from cluster.errors import ClusterError, ConfigError, DivergedError
 from cluster.interrupts import StopFlag
 from cluster.metrics import MetricsLog
-from cluster.runs import RunFolder, create
+from cluster.runs import RunFolder, plan
 from cluster.search.folder import INFO, Status
 from cluster.search.settings import Search
 from cluster.storage import write_file
@@ -66,7 +66,8 @@ def train_trial(
         config, folder = search.config(values), RunFolder(path)
         if not (path / "run.json").exists():
             setup = build(config)
-            folder = create(config, name, setup.choice, path, setup.family.spec.data)
+            folder = plan(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
+            folder.settle("config.yaml", config.to_yaml())
         write_file(path / "config.yaml", config.to_yaml().encode())
         config = with_engine_of(folder, config)
         if taken_over is not None:

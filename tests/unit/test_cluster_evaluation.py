@@ -16,7 +16,7 @@ from cluster.interrupts import StopFlag
 from cluster.learner import Learner
 from cluster.loop import meta_train
 from cluster.pool import InlinePool
-from cluster.runs import create
+from cluster.runs import plan
 from cluster.search.confirm import fresh_tasks
 from cluster.worker import fix_arithmetic
 from meta.choice import Choice
@@ -102,7 +102,8 @@ def test_scores_are_means_over_kinds_and_each_kind_has_its_rows() -> None:
 def test_validation_averages_over_kinds_and_records_what_was_asked_for(tmp_path: Path) -> None:
     fix_arithmetic(threads=1)
     config = acted()
-    setup, folder = build(config), create(config, "run", Choice("loop", "", {}), tmp_path / "run")
+    setup, folder = build(config), plan(config, "run", Choice("loop", "", {}), tmp_path / "run")
+    folder.settle("config.yaml", config.to_yaml())
     pool, learner = InlinePool(config), Learner(config.outer, setup.layout, setup.initial_params())
     told: list[Any] = []
     meta_train(config, learner, pool, Books(config, setup, folder, pool, Silent(), told.append), StopFlag())
