@@ -19,7 +19,8 @@ from cluster.errors import ConfigError, MetarayError
 from cluster.messages import Order, TaskRange
 from cluster.policy_setup import PolicySetup
 from cluster.pool import Pool
-from meta.episode import unstack
+from meta.choice import require_gradient, require_scores
+from meta.episode import Episode, unstack
 from meta.params import Params
 from tasks.family import Split, draw_batch
 
@@ -38,11 +39,12 @@ def require_path(setup: AnySetup) -> None:
     params = {name: value.to(setup.device) for name, value in setup.initial_params().items()}
     chosen = setup.choice  # a strategy that ``auto`` comes to has been tried if the parts are a user's own
     if setup.config.engine != "auto" and (own or chosen.name in MACHINES):
-        _part(setup, "meta-gradient", lambda: _require_gradient(setup, params))
-    for split in ("val", "test"):
-        _part(setup, f"drawing {split} tasks", lambda split=split: _episode(setup, split))  # type: ignore[misc]
+        _part(setup, "meta-gradient", lambda: require_gradient(setup.engine, params, setup.training_episodes(range(1))))
+    _part(setup, "drawing val tasks", lambda: _episode(setup, "val"))
+    _part(setup, "drawing test tasks", lambda: _episode(setup, "test"))
     if own:
-        _part(setup, "scores", lambda: _require_scores(setup, params))
+        steps = setup.config.scored_steps
+        _part(setup, "scores", lambda: require_scores(setup.engine, params, _episode(setup, "val"), steps))
         _part(setup, "predictions", lambda: _require_predictions(setup, params))
         _part(setup, "checkpoint", lambda: _require_checkpoint(setup, params))
         _part(setup, "figure", lambda: _require_figure(setup, params))
@@ -88,21 +90,8 @@ def _is_built_in_family(setup: Setup) -> bool:
     return type(setup.family).__module__.partition(".")[0] == "tasks"
 
 
-def _episode(setup: Setup, split: Split) -> Any:
+def _episode(setup: Setup, split: Split) -> Episode:
     return draw_batch(setup.family, setup.seed, split, range(1), setup.dtype, setup.device)
-
-
-def _require_gradient(setup: Setup, params: Params) -> None:
-    gradient, metrics = setup.engine.meta_gradient(params, setup.training_episodes(range(1)))
-    for name, value in params.items():
-        _require_shape(f"gradient of {name}", gradient[name], tuple(value.shape))
-    for name, metric in metrics.items():
-        _require_shape(f"metric '{name}' of one task", metric, (1,))
-
-
-def _require_scores(setup: Setup, params: Params) -> None:
-    steps = setup.config.scored_steps
-    _require_shape("scores of one task", setup.engine.scores(params, _episode(setup, "val"), steps), (1, len(steps)))
 
 
 def _require_predictions(setup: Setup, params: Params) -> None:
@@ -114,8 +103,11 @@ def _require_predictions(setup: Setup, params: Params) -> None:
         raise ValueError(
             f"expected outputs [{len(episode.query.inputs)}, ...], one for each query, received {received}"
         )
-    if setup.family.spec.objective == "mse":
-        _require_shape("predictions", outputs, tuple(episode.query.targets.shape))
+    if setup.family.spec.objective == "mse" and outputs.shape != episode.query.targets.shape:
+        raise ValueError(
+            f"expected outputs of the targets' shape {tuple(episode.query.targets.shape)}, received "
+            f"{tuple(outputs.shape)}"
+        )
 
 
 def _require_checkpoint(setup: Setup, params: Params) -> None:
@@ -142,8 +134,3 @@ def _require_figure(setup: Setup, params: Params) -> None:
         figure = figures.episode(setup, params, steps=setup.algorithm.inner_steps)
     if figure is not None:
         figure.savefig(io.BytesIO(), format="png")
-
-
-def _require_shape(name: str, values: torch.Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(values.shape) != shape:
-        raise ValueError(f"{name}: expected shape {shape}, received {tuple(values.shape)}")

@@ -84,7 +84,9 @@ def choose(
             if choice.name == "native":
                 probe()
             if tried_at is not None:
-                _try(build(choice.name, algorithm, limits), params, episodes, tried_at)
+                engine = build(choice.name, algorithm, limits)
+                require_gradient(engine, params, episodes)
+                require_scores(engine, params, episodes, tried_at)
         except NoCompiler as error:
             passed_over[choice.name] = str(error)
             warning = f"engine {choice.name} was passed over, a slower one runs: {error}"
@@ -129,27 +131,33 @@ def _in_order(
     return [*found, Choice("trace", "vectorised over tasks", {}), loop, slow], passed_over
 
 
-def _try(engine: Engine, params: Params, episodes: Episode, steps: tuple[int, ...]) -> None:
-    """Compute a meta-gradient and scores, and check that they are what they should be.
+def require_gradient(engine: Engine, params: Params, episodes: Episode) -> None:
+    """Compute a meta-gradient, and check that it and its metrics are what they should be.
 
     Raises:
         ValueError: if shapes are others.
     """
-    tasks = len(episodes.description)
     gradient, metrics = engine.meta_gradient(params, episodes)
     for name, value in params.items():
         if gradient[name].shape != value.shape:
-            raise ValueError(
-                f"expected a gradient of shape {tuple(value.shape)} for {name}, received {gradient[name].shape}"
-            )
+            received = tuple(gradient[name].shape)
+            raise ValueError(f"expected a gradient of shape {tuple(value.shape)} for {name}, received {received}")
     for name, metric in metrics.items():
-        if metric.shape != (tasks,):
+        if metric.shape != episodes.description.shape[:1]:
             raise ValueError(
                 f"metric '{name}': expected a scalar of each task, received shape {tuple(metric.shape[1:])}; report "
                 "means"
             )
+
+
+def require_scores(engine: Engine, params: Params, episodes: Episode, steps: tuple[int, ...]) -> None:
+    """Compute scores after some numbers of inner steps, and check that there is one for each.
+
+    Raises:
+        ValueError: if there is not.
+    """
     scores = engine.scores(params, episodes, steps)
-    if scores.shape != (tasks, len(steps)):
+    if scores.shape != (len(episodes.description), len(steps)):
         raise ValueError(
             f"scores: expected {len(steps)} numbers, one for each number of inner steps in {steps}, received shape "
             f"{tuple(scores.shape[1:])}"
