@@ -10,7 +10,7 @@ from cluster.bench_forms import Questions
 
 
 class Timed(NamedTuple):
-    """What clients saw in one turn: seconds of each answer, and how many were none."""
+    """The answers that clients received in one turn: seconds each took, and the number that failed."""
 
     seconds: list[float]
     failures: int

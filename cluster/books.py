@@ -77,7 +77,7 @@ class Books:
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong with the training and did not stop it."""
+        """Warnings about the training, each a sentence."""
         return self._standstill.warnings
 
     def after_step(self, learner: Learner, metrics: Mapping[str, float]) -> None:

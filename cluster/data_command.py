@@ -127,7 +127,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _warn(manifest: "Manifest") -> None:
-    """What was left out and what is doubtful, one line each on standard error."""
+    """Print what was left out and the warnings, one line each, on standard error."""
     from tasks.data.left_out import in_lines
 
     skipped = manifest.origin.get("skipped_first", [])

@@ -59,14 +59,14 @@ class Kinds:
 
 
 class Estimate(NamedTuple):
-    """A mean over tasks, the variance of that mean (None if it cannot be told), and its degrees of freedom."""
+    """A mean over tasks, the variance of that mean (None where too few tasks give one), degrees of freedom."""
 
     mean: float
     variance: float | None
     degrees: float
 
     def half_width(self, comparisons: int = 1) -> float | None:
-        """Half-width of the 95 % interval, null if the variance cannot be told, as with one task.
+        """Half-width of the 95 % interval, null if there is no variance, as with one task.
 
         Args:
             comparisons: number of intervals that are to hold at once: the probability to miss is divided among them

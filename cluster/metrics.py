@@ -37,7 +37,7 @@ def record_evaluation(folder: "Folder", evaluation: Mapping[str, Any]) -> None:
 
 
 class Folder(Protocol):
-    """What metrics lie in."""
+    """A folder that has a file of metrics."""
 
     @property
     def metrics_path(self) -> Path:

@@ -46,7 +46,7 @@ def build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
 
 
 class _Initial(Protocol):
-    """What has parameters at the start: a model or an algorithm."""
+    """A model or an algorithm: it has initial parameters."""
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params: ...
 

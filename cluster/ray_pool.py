@@ -86,7 +86,7 @@ class RayPool:
 
     @property
     def warnings(self) -> list[str]:
-        """What the run should be told about the workers it had."""
+        """Warnings about workers that were asked for and not there."""
         asked = self._config.cluster.workers
         if self._most >= asked:
             return []

@@ -208,7 +208,7 @@ def _read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _warnings(info: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> list[str]:
-    """What went wrong with the training and did not stop it, each sentence once."""
+    """Warnings about the training, each sentence once."""
     found = [*(info.get("warnings") or []), *((evaluation or {}).get("warnings") or [])]
     return [without_credentials(warning) for warning in dict.fromkeys(found)]
 

@@ -25,7 +25,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """What of a folder a job is sent.
+    """The files of a folder that a job is sent.
 
     Attributes:
         files: where each file is here, by its path below the folder.

@@ -71,7 +71,7 @@ class Access:
 
 
 def line(client: Any, *, method: str, path: str, **more: Any) -> dict[str, Any]:
-    """What is written of a request; the path without its query, cut short."""
+    """The log entry of a request; the path without its query, cut short."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     path = path.partition("?")[0][:LONGEST]
     return {"time": now, "client": client[0] if client else None, "method": method[:20], "path": path} | more

@@ -143,7 +143,7 @@ def _stacked(
 
 
 def _decoded(files: ImageFiles, data: bytes, image: Image.Image) -> NDArray[np.uint8]:
-    """What :func:`tasks.data.decode.decode` gives; at once where it has nothing to convert."""
+    """The pixels that :func:`tasks.data.decode.decode` gives; without it where nothing is to be converted."""
     height, width, channels = files.shape
     if image.mode == ("L" if channels == 1 else "RGB") and image.size == (width, height):
         try:

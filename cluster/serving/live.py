@@ -113,7 +113,7 @@ class Live:
 
 
 def card_of(served: Described) -> dict[str, Any]:
-    """What ``/model`` says of a version."""
+    """The answer of ``/model`` about a version."""
     model = served.model
     return {
         "name": served.name,

@@ -83,7 +83,7 @@ class Memory:
 
 
 class Held:
-    """What one request holds of a budget; it grows and shrinks, and is given back at the end of a block."""
+    """The share of a budget that one request holds; it grows and shrinks, and is given back at the end of a block."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget, self.count = budget, 0

@@ -1,4 +1,4 @@
-"""What a server counts and times, in the form that Prometheus reads at ``/metrics``.
+"""Counts and times of a server, in the form that Prometheus reads at ``/metrics``.
 
 Labels are of bounded sets: forms of requests, statuses of HTTP, and the one model that is served.
 """

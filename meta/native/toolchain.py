@@ -113,7 +113,7 @@ def _machine() -> str:
 
 
 def _run(command: list[str], timeout: float) -> str:
-    """What a compiler prints.
+    """Standard output of a compiler.
 
     Raises:
         NoCompiler: if it cannot be started, fails, or does not end.

@@ -141,7 +141,7 @@ class _Target:
         )
 
     def _refused(self, error: OSError, name: str) -> Exception:
-        """What to raise instead of an error of the system: another one if the entry is to blame."""
+        """The error to raise in place of an operating system's: another one if the entry is to blame."""
         if error.errno in _TAKEN:
             return DataError(
                 f"{self._archive}: expected every path once, received '{name}' again or as both a file and a folder; "

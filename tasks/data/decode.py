@@ -34,7 +34,7 @@ _UNREADABLE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What decoding has met beside the pixels.
+    """Findings of decoding beside the pixels.
 
     Attributes:
         most: the largest value of an image of more than 8 bits per channel; -1 for others.

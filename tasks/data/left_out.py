@@ -1,4 +1,4 @@
-"""What a preparation leaves out: counted by reason, the first of each named."""
+"""Entries that a preparation leaves out: counted by reason, the first of each named."""
 
 from collections.abc import Mapping
 from typing import Any

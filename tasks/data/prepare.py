@@ -193,7 +193,7 @@ def _written(raw: RawData, root: Path, work: _Work, bits: int) -> Manifest:
 
 
 def _origin(raw: RawData, decoder: Decoder, bits: int) -> dict[str, Any]:
-    """What the manifest says of where the data came from and how they were treated.
+    """The manifest's account of where the data came from and how they were treated.
 
     Raises:
         FewerBits: if the images should have been decoded as using fewer bits.

@@ -99,7 +99,7 @@ class GymnasiumTasks:
         )
 
     def kind_of(self, key: TaskKey) -> str:
-        """What is chosen for the task among ``choice``s, such as ``map=small``."""
+        """The task's values among ``choice``s, such as ``map=small``."""
         return kind(self.varied, self.draw(key))
 
     def draw(self, key: TaskKey) -> dict[str, Any]:

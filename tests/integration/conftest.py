@@ -64,6 +64,17 @@ def small_settings() -> Callable[[Path], dict[str, Any]]:
     }
 
 
+@pytest.fixture(scope="session")
+def small_images(make_store: Callable[..., Path]) -> dict[str, Any]:
+    """What a small training on pictures has in the place of those settings."""
+    return {
+        "task": {"family": "images", "root": str(make_store((8, 8, 1), 6, 6)), "way": 3, "shot": 4, "query": 2},
+        "model": {"name": "conv4", "channels": 4, "blocks": 2, "batch_norm": "inductive"},
+        "inner": {"lr": 0.4, "steps": 2, "adapt": ["*.weight", "*.bias"]},
+        "outer": {"steps": 2},
+    }
+
+
 @pytest.fixture
 def settings(small_settings: Callable[[Path], dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
     """The small training in ``tmp_path``."""

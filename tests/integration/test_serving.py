@@ -88,17 +88,11 @@ def written(inputs: dict[str, Any], **params: Any) -> bytes:
 def place(
     tmp_path_factory: pytest.TempPathFactory,
     small_settings: Callable[[Path], dict[str, Any]],
-    make_store: Callable[..., Path],
+    small_images: dict[str, Any],
 ) -> Path:
     """A folder whose MLflow has a model of each kind."""
     root = tmp_path_factory.mktemp("serving")
-    images = {
-        "task": {"family": "images", "root": str(make_store((8, 8, 1), 6, 6)), "way": 3, "shot": 4, "query": 2},
-        "model": {"name": "conv4", "channels": 4, "blocks": 2, "batch_norm": "inductive"},
-        "inner": {"lr": 0.4, "steps": 2, "adapt": ["*.weight", "*.bias"]},
-        "outer": {"steps": 2},
-    }
-    for name, sections in {"sine": {}, "pictures": images, "navigator": NAVIGATION}.items():
+    for name, sections in {"sine": {}, "pictures": small_images, "navigator": NAVIGATION}.items():
         config = parse(small_settings(root) | {"cluster": {"workers": 0}} | sections)
         folder = training.new_folder(config, name)
         with stop_on_signals() as stop:

@@ -44,18 +44,12 @@ def trained(base: dict[str, Any], name: str, **sections: Any) -> RunFolder:
 def place(
     tmp_path_factory: pytest.TempPathFactory,
     small_settings: Callable[[Path], dict[str, Any]],
-    make_store: Callable[..., Path],
+    small_images: dict[str, Any],
 ) -> Path:
     """A folder whose MLflow has a model of points and one of pictures."""
     root = tmp_path_factory.mktemp("forms")
-    images = {
-        "task": {"family": "images", "root": str(make_store((8, 8, 1), 6, 6)), "way": 3, "shot": 4, "query": 2},
-        "model": {"name": "conv4", "channels": 4, "blocks": 2, "batch_norm": "inductive"},
-        "inner": {"lr": 0.4, "steps": 2, "adapt": ["*.weight", "*.bias"]},
-        "outer": {"steps": 2},
-    }
     register(trained(small_settings(root), "sine"), "sine", alias="champion")
-    register(trained(small_settings(root), "pictures", **images), "pictures", alias="champion")
+    register(trained(small_settings(root), "pictures", **small_images), "pictures", alias="champion")
     return root
 
 

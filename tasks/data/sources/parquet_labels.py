@@ -35,7 +35,7 @@ class Shard:
 
 
 def shard_of(path: Path, schema: Any, rows: int, image_column: str | None, label_column: str | None) -> Shard:
-    """What a file's schema says.
+    """Columns and class names in a file's schema.
 
     Raises:
         DataError: if a column cannot be told or used.
