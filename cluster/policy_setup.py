@@ -13,7 +13,7 @@ from cluster.errors import ConfigError
 from cluster.model_builder import adapted_of, build_model, frozen_of, require_pure
 from cluster.sections import EvalConfig, InnerConfig, OuterConfig
 from meta.algorithms import Algorithm
-from meta.choice import Choice
+from meta.choice import Choice, fallen_back
 from meta.engine import Engine
 from meta.engine import build as build_engine
 from meta.native.ir import Unsupported
@@ -49,12 +49,10 @@ class PolicySetup(Basis):
         example = blank(algorithm.model, self.observed, algorithm.inner_steps, rows, self.dtype)
         passed_over = {"trace": f"{rows} rows a task leave nothing to gain by vectorising over tasks"}
         try:
-            need = self.limits.threads * native_memory(cast(Algorithm, algorithm), self.initial_params(), example)
             probe()
+            need = self.limits.threads * native_memory(cast(Algorithm, algorithm), self.initial_params(), example)
         except Unsupported as error:
-            warning = None
-            if isinstance(error, NoCompiler):
-                warning = f"engine native was passed over, a slower one runs: {error}"
+            warning = fallen_back("native", error) if isinstance(error, NoCompiler) else None
             return Choice("loop", "one task after another", passed_over | {"native": str(error)}, warning=warning)
         recompute = self.limits.memory is not None and need > self.limits.memory
         return Choice("native", f"compiled; {need / 1e6:.0f} MB", passed_over, recompute)

@@ -12,6 +12,7 @@ from cluster.metrics import recorded
 from cluster.preflight import require_path
 from cluster.runs import RunFolder, place, plan, require_name
 from cluster.tracking import require_own_checkpoints
+from meta.choice import fallen_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def slower(start: Start, error: EngineError) -> Start:
         raise EngineError(
             f"{error}; give all machines what it needs, or start a new run with engine=trace or engine=loop"
         ) from error
-    warning = f"engine {folder.info['engine']} was passed over, a slower one runs: {error}"
+    warning = fallen_back(folder.info["engine"], error)
     warn(warning)
     folder.update_info(engine="loop", engine_reason="runs on every machine", recompute=False, engine_warning=warning)
     return checked(start.config, folder)

@@ -77,19 +77,16 @@ def choose(
     Raises:
         ValueError: if no strategy computes them.
     """
-    first, passed_over = _in_order(algorithm, params, episodes, device, tasks, limits)
-    warning = None
+    first, passed_over, warning = _in_order(algorithm, params, episodes, device, tasks, limits)
     for choice in first:
         try:
-            if choice.name == "native":
-                probe()
             if tried_at is not None:
                 engine = build(choice.name, algorithm, limits)
                 require_gradient(engine, params, episodes)
                 require_scores(engine, params, episodes, tried_at)
         except NoCompiler as error:
             passed_over[choice.name] = str(error)
-            warning = f"engine {choice.name} was passed over, a slower one runs: {error}"
+            warning = fallen_back(choice.name, error)
         except Exception as error:  # whatever a user's model raises under a strategy's transforms
             if choice is first[-1]:
                 raise ValueError(f"no engine runs this model and algorithm: {_said(error)}") from error
@@ -101,23 +98,24 @@ def choose(
 
 def _in_order(
     algorithm: Algorithm, params: Params, episodes: Episode, device: torch.device, tasks: int, limits: Limits
-) -> tuple[list[Choice], dict[str, str]]:
-    """The strategies that may run, the fastest first, and why others do not come first."""
+) -> tuple[list[Choice], dict[str, str], str | None]:
+    """The strategies that may run, the fastest first; why others are passed over; a warning if this machine is why."""
     slow = Choice("eager", "the model cannot be recorded", {})
     if device.type != "cpu":
-        return [Choice("trace", f"vectorised over tasks on {device.type}", {}), slow], {}
+        return [Choice("trace", f"vectorised over tasks on {device.type}", {}), slow], {}, None
     rule: Any = rules()["cpu"]
     convolves = any(value.dim() == 4 for value in params.values())
     images = episodes.support.inputs.shape[1] + episodes.query.inputs.shape[1]
-    found, passed_over = [], {}
+    found, passed_over, warning = [], {}, None
     least = rule["native_convolution_tasks" if convolves else "native_tasks"]
     if tasks < least:
         passed_over["native"] = f"compiling pays from {least} training tasks on, this run has {tasks}"
     else:
         try:
+            probe()
             need = limits.threads * native_memory(algorithm, params, episodes)
-        except NoCompiler:
-            found.append(Choice("native", "", {}))  # to be passed over with a warning
+        except NoCompiler as error:
+            passed_over["native"], warning = str(error), fallen_back("native", error)
         except Exception as error:  # what has no translation, and what a user's model raises while it is recorded
             passed_over["native"] = _said(error)
         else:
@@ -126,9 +124,14 @@ def _in_order(
             found.append(Choice("native", f"{reason}, over the limit" if recompute else reason, {}, recompute))
     loop = Choice("loop", f"convolutions over {images} images a task", {})
     if convolves and images > rule["vectorised_images"]:
-        return [*found, loop, slow], passed_over
+        return [*found, loop, slow], passed_over, warning
     loop = loop._replace(reason="one task after another, since the model does not vectorise over tasks")
-    return [*found, Choice("trace", "vectorised over tasks", {}), loop, slow], passed_over
+    return [*found, Choice("trace", "vectorised over tasks", {}), loop, slow], passed_over, warning
+
+
+def fallen_back(engine: str, error: Exception) -> str:
+    """The warning that another strategy runs than the one that would have come first."""
+    return f"engine {engine} was passed over, a slower one runs: {error}"
 
 
 def require_gradient(engine: Engine, params: Params, episodes: Episode) -> None:

@@ -224,7 +224,10 @@ def _compile(source: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         text, built = Path(work) / "program.cpp", Path(work) / "program.so"
         text.write_text(source, encoding="utf-8")
-        _run([*compiler(), *FLAGS, str(text), "-o", str(built)], timeout=COMPILES_FOR)
+        try:
+            _run([*compiler(), *FLAGS, str(text), "-o", str(built)], timeout=COMPILES_FOR)
+        except NoCompiler as error:
+            raise NoCompiler(f"{compiler()[0]} does not compile the program: {error}") from error
         if not built.is_file():
             raise NoCompiler(f"{' '.join(compiler())} ended with status 0, but made no program")
         built.chmod(0o700)

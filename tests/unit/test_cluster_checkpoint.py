@@ -249,7 +249,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(MetarayError, match=r"file: expected room for 3 bytes, received: No space left.*free some"):
+    with pytest.raises(
+        MetarayError, match=r"file: expected room to write this file, received: No space left.*free some"
+    ):
         write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert Store(str(tmp_path)).names() == ["file"]

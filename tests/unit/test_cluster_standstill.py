@@ -166,7 +166,7 @@ class _Paid:
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    monkeypatch.setattr(training, "_tracked", untracked)
+    monkeypatch.setattr(training, "_Tracking", Untracked)
     monkeypatch.setattr(training, "draw", lambda folder: [])
 
     def run(raw: dict[str, Any]) -> Outcome:
@@ -183,11 +183,15 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outc
     return run
 
 
-class untracked:  # noqa: N801 - stands in for a function
+class Untracked:
+    """A training without MLflow."""
+
     def __init__(self, *arguments: Any) -> None:
         self.tracker, self.warnings = None, []
 
-    def __enter__(self) -> "untracked":
+    def begin(self) -> None: ...
+
+    def __enter__(self) -> "Untracked":
         return self
 
     def __exit__(self, *error: object) -> None:

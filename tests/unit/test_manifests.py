@@ -115,7 +115,7 @@ def test_the_job_s_command_is_one_and_outlives_it():
     assert words[0] == "metaray"
     found = parsed(words[1:])
     assert found["name"]
-    inside = found["config"].relative_to("/opt/metaray")
+    inside = Path(found["config"]).relative_to("/opt/metaray")
     assert (ROOT / inside).is_file()
     overrides = dict(override.split("=", 1) for override in found["overrides"])
     assert overrides["checkpoint.root"].startswith("/shared/")
