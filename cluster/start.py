@@ -87,13 +87,6 @@ def plan_folder(config: Config, name: str, path: Path | None = None) -> RunFolde
     return plan(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
 
 
-def new_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
-    """As :func:`plan_folder`, and made at once."""
-    folder = plan_folder(config, name, path)
-    folder.settle("config.yaml", config.to_yaml())
-    return folder
-
-
 def plan_named(config: Config, name: str) -> RunFolder:
     """The folder of the run of a name, begun before under the same configuration, or planned.
 

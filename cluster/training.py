@@ -23,13 +23,13 @@ from cluster.preflight import try_workers
 from cluster.progress import progress
 from cluster.report import draw_figures, write_report
 from cluster.runs import RunFolder, write_json
-from cluster.start import Start, baseline_of, checked, new_folder, slower, with_engine_of
+from cluster.start import Start, baseline_of, checked, slower, with_engine_of
 from cluster.tracking import Tracker
 from cluster.worker import fix_arithmetic
 from meta.params import Params
 from tasks.family import Split
 
-__all__ = ["draw", "evaluate_params", "learn", "new_folder", "open_pool", "run", "with_engine_of"]
+__all__ = ["draw", "evaluate_params", "learn", "open_pool", "run", "with_engine_of"]
 
 
 @dataclass(frozen=True, kw_only=True)

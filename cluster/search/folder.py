@@ -106,15 +106,8 @@ def scores(run: RunFolder, metric: str) -> list[tuple[int, float | None]]:
     return found
 
 
-def create(search: Search, name: str) -> SearchFolder:
-    """Make a search's folder, under ``checkpoint.root`` where that is a folder; ``search.json`` is written last."""
-    folder = plan(search, name)
-    folder.settle("search.yaml", search.to_yaml())
-    return folder
-
-
 def plan(search: Search, name: str) -> SearchFolder:
-    """A search's folder that is not made yet."""
+    """A search's folder, under ``checkpoint.root`` where that is a folder, that is not made yet."""
     return SearchFolder(_place(search, name), beginning(name))
 
 

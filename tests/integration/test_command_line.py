@@ -19,6 +19,7 @@ from cluster.cli import app
 from cluster.config import load
 from cluster.interrupts import stop_on_signals
 from cluster.runs import RunFolder
+from helpers.folders import new_run
 
 INLINE = ("cluster.workers=0",)
 
@@ -31,7 +32,7 @@ def finished_run(tmp_path_factory, small_settings) -> Path:
     path.write_text(yaml.safe_dump(small_settings(root)))
     config = load(path, INLINE)
     with stop_on_signals() as stop:
-        training.run(config, training.new_folder(config, "run"), stop)
+        training.run(config, new_run(config, "run"), stop)
     return root / "runs" / "run"
 
 

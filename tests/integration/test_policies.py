@@ -19,7 +19,7 @@ from cluster.loop import meta_train
 from cluster.messages import Flat, Order
 from cluster.pool import InlinePool, Pool, Ticket
 from cluster.ray_pool import RayPool
-from cluster.training import new_folder
+from helpers.folders import new_run
 
 SETTINGS: dict[str, Any] = {
     "task": {"family": "navigation", "horizon": 10, "trajectories": 4, "scale": 0.1},
@@ -50,7 +50,7 @@ class Silent:
 def trained(config: Config, pool: Pool) -> str:
     setup = build(config)
     learner = Learner(config.outer, setup.layout, setup.initial_params())
-    books = Books(config, setup, new_folder(config, f"run{config.cluster.workers}"), pool, Silent())
+    books = Books(config, setup, new_run(config, f"run{config.cluster.workers}"), pool, Silent())
     meta_train(config, learner, pool, books, StopFlag())
     assert learner.step == config.outer.steps
     return learner.fingerprint

@@ -38,6 +38,7 @@ from cluster.registry.client import Contents, Registry
 from cluster.registry.register import Registered, register
 from cluster.runs import RunFolder
 from cluster.sections import TrackingConfig
+from helpers.folders import new_run
 from tasks.family import TaskKey, draw_batch
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ class Place:
 
     def train(self, name: str, **sections: Any) -> RunFolder:
         config = parse(self._settings | sections)
-        folder = training.new_folder(config, name)
+        folder = new_run(config, name)
         with stop_on_signals() as stop:
             training.run(config, folder, stop)
         return folder
@@ -583,7 +584,7 @@ def test_over_http_with_a_database_behind_it(metaray, finished, mlflow_server, s
     settings |= {"tracking": {"uri": mlflow_server.uri}, "cluster": {"workers": 0}, "outer": {"steps": 2}}
     (tmp_path / "small.json").write_text(json.dumps(settings))
     config = parse(settings)
-    folder = training.new_folder(config, "run")
+    folder = new_run(config, "run")
     with stop_on_signals() as stop:
         training.run(config, folder, stop)
     command = ("register", str(folder.path), "--name", "over http", "--if-better", "--tasks", "4", "--json")

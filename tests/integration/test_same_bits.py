@@ -21,7 +21,7 @@ from cluster.loop import meta_train
 from cluster.pool import InlinePool, Pool
 from cluster.ray_pool import RayPool
 from cluster.runs import RunFolder
-from cluster.training import new_folder
+from helpers.folders import new_run
 
 STEPS = 200
 DTYPES = ["float32", "float64"]
@@ -65,7 +65,7 @@ def expected(reference: dict[str, str], config: Config) -> str:
     if config.dtype not in reference:
         alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
         pool = InlinePool(alone)
-        reference[config.dtype] = trained(alone, pool, new_folder(alone, "alone"))
+        reference[config.dtype] = trained(alone, pool, new_run(alone, "alone"))
     return reference[config.dtype]
 
 
@@ -75,7 +75,7 @@ def test_any_number_of_workers(local_ray, long_config, reference, dtype, workers
     config = long_config(dtype=dtype, cluster__workers=workers)
     pool = RayPool(config)
     try:
-        assert trained(config, pool, new_folder(config, "run")) == expected(reference, config)
+        assert trained(config, pool, new_run(config, "run")) == expected(reference, config)
     finally:
         pool.close()
     assert pool.failures == []
@@ -87,7 +87,7 @@ def test_a_worker_killed_at_step_50(local_ray, long_config, reference, dtype):
     pool = RayPool(config)
     kill = Silent(at=50, do=lambda: os.kill(pool.pids[0], signal.SIGKILL))
     try:
-        assert trained(config, pool, new_folder(config, "run"), kill) == expected(reference, config)
+        assert trained(config, pool, new_run(config, "run"), kill) == expected(reference, config)
     finally:
         pool.close()
     assert len(pool.failures) == 1
@@ -101,11 +101,11 @@ def test_images_with_a_worker_killed(local_ray, make_config, make_store, engine)
     model = {"name": "conv4", "channels": 4, "blocks": 2}
     config = make_config(task=images, model=model, outer__steps=30, engine=engine, cluster__workers=2)
     alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
-    reference = trained(alone, InlinePool(alone), new_folder(alone, "alone"))
+    reference = trained(alone, InlinePool(alone), new_run(alone, "alone"))
     pool = RayPool(config)
     kill = Silent(at=10, do=lambda: os.kill(pool.pids[0], signal.SIGKILL))
     try:
-        assert trained(config, pool, new_folder(config, "run"), kill) == reference
+        assert trained(config, pool, new_run(config, "run"), kill) == reference
     finally:
         pool.close()
     assert len(pool.failures) == 1
@@ -155,7 +155,7 @@ def process_name(process: psutil.Process) -> str:
 
 def test_resume_repeats_no_metric(long_config):
     config = long_config(cluster__workers=0, outer__schedule="constant")
-    folder = new_folder(config, "run")
+    folder = new_run(config, "run")
     short = config.model_copy(update={"outer": config.outer.model_copy(update={"steps": 120})})
     for part in (short, config):
         pool = InlinePool(part)

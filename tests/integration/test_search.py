@@ -21,12 +21,13 @@ from cluster.config import parse
 from cluster.interrupts import stop_on_signals
 from cluster.runs import RunFolder
 from cluster.search import run as searches
-from cluster.search.folder import SearchFolder, create
+from cluster.search.folder import SearchFolder
 from cluster.search.points import points
 from cluster.search.ranking import Result
 from cluster.search.settings import Search, load
 from cluster.search.tuner import Suggested
-from cluster.training import new_folder, run
+from cluster.training import run
+from helpers.folders import make_search, new_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,7 @@ def search_file(settings: dict[str, Any], tmp_path: Path) -> Callable[..., Path]
 
 def searched(search: Search, folder: SearchFolder | None = None) -> Result:
     with stop_on_signals() as stop:
-        return searches.run(search, folder or create(search, "search"), stop)
+        return searches.run(search, folder or make_search(search, "search"), stop)
 
 
 def wait_for(happened: Callable[[], bool], what: str, seconds: float = 120) -> None:
@@ -73,7 +74,7 @@ def alone(search: Search, values: dict[str, Any], tmp_path: Path) -> str:
     """θ that the configuration of a trial gives when it is trained as any other."""
     config = search.config(values)
     with stop_on_signals() as stop:
-        return run(config, new_folder(config, "alone", tmp_path / "alone"), stop).theta_sha256
+        return run(config, new_run(config, "alone", tmp_path / "alone"), stop).theta_sha256
 
 
 def theta_of(folder: RunFolder) -> str:

@@ -34,6 +34,7 @@ from cluster.registry.register import register
 from cluster.sections import TrackingConfig
 from cluster.serving.limits import Limits
 from cluster.serving.loading import load
+from helpers.folders import new_run
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60.0
@@ -94,7 +95,7 @@ def place(
     root = tmp_path_factory.mktemp("serving")
     for name, sections in {"sine": {}, "pictures": small_images, "navigator": NAVIGATION}.items():
         config = parse(small_settings(root) | {"cluster": {"workers": 0}} | sections)
-        folder = training.new_folder(config, name)
+        folder = new_run(config, name)
         with stop_on_signals() as stop:
             training.run(config, folder, stop)
         register(folder, name, alias="champion")

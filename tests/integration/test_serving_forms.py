@@ -25,6 +25,7 @@ from cluster.registry.client import Registry
 from cluster.registry.register import register
 from cluster.runs import RunFolder
 from cluster.sections import TrackingConfig
+from helpers.folders import new_run
 from tests.integration.test_serving import Served, eventually, pictures, points, serving, written
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ NPZ = {"Content-Type": "application/x-npz", "Accept": "application/x-npz"}
 def trained(base: dict[str, Any], name: str, **sections: Any) -> RunFolder:
     """A run."""
     config = parse(base | {"cluster": {"workers": 0}} | sections)
-    folder = training.new_folder(config, name)
+    folder = new_run(config, name)
     with stop_on_signals() as stop:
         training.run(config, folder, stop)
     return folder

@@ -15,14 +15,15 @@ from cluster.errors import DivergedError
 from cluster.interrupts import stop_on_signals
 from cluster.runs import RunFolder, find
 from cluster.tracking import Tracker, flatten, tracker
-from cluster.training import Outcome, new_folder, run
+from cluster.training import Outcome, run
+from helpers.folders import new_run
 
 Arrived = Callable[..., mlflow.MlflowClient]
 
 
 def train(config: Config, name: str = "run", folder: RunFolder | None = None) -> Outcome:
     with stop_on_signals() as stop:
-        return run(config, folder or new_folder(config, name), stop)
+        return run(config, folder or new_run(config, name), stop)
 
 
 def artifacts(client: mlflow.MlflowClient, run_id: str, folder: str | None = None) -> set[str]:
@@ -127,7 +128,7 @@ def test_a_run_that_goes_on_elsewhere_is_whole_there(
 
 def test_a_diverged_run_is_marked_failed(make_config: Callable[..., Config]):
     config = make_config(cluster__workers=0, inner__lr=1e6, inner__steps=5, outer__lr=10.0)
-    folder = new_folder(config, "run")
+    folder = new_run(config, "run")
     with pytest.raises(DivergedError, match="train tasks"):
         train(config, folder=folder)
     client = mlflow.MlflowClient(tracking_uri=config.tracking.uri)
@@ -146,7 +147,7 @@ def test_steps_that_are_not_finite_can_be_passed_over(make_config: Callable[...,
 
 def test_ending_does_not_wait_and_the_next_in_line_takes_over(make_config: Callable[..., Config], tmp_path: Path):
     config = make_config(cluster__workers=0)
-    folder = new_folder(config, "run")
+    folder = new_run(config, "run")
     with socket.socket() as listener:  # listening, never answering
         listener.bind(("127.0.0.1", 0))
         listener.listen()

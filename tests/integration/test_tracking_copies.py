@@ -16,7 +16,8 @@ from cluster.interrupts import stop_on_signals
 from cluster.runs import RunFolder
 from cluster.tracking import original_of, spool, tracker
 from cluster.tracking.replay import Replayed, replay, tracked_folders
-from cluster.training import Outcome, new_folder, run
+from cluster.training import Outcome, run
+from helpers.folders import new_run
 
 Arrived = Callable[..., mlflow.MlflowClient]
 Make = Callable[..., Config]
@@ -24,7 +25,7 @@ Make = Callable[..., Config]
 
 def train(config: Config, folder: RunFolder | None = None) -> Outcome:
     with stop_on_signals() as stop:
-        return run(config, folder or new_folder(config, "A"), stop)
+        return run(config, folder or new_run(config, "A"), stop)
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_copy_is_parted_while_the_server_is_down_and_by_replay(
 
 def test_a_copy_does_not_write_to_the_checkpoints_of_its_original(make: Make, tmp_path: Path):
     config = make(checkpoint__root=(tmp_path / "far").as_uri())
-    first = new_folder(config, "A", tmp_path / "A")
+    first = new_run(config, "A", tmp_path / "A")
     train(config, first)
     copy = copied(first)
     before = {path: path.read_bytes() for path in copy.path.rglob("*") if path.is_file()}
@@ -201,7 +202,7 @@ def test_what_is_deleted_during_a_training_is_named(
 ):
     monkeypatch.setattr(tracker, "RETRY", 0.01)
     config = make()
-    folder = new_folder(config, "A")
+    folder = new_run(config, "A")
     client = mlflow.MlflowClient(tracking_uri=config.tracking.uri)
     begun = tracker.Tracker(folder, config.tracking, config.model_dump(mode="json"))
     while begun.run_id is None:

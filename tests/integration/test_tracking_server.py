@@ -22,8 +22,8 @@ from cluster.metrics import MetricsLog
 from cluster.runs import RunFolder, write_json
 from cluster.tracking import Tracker, tracker
 from cluster.tracking.spool import BATCH, Spool
-from cluster.training import new_folder
 from cluster.training import run as train
+from helpers.folders import new_run
 
 Arrived = Callable[..., mlflow.MlflowClient]
 Start = Callable[..., subprocess.Popen[str]]
@@ -117,7 +117,7 @@ def test_nothing_is_there_twice_after_a_crash_between_sending_and_noting(
     make_config: Callable[..., Config], uri: str, replay: Replay, assert_all_arrived: Arrived
 ):
     config = make_config(cluster__workers=0, tracking__uri=uri)
-    folder = new_folder(config, "run")
+    folder = new_run(config, "run")
     record(folder, range(BATCH))  # two batches
     sending = Tracker(folder, config.tracking, {})
     assert sending.close("FINISHED", []) is None
@@ -141,7 +141,7 @@ def assert_all_arrived_renamed(assert_all_arrived: Arrived, folder: RunFolder, u
 def test_a_run_made_by_a_call_that_was_cut_off_is_taken_up_and_its_twin_removed(
     served: Config, replay: Replay, mlflow_server: Any
 ):
-    folder = new_folder(served, "run")
+    folder = new_run(served, "run")
     assert Tracker(folder, served.tracking, {}).close("FINISHED", []) is None
     noted = folder.path / "tracking.json"
     state = json.loads(noted.read_text())
@@ -162,7 +162,7 @@ def test_a_hanging_server_holds_nobody_up(
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    folder = new_folder(served, "run")
+    folder = new_run(served, "run")
     sending = Tracker(folder, served.tracking, {})
     wait_for(lambda: sending.run_id)
     up_again.freeze()
@@ -196,7 +196,7 @@ def test_replay_brings_everything_up_to_date(
     config = make_config(cluster__workers=0, tracking__uri=up_again.uri, eval__baselines=["oracle"])
     up_again.stop()
     with stop_on_signals() as stop:
-        outcome = train(config, new_folder(config, "run"), stop)
+        outcome = train(config, new_run(config, "run"), stop)
     assert len(outcome.warnings) == 1
     run = outcome.folder.path
     wait_for(lambda: not any(thread.name == "mlflow" for thread in threading.enumerate()))
@@ -237,12 +237,13 @@ def search(path: Path, config: Config) -> Path:
         from cluster.runs import write_json
         from cluster.search.folder import SearchFolder
         from cluster.tracking import Tracker
-        from cluster.training import new_folder
+        from cluster.start import plan_folder
         config = parse({config.model_dump(mode="json")!r})
         folder = SearchFolder(Path({str(path)!r}))
         info = dict(name="search", created="2026-01-01T00:00:00+00:00", mlflow_run_id=None)
         write_json(folder.path / "search.json", info)
-        trial = new_folder(config, "trial", folder.run(0).path)
+        trial = plan_folder(config, "trial", folder.run(0).path)
+        trial.settle("config.yaml", config.to_yaml())
         above = Tracker(folder, config.tracking, {{"space": {{"inner.lr": 0.1}}}})
         below = Tracker(trial, config.tracking, {{"inner": {{"lr": 0.1}}}}, parent=above)
         for one in (folder, trial):
@@ -258,7 +259,7 @@ def search(path: Path, config: Config) -> Path:
 def test_a_run_that_is_being_trained_is_left_alone(
     served: Config, metaray: Start, finished: Finish, mlflow_server: Any, assert_all_arrived: Arrived
 ):
-    folder = new_folder(served, "run")
+    folder = new_run(served, "run")
     sending = Tracker(folder, served.tracking, {})
     wait_for(lambda: sending.run_id)
     record(folder, range(10))
@@ -280,7 +281,7 @@ def test_a_run_that_was_deleted_there_is_said_to_be(
     replay: Replay,
     assert_all_arrived: Arrived,
 ):
-    folder = new_folder(served, "run")
+    folder = new_run(served, "run")
     assert Tracker(folder, served.tracking, {}).close("FINISHED", []) is None
     run_id = folder.info["mlflow_run_id"]
     mlflow.MlflowClient(tracking_uri=mlflow_server.uri).delete_run(run_id)

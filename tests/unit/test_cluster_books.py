@@ -20,9 +20,10 @@ from cluster.errors import MetarayError
 from cluster.interrupts import StopFlag
 from cluster.learner import Learner
 from cluster.messages import Order, TaskRange
-from cluster.runs import RunFolder, create
+from cluster.runs import RunFolder
 from cluster.training import learn, open_pool
 from cluster.worker import Worker
+from helpers.folders import make_run
 from tasks.family import SPLITS, Split
 
 SINUSOID: Mapping[str, Any] = {
@@ -61,7 +62,7 @@ class Run:
         self.config: Config = parse({**raw, **sections})
         self.setup = build(self.config)
         if not (path / "run.json").exists():
-            create(self.config, "run", self.setup.choice, path)
+            make_run(self.config, "run", self.setup.choice, path)
         self.folder = RunFolder(path)
         self.validated: list[Validated] = []
         self.stop, self.last = StopFlag(), math.inf

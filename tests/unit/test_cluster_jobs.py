@@ -8,7 +8,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster import training
 from cluster.cli import app
 from cluster.config import Config, parse
 from cluster.errors import ClusterError, ConfigError, MetarayError
@@ -19,7 +18,9 @@ from cluster.jobs.inside import DRIVER
 from cluster.search import folder as searches
 from cluster.search.settings import load
 from cluster.sections import TrackingConfig
+from cluster.start import plan_folder, plan_named
 from cluster.tracking import tracking_uri
+from helpers.folders import settle_run, settle_search
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -261,17 +262,17 @@ def config(tmp_path: Path) -> Config:
 
 
 def test_a_named_run_is_begun_once(config):
-    folder = training.named_folder(config, "one")
+    folder = settle_run(plan_named(config, "one"), config)
     assert folder.path.name == "one"
     written = (folder.path / "run.json").read_bytes()
-    assert training.named_folder(config, "one").path == folder.path
+    assert plan_named(config, "one").path == folder.path
     assert (folder.path / "run.json").read_bytes() == written
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="seed: 0 there, 1 here"):
-        training.named_folder(other, "one")
+        plan_named(other, "one")
     for name in ("", "a/b", "..", "-x"):
         with pytest.raises(ConfigError, match="name: expected letters"):
-            training.named_folder(config, name)
+            plan_named(config, name)
 
 
 def test_a_named_search_is_begun_once(tmp_path):
@@ -286,12 +287,13 @@ def test_a_named_search_is_begun_once(tmp_path):
         "checkpoint": {"root": str(tmp_path / "runs")},
     }
     (tmp_path / "find.yaml").write_text(yaml.safe_dump(raw))
-    folder = searches.named(load(tmp_path / "find.yaml"), "found")
+    search = load(tmp_path / "find.yaml")
+    folder = settle_search(searches.plan_named(search, "found"), search)
     written = (folder.path / "search.json").read_bytes()
-    assert searches.named(load(tmp_path / "find.yaml", ["search.trials=3"]), "found").path == folder.path
+    assert searches.plan_named(load(tmp_path / "find.yaml", ["search.trials=3"]), "found").path == folder.path
     assert (folder.path / "search.json").read_bytes() == written
     with pytest.raises(ConfigError, match="the search is of other settings"):
-        searches.named(load(tmp_path / "find.yaml", ["seed=6"]), "found")
+        searches.plan_named(load(tmp_path / "find.yaml", ["seed=6"]), "found")
 
 
 def test_a_search_in_a_job_is_not_kept_at_a_uri(tmp_path, monkeypatch):
@@ -301,7 +303,7 @@ def test_a_search_in_a_job_is_not_kept_at_a_uri(tmp_path, monkeypatch):
     (tmp_path / "find.yaml").write_text(yaml.safe_dump(raw))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(DRIVER, "{}")
-    for make in (searches.named, searches.create):
+    for make in (searches.plan_named, searches.plan):
         with pytest.raises(ConfigError, match="expected a folder that all nodes share"):
             make(load(tmp_path / "find.yaml"), "lost")
     assert not (tmp_path / "runs").exists()
@@ -321,13 +323,13 @@ def test_nothing_in_a_job_lies_where_it_would_be_lost(config, tmp_path, monkeypa
         if inside:
             monkeypatch.setenv(DRIVER, "{}")
             with pytest.raises(ConfigError, match=r"checkpoint\.root: expected a folder that outlives the job"):
-                training.new_folder(config.model_copy(update=short), "lost")
+                plan_folder(config.model_copy(update=short), "lost")
             for uri in (None, "sqlite:///mlflow.db"):
                 with pytest.raises(ConfigError, match=r"tracking\.uri: expected a server"):
                     tracking_uri(TrackingConfig(uri=uri))
             nowhere = {"tracking": config.tracking.model_copy(update={"uri": None})}
             with pytest.raises(ConfigError, match=r"tracking\.uri: expected a server"):
-                training.new_folder(config.model_copy(update=nowhere), "lost")
+                plan_folder(config.model_copy(update=nowhere), "lost")
             assert not (tmp_path / "runs").exists()
             monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
             assert tracking_uri(TrackingConfig()) == "http://127.0.0.1:5000"

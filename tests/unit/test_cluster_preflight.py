@@ -12,7 +12,8 @@ from cluster.config import Config, parse
 from cluster.errors import ConfigError, EngineError
 from cluster.pool import InlinePool
 from cluster.preflight import require_path, try_workers
-from cluster.start import checked, new_folder, slower
+from cluster.start import checked, slower
+from helpers.folders import new_run
 from meta.algorithms import MAML, Metrics
 from meta.episode import Episode, Examples
 from meta.params import Params
@@ -119,7 +120,7 @@ def test_what_would_fail_later_fails_first_and_leaves_nothing(
     changes: dict[str, Any], named: str, engine: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=named):
-        new_folder(config(tmp_path, engine=engine, **changes), "run")
+        new_run(config(tmp_path, engine=engine, **changes), "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,7 +139,7 @@ def test_an_engine_that_only_other_machines_lack_is_left_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = config(tmp_path, engine="auto")
-    folder = new_folder(one, "run")
+    folder = new_run(one, "run")
     folder.update_info(engine="native")
     settled = slower(checked(one, folder), EngineError("no compiler on node 3"))
     assert settled.setup.config.engine == folder.info["engine"] == "loop"
@@ -147,7 +148,7 @@ def test_an_engine_that_only_other_machines_lack_is_left_for_all(
 
 def test_an_engine_asked_for_by_name_is_not_left(tmp_path: Path) -> None:
     one = config(tmp_path, engine="loop")
-    start = checked(one, new_folder(one, "run"))
+    start = checked(one, new_run(one, "run"))
     with pytest.raises(EngineError, match="no compiler on node 3; give all machines what it needs"):
         slower(start, EngineError("no compiler on node 3"))
 

@@ -25,6 +25,7 @@ from cluster.pool import Ticket
 from cluster.runs import find
 from cluster.storage import write_file
 from cluster.tune_command import _chosen
+from helpers.folders import make_search
 
 ROOT = Path(__file__).parents[2]
 BASE: dict[str, Any] = {
@@ -271,10 +272,9 @@ def test_a_cluster_with_room_for_fewer_workers_is_a_warning_with_both_numbers(po
 
 
 def test_a_search_goes_on_with_an_override_that_holds_slashes(here: Path) -> None:
-    from cluster.search.folder import create
     from cluster.search.settings import load
 
-    folder = create(load(here / "search.yaml"), "s")
+    folder = make_search(load(here / "search.yaml"), "s")
     search, found = _chosen("tracking.uri=sqlite:////a//b.db", ["tracking.experiment=x"], "s", None)
     assert (search.base.tracking.uri, search.base.tracking.experiment) == ("sqlite:////a//b.db", "x")
     assert found.path == folder.path

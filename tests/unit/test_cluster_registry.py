@@ -21,8 +21,9 @@ from cluster.policy_work import PolicyWork
 from cluster.registry.adapting import Adaptable
 from cluster.registry.loading import load_adaptable
 from cluster.registry.package import SPEC, write_package
-from cluster.runs import RunFolder, create
+from cluster.runs import RunFolder
 from cluster.training import evaluate_params, open_pool
+from helpers.folders import make_run
 from meta.params import Params
 from tasks.family import TaskKey, draw_batch
 
@@ -59,7 +60,7 @@ def pack(raw: Mapping[str, Any], root: Path) -> tuple[AnySetup, Params, Path]:
     """A run that has θ and optimizer state, and its package."""
     config = parse({**raw, "checkpoint": {"root": str(root / "runs")}})
     setup = build(config)
-    folder = create(config, "run", setup.choice)
+    folder = make_run(config, "run", setup.choice)
     params = setup.initial_params()
     state = Checkpoint(
         step=3,

@@ -13,7 +13,8 @@ from cluster.config import Config, parse
 from cluster.registry import card
 from cluster.registry.champion import paired
 from cluster.registry.fields import Field
-from cluster.runs import RunFolder, create
+from cluster.runs import RunFolder
+from helpers.folders import make_run
 from meta.choice import Choice
 from meta.objectives import CROSS_ENTROPY, MSE
 
@@ -60,7 +61,7 @@ def run(tmp_path: Path, **changes: Any) -> tuple[RunFolder, Checkpoint]:
         best=None,
         tensors={"theta.x": torch.zeros(1)},
     )
-    return create(config, "run", Choice("trace", "", {}), tmp_path / "run"), state
+    return make_run(config, "run", Choice("trace", "", {}), tmp_path / "run"), state
 
 
 def test_a_card_says_what_a_reader_needs(tmp_path: Path):

@@ -18,11 +18,12 @@ from cluster.errors import ConfigError
 from cluster.evaluation import difference, interval
 from cluster.search.board import Board
 from cluster.search.confirm import ranked
-from cluster.search.folder import SearchFolder, Trial, create, find, scores
+from cluster.search.folder import SearchFolder, Trial, find, scores
 from cluster.search.points import points, total
 from cluster.search.settings import Search, load, reload
 from cluster.search.space import Domain, Space
 from cluster.search.tpe import Suggestions
+from helpers.folders import make_search
 
 ROOT = Path(__file__).parents[2]
 BASE = {
@@ -251,7 +252,7 @@ def test_categories_and_integers_are_suggested_too(search):
 
 def test_a_trial_is_read_as_it_was_written(search, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = create(search(), "one")
+    folder = make_search(search(), "one")
     trial = Trial(number=3, values={"inner.lr": 0.1}, history=((100, 1.5), (200, None)), steps=200, value=1.5)
     folder.write(trial)
     assert folder.read(3) == trial
@@ -263,7 +264,7 @@ def test_a_trial_is_read_as_it_was_written(search, tmp_path, monkeypatch):
 
 def test_scores_are_those_of_the_run_itself(search, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = create(search(), "one")
+    folder = make_search(search(), "one")
     folder.write(Trial(number=0, values={}))
     lines = [
         {"step": 100, "time": 0, "values": {"val/mse_5": 2.0, "val/mse_0": 9.0}},
@@ -326,5 +327,5 @@ def test_the_board_says_how_the_search_stands():
 
 def test_a_search_folder_is_absolute(search, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert create(search(), "one").path.is_absolute()
+    assert make_search(search(), "one").path.is_absolute()
     assert SearchFolder(tmp_path / "runs" / "one").info["name"] == "one"

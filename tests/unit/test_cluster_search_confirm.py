@@ -14,11 +14,12 @@ from cluster import checkpoint as checkpoints
 from cluster.builder import build
 from cluster.errors import MetarayError
 from cluster.messages import Order, TaskRange
-from cluster.search.folder import SearchFolder, Trial, create
+from cluster.search.folder import SearchFolder, Trial
 from cluster.search.ranking import rank
 from cluster.search.settings import Search, load
 from cluster.search.trial import train_trial
 from cluster.worker import Worker
+from helpers.folders import make_search
 
 FAMILY = '''
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Foun
         }
         (tmp_path / "search.yaml").write_text(yaml.safe_dump({"search": section | changes}))
         search = load(tmp_path / "search.yaml")
-        return Found(search, create(search, "one"), rates)
+        return Found(search, make_search(search, "one"), rates)
 
     return make
 

@@ -14,6 +14,7 @@ from cluster.config import parse
 from cluster.interrupts import stop_on_signals
 from cluster.standstill import CAUSES, PATIENCE, Standstill
 from cluster.training import Outcome
+from helpers.folders import new_run
 from tasks.environments.contract import Numbers, Step
 from tasks.environments.navigation import Navigation
 
@@ -178,7 +179,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outc
         }
         config = parse(places | {"eval": {"tasks": 4, "val_tasks": 4, "steps": [1], "every": 5}} | raw)
         with stop_on_signals() as stop:
-            return training.run(config, training.new_folder(config, "run"), stop)
+            return training.run(config, new_run(config, "run"), stop)
 
     return run
 

@@ -17,8 +17,8 @@ from cluster.learner import Learner
 from cluster.messages import Flat, gradient_orders
 from cluster.pool import InlinePool
 from cluster.sections import OuterConfig
-from cluster.training import new_folder
 from cluster.worker import Worker
+from helpers.folders import new_run
 from meta.episode import Episode, Examples
 from meta.params import Layout
 from tasks.environments.contract import EnvironmentSpec, Numbers, RolloutError, Step
@@ -253,7 +253,7 @@ def test_run_and_checkpoint_name_what_is_frozen(tmp_path: Path) -> None:
         tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db", "system_every": 0},
         eval={"tasks": 2, "steps": [0, 1]},
     )
-    folder = new_folder(one, "frozen", tmp_path / "run")
+    folder = new_run(one, "frozen", tmp_path / "run")
     setup = build(one)
     state = Learner(one.outer, setup.layout, setup.initial_params(), setup.frozen)
     assert set(folder.info["frozen"]) == {"backbone.weight", "backbone.bias"}

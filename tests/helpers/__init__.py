@@ -1,0 +1,1 @@
+"""What tests of several files use, beside the fixtures."""
