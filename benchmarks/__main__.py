@@ -15,7 +15,7 @@ from benchmarks.peak import peaks
 from benchmarks.process import available_cores, cores
 from benchmarks.run import PAIRS, Settings, run_suite, to_stderr
 from benchmarks.suites import SUITES, Suite
-from meta.memory import keep_freed_memory
+from meta.engine.memory import keep_freed_memory
 
 
 def parser() -> argparse.ArgumentParser:

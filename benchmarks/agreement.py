@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.competitor import Competitor, LeftOut, Option
 from benchmarks.suites import Suite, Work
-from meta.engine import build
+from meta.engine.strategies import build
 from meta.params import Layout, Params
 
 TASKS = 2  # tasks that are compared; all have one shape

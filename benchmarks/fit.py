@@ -74,7 +74,7 @@ def measured(suite: Suite, strategies: Sequence[str], rounds: int) -> Fitted:
 
 
 def rule(sinusoid: Fitted, omniglot: Fitted, sweep: Sequence[Fitted]) -> dict[str, int]:
-    """The rule's numbers; see :func:`meta.choice.rules`.
+    """The rule's numbers; see :func:`meta.engine.choice.rules`.
 
     Args:
         sinusoid: a model without convolutions.

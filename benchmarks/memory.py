@@ -10,7 +10,7 @@ import torch
 from benchmarks.competitor import Competitor, Option
 from benchmarks.process import in_child
 from benchmarks.suites import Suite, Work
-from meta.memory import keep_freed_memory
+from meta.engine.memory import keep_freed_memory
 
 CALLS = 2  # the second sees what is kept between calls
 MB = 1e6

@@ -7,7 +7,7 @@ from benchmarks.contest import PEERS
 from benchmarks.ours import AUTO
 from benchmarks.process import available_cores
 from benchmarks.suites import SUITES, Suite
-from meta.engine import STRATEGIES
+from meta.engine.strategies import STRATEGIES
 
 
 class Mistake(ValueError):  # noqa: N818 - the user's, not the program's

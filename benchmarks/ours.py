@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from benchmarks.competitor import LeftOut, Option, Prepared, torch_options
 from benchmarks.suites import Work
-from meta import choice
-from meta.engine import STRATEGIES, Engine, Limits, build
-from meta.native.ir import Unsupported
+from meta.engine import choice
+from meta.engine.native.ir import Unsupported
+from meta.engine.strategies import STRATEGIES, Engine, Limits, build
 
 AUTO = "auto"
 RUN = 60_000  # outer steps of the training that a strategy is chosen for: the paper's

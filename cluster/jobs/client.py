@@ -15,7 +15,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from cluster.components import nearest
+from cluster.config.components import nearest
 from cluster.errors import ClusterError, ConfigError
 from cluster.jobs.command import Job
 from cluster.jobs.packaging import write_zip

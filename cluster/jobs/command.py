@@ -12,11 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cluster.config import read_yaml, with_overrides
+from cluster.config.credentials import has_credentials, without_credentials
+from cluster.config.schema import read_yaml, with_overrides
 from cluster.errors import ConfigError
 from cluster.jobs.packaging import Tree, module_files, require_size, tree
-from cluster.runs import new_name, require_name
-from cluster.secrets import has_credentials, without_credentials
+from cluster.runs.folder import new_name, require_name
 
 CONTINUED = ("train", "tune")  # commands that go on under a name where they were interrupted
 OWN = ("benchmarks", "cluster", "meta", "tasks")  # packages that come with metaray, on the cluster too

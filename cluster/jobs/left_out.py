@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from pathspec import GitIgnoreSpec
 
-from cluster.secrets import LOOKS
+from cluster.config.credentials import LOOKS
 from tasks.secrets import names_secret
 
 # Matched in lower case.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from cluster.config import Config
+from cluster.config.schema import Config
 from cluster.errors import CheckpointError
 from cluster.registry.fields import Arrays, Field, ImageFiles
 from cluster.registry.package import Package

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cluster import strict_yaml
-from cluster.checkpoint import Checkpoint
-from cluster.config import Config
-from cluster.protocol import plain_figure, protocol, rows
+from cluster.config import strict_yaml
+from cluster.config.credentials import without_credentials
+from cluster.config.schema import Config
+from cluster.evaluation.protocol import plain_figure, protocol, rows
 from cluster.registry.adapting import Adaptable
-from cluster.runs import RunFolder
-from cluster.secrets import without_credentials
+from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.folder import RunFolder
 
 LONGEST = 5000  # letters of a description that MLflow's databases hold
 CUT = "\n# … the rest is in config.yaml beside the model\n"

@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster import checkpoint as checkpoints
-from cluster.builder import AnySetup, build
-from cluster.checkpoint import Checkpoint
-from cluster.config import Config, differences
+from cluster.build.builder import AnySetup, build
+from cluster.build.policies import PolicySetup
+from cluster.config.schema import Config, differences
 from cluster.errors import ConfigError
-from cluster.evaluation import Scores, difference, start, table, task_kinds
-from cluster.intervals import Kinds
-from cluster.policy_setup import PolicySetup
+from cluster.evaluation.intervals import Kinds
+from cluster.evaluation.scores import Scores, difference, start, table, task_kinds
 from cluster.registry.attempts import Attempt
-from cluster.runs import RunFolder
-from cluster.training import open_pool, shared_session, with_engine_of
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.folder import RunFolder
+from cluster.training.run import open_pool, shared_session, with_engine_of
 from meta.algorithms import batch_norm_of
 from meta.objectives import Score
 

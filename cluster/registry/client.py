@@ -19,14 +19,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from pydantic import ValidationError
 
-from cluster.config import problems, strictly, with_overrides
+from cluster.config.credentials import without_credentials
+from cluster.config.schema import problems, strictly, with_overrides
+from cluster.config.sections import TrackingConfig
 from cluster.errors import ConfigError, MetarayError
 from cluster.registry import attempts
 from cluster.registry.pyfunc import PACKAGE
 from cluster.registry.trust import require_trusted, trusted_packages
-from cluster.runs import RunFolder
-from cluster.secrets import without_credentials
-from cluster.sections import TrackingConfig
+from cluster.runs.folder import RunFolder
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 

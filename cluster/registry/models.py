@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.builder import DTYPES, build_algorithm
+from cluster.build.builder import DTYPES, build_algorithm
 from cluster.registry.adapting import (
     Adaptable,
     InnerLoop,

@@ -7,9 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.builder import DTYPES
-from cluster.policy_setup import build_policy_algorithm
-from cluster.policy_work import as_examples
+from cluster.build.builder import DTYPES
+from cluster.build.policies import build_policy_algorithm
 from cluster.registry.adapting import (
     Adaptable,
     Run,
@@ -21,6 +20,7 @@ from cluster.registry.adapting import (
 )
 from cluster.registry.fields import Arrays, Field, checked
 from cluster.registry.package import Package
+from cluster.workers.rollouts import as_examples
 from meta.episode import Examples
 from meta.params import Params
 from meta.policy import GaussianPolicy, Policy, PolicyMAML

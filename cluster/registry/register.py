@@ -7,13 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster import checkpoint as checkpoints
-from cluster.builder import build
-from cluster.checkpoint import Checkpoint
-from cluster.config import Config, overridden
+from cluster.build.builder import build
+from cluster.build.policies import PolicySetup
+from cluster.config.schema import Config, overridden
 from cluster.errors import ConfigError, MetarayError
-from cluster.evaluate_run import evaluate_one
-from cluster.policy_setup import PolicySetup
+from cluster.evaluation.run import evaluate_one
 from cluster.registry import card
 from cluster.registry.champion import Contender, Difference, compare
 from cluster.registry.client import Contents, Registry, require_names
@@ -21,9 +19,11 @@ from cluster.registry.loading import load_adaptable
 from cluster.registry.package import write_package
 from cluster.registry.pyfunc import PACKAGE, example_of, save
 from cluster.registry.trust import named_packages
-from cluster.runs import RunFolder, read_json
-from cluster.training import with_engine_of
-from cluster.worker import fix_arithmetic
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.folder import RunFolder, read_json
+from cluster.training.run import with_engine_of
+from cluster.workers.worker import fix_arithmetic
 from meta.algorithms import Oracle
 from meta.params import fingerprint
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.components import BUILT_IN, resolve
-from cluster.config import read_yaml
+from cluster.config.components import BUILT_IN, resolve
+from cluster.config.schema import read_yaml
 from cluster.errors import ConfigError, MetarayError
 
 VARIABLE = "METARAY_TRUST"  # packages, separated by commas, for processes that take no option

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from cluster import checkpoint as checkpoints
-from cluster.builder import build
-from cluster.config import Config
-from cluster.evaluation import Scores, mean_score, start, table, task_kinds
-from cluster.intervals import Kinds
+from cluster.build.builder import build
+from cluster.config.schema import Config
+from cluster.evaluation.intervals import Kinds
+from cluster.evaluation.scores import Scores, mean_score, start, table, task_kinds
+from cluster.runs import checkpoint as checkpoints
 from cluster.search.folder import SearchFolder
 from cluster.search.settings import Search
-from cluster.training import open_pool, with_engine_of
-from cluster.worker import fix_arithmetic
+from cluster.training.run import open_pool, with_engine_of
+from cluster.workers.worker import fix_arithmetic
 
 
 def score_again(search: Search, folder: SearchFolder, number: int, first: int | None = None) -> Scores:

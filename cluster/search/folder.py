@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.errors import ConfigError
-from cluster.jobs.inside import in_job
-from cluster.runs import DescribedFolder, RunFolder, beginning, place, read_json, require_name, write_json
+from cluster.runs.folder import DescribedFolder, RunFolder, beginning, place, read_json, require_name, write_json
+from cluster.runs.lasting import in_job
 from cluster.search.settings import Search, reload, require_same
 
 Status = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]

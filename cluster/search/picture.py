@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from cluster.figures.searches import Axis, Searched
-from cluster.figures.searches import Trial as Drawn
+from cluster.reports.figures.searches import Axis, Searched
+from cluster.reports.figures.searches import Trial as Drawn
+from cluster.reports.search_page import draw_search, write_search_page
 from cluster.search.ranking import Result
 from cluster.search.space import Domain
-from cluster.search_page import draw_search, write_search_page
 
 
 def draw(result: Result) -> None:

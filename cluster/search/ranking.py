@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import MetarayError
-from cluster.evaluation import Scores, difference, interval
-from cluster.intervals import Kinds
+from cluster.evaluation.intervals import Kinds
+from cluster.evaluation.scores import Scores, difference, interval
 from cluster.progress import progress
 from cluster.search import confirm
 from cluster.search.folder import SearchFolder, Trial, by_value

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from cluster.builder import build
-from cluster.checkpoint import newest
+from cluster.build.builder import build
 from cluster.errors import Interrupted
 from cluster.interrupts import SignalFlag
-from cluster.metrics import recorded
-from cluster.runs import write_json
+from cluster.runs.checkpoint import newest
+from cluster.runs.folder import write_json
+from cluster.runs.metrics import recorded
 from cluster.search.board import board
 from cluster.search.folder import RESULT, SearchFolder, Trial
 from cluster.search.picture import draw
@@ -17,7 +17,7 @@ from cluster.search.points import Point, points, total
 from cluster.search.ranking import Result, rank
 from cluster.search.settings import Search
 from cluster.search.track import Tracked
-from cluster.session import ray_session
+from cluster.workers.session import ray_session
 
 Changed = Callable[[Trial], None]
 Suggest = Callable[[int], Point]

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from cluster import strict_yaml
-from cluster.components import nearest
-from cluster.config import (
+from cluster.config import strict_yaml
+from cluster.config.components import nearest
+from cluster.config.schema import (
     Config,
     differences,
     parse,
@@ -22,9 +22,9 @@ from cluster.config import (
     with_overrides,
     with_values,
 )
+from cluster.config.sections import Count, CountOrNone, Section
 from cluster.errors import ConfigError
 from cluster.search.space import Domain, Space
-from cluster.sections import Count, CountOrNone, Section
 
 MUTABLE = ("inner", "outer", "advantage")  # sections whose numbers may change while θ is trained
 
@@ -229,7 +229,7 @@ def _checked(settings: SearchConfig, raw: dict[str, Any]) -> Search:
 
 def _judged_at(metric: str, config: Config) -> int:
     """The number of inner steps in the metric's name."""
-    from cluster.builder import build
+    from cluster.build.builder import build
 
     name = build(config.model_copy(update={"engine": "loop"})).algorithm.objective.metric
     reported = [f"val/{name}_{number}" for number in sorted({*config.eval.steps, config.select_steps})]

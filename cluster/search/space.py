@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from cluster.sections import Section
+from cluster.config.sections import Section
 
 DIGITS = 4  # significant digits of a sampled number: enough for a step size, and legible
 Bounds = tuple[float, float]

@@ -1,12 +1,12 @@
 """MLflow: a search is a run, and its trials are the runs below it, each fed from its own folder."""
 
-from cluster import strict_yaml
+from cluster.config import strict_yaml
 from cluster.errors import Interrupted
-from cluster.metrics import MetricsLog
+from cluster.runs.metrics import MetricsLog
 from cluster.search.folder import RESULT, SearchFolder, Trial, by_value
 from cluster.search.settings import Search
 from cluster.tracking import Tracker, original_of
-from cluster.training import artifacts_of
+from cluster.training.run import artifacts_of
 
 ENDED = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 SHORT = 1.0  # seconds without an answer after which a trial's run is left to a replay, once the search's own was sent

@@ -5,20 +5,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import checkpoint as checkpoints
-from cluster.books import Books, Validated
-from cluster.builder import build
-from cluster.checkpoint import Checkpoint
-from cluster.config import Config, parse
+from cluster.build.builder import build
+from cluster.config.schema import Config, parse
 from cluster.errors import ClusterError, ConfigError, DivergedError
 from cluster.interrupts import StopFlag
-from cluster.metrics import MetricsLog
-from cluster.runs import RunFolder, plan
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.folder import RunFolder, plan
+from cluster.runs.metrics import MetricsLog
+from cluster.runs.storage import write_file
 from cluster.search.folder import INFO, Status
 from cluster.search.settings import Search
-from cluster.storage import write_file
-from cluster.training import learn, open_pool, with_engine_of
-from cluster.worker import fix_arithmetic
+from cluster.training.recorder import Books, Validated
+from cluster.training.run import learn, open_pool, with_engine_of
+from cluster.workers.worker import fix_arithmetic
 
 LOST = 0.5  # share of diverged validation tasks from which on a trial is given up
 Report = Callable[[int, float, Checkpoint], None]

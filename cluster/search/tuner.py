@@ -24,8 +24,8 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from cluster.checkpoint import Checkpoint, decode, encode
 from cluster.interrupts import StopFlag
+from cluster.runs.checkpoint import Checkpoint, decode, encode
 from cluster.search.folder import SearchFolder, Trial, scores
 from cluster.search.points import Point
 from cluster.search.schedulers import SCORE, STEP, WORST, scheduler

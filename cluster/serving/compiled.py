@@ -1,8 +1,8 @@
 """Compiled programs for kinds of request that come often, made in the background while others are answered.
 
 torch computes a small task's convolutions in some two and a half times the processor time of a compiled program
-(:mod:`meta.native`). To compile one takes seconds. It is done once a kind has taken as long to compute as that, so that
-it costs at most as much again as it would have saved; where it cannot be done, everything goes on as before.
+(:mod:`meta.engine.native`). To compile one takes seconds. It is done once a kind has taken as long to compute as that,
+so that it costs at most as much again as it would have saved; where it cannot be done, everything goes on as before.
 """
 
 import logging
@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from cluster.registry.adapting import InnerLoop, Run
+from meta.engine.native.program import Program
 from meta.episode import Episode, from_leaves, leaves
-from meta.native.program import Program
 from meta.params import Params
 
 logger = logging.getLogger(__name__)

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.config import with_overrides
+from cluster.config.schema import with_overrides
 from cluster.errors import ConfigError
 from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable
 from cluster.serving.limits import Limits
 from cluster.serving.live import Described
-from cluster.worker import fix_arithmetic
-from meta.memory import keep_freed_memory
+from cluster.workers.worker import fix_arithmetic
+from meta.engine.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)

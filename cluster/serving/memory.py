@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from meta.memory import return_freed_memory
+from meta.engine.memory import return_freed_memory
 
 SHARE = 0.5  # of the machine's or the container's memory, by default
 INBOUND = 0.25  # of the budget, for what is received and what is to be sent; the rest is for computing

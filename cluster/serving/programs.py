@@ -1,4 +1,4 @@
-"""Programs for shapes that come again and again, within a budget of bytes; see :mod:`meta.calls`."""
+"""Programs for shapes that come again and again, within a budget of bytes; see :mod:`meta.engine.calls`."""
 
 import threading
 from collections import OrderedDict
@@ -12,8 +12,8 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cluster.registry.adapting import InnerLoop
-from meta.calls import Calls
-from meta.choice import rules
+from meta.engine.calls import Calls
+from meta.engine.choice import rules
 from meta.params import Params
 
 RECORDED_AT = 3  # call of a shape: to record takes as long as some ten calls, and whoever asks decides on the shapes
@@ -38,8 +38,8 @@ class Programs:
     """Computes functions of one task for batches of tasks, as :class:`cluster.registry.adapting.Run` asks for.
 
     Tasks are vectorised, filled up to a power of two so that there are few shapes. Convolutions of many images go one
-    task after another, as in training (:mod:`meta.choice`). A program holds one inner step, however many are taken.
-    The programs used last are kept, within ``nbytes``. May be called by several threads.
+    task after another, as in training (:mod:`meta.engine.choice`). A program holds one inner step, however many are
+    taken. The programs used last are kept, within ``nbytes``. May be called by several threads.
     """
 
     def __init__(self, nbytes: int = PROGRAM_BYTES) -> None:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from cluster.secrets import without_credentials
+from cluster.config.credentials import without_credentials
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
-from cluster.metrics import MetricsLog
+from cluster.runs.metrics import MetricsLog
 
 SYSTEM = "system.jsonl"
 

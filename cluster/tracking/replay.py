@@ -8,9 +8,9 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from cluster.config.credentials import without_credentials
 from cluster.errors import ConfigError, MetarayError
-from cluster.runs import DescribedFolder, find
-from cluster.secrets import without_credentials
+from cluster.runs.folder import DescribedFolder, find
 from cluster.tracking.sender import Sender
 from cluster.tracking.spool import RUNNING, Spool, ending, original_of
 

@@ -15,10 +15,10 @@ import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from cluster.checkpoint import BEST
+from cluster.config.credentials import without_credentials
 from cluster.errors import MetarayError
-from cluster.secrets import without_credentials
-from cluster.storage import Store
+from cluster.runs.checkpoint import BEST
+from cluster.runs.storage import Store
 from cluster.tracking.machine import SYSTEM
 from cluster.tracking.server import NOT_FOUND, UNREACHABLE, connect, experiment_id, require_active
 from cluster.tracking.spool import BATCH, RUNNING, Spool, Tracked, ending, update

@@ -16,10 +16,10 @@ import mlflow
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
+from cluster.config.credentials import without_credentials
+from cluster.config.sections import TrackingConfig
 from cluster.errors import MetarayError
-from cluster.jobs.inside import require_lasting_store
-from cluster.secrets import without_credentials
-from cluster.sections import TrackingConfig
+from cluster.runs.lasting import require_lasting_store
 
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 UNREACHABLE = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # codes of a failed connection

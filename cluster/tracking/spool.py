@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from cluster.errors import ConfigError
-from cluster.runs import read_json, write_json
+from cluster.runs.folder import read_json, write_json
 
 STATE, LOCK = "tracking.json", "tracking.lock"
 BATCH = 1000  # MLflow's limit of metrics per call
@@ -29,7 +29,7 @@ class Tracked(Protocol):
         path: the folder.
         info: its description. ``name``, ``created`` and ``mlflow_run_id`` are read, and where they are there
             ``hardware``, ``engine``, ``versions``, ``git_commit``, ``data`` (a fingerprint) and ``checkpoints``.
-        metrics_path: its metrics, as :class:`cluster.metrics.MetricsLog` writes them.
+        metrics_path: its metrics, as :class:`cluster.runs.metrics.MetricsLog` writes them.
     """
 
     @property

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.config.credentials import without_credentials
+from cluster.config.sections import TrackingConfig
 from cluster.errors import MetarayError
-from cluster.secrets import without_credentials
-from cluster.sections import TrackingConfig
 from cluster.tracking.machine import MachineSampler
 from cluster.tracking.sender import Sender, WaitingError, flatten
 from cluster.tracking.server import tracking_uri

@@ -2,7 +2,7 @@
 
 Acting is one vectorised program for all tasks and trajectories. What runs over a whole batch of rollouts goes task
 after task, by programs recorded once: thousands of rows a task leave nothing to gain by vectorising, and only one
-task's intermediates are kept. Meta-gradients go through the strategies of :mod:`meta.engine`.
+task's intermediates are kept. Meta-gradients go through the strategies of :mod:`meta.engine.strategies`.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
-from meta.calls import Calls, Prepared
-from meta.engine import Engine, MetaGradient
+from meta.engine.calls import Calls, Prepared
+from meta.engine.strategies import Engine, MetaGradient
 from meta.episode import Episode, Examples, from_leaves, leaves
 from meta.params import Params
 from meta.policy.algorithms import PolicyMAML, fisher_product

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from cluster.config import Config
-from cluster.runs import RunFolder, plan
+from cluster.config.schema import Config
+from cluster.runs.folder import RunFolder, plan
 from cluster.search.folder import SearchFolder
 from cluster.search.folder import plan as plan_search
 from cluster.search.settings import Search
-from cluster.start import plan_folder
-from meta.choice import Choice
+from cluster.training.start import plan_folder
+from meta.engine.choice import Choice
 
 
 def make_run(config: Config, name: str, engine: Choice, path: Path | None = None) -> RunFolder:

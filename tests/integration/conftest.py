@@ -23,9 +23,9 @@ import pytest
 import ray
 import yaml
 
-from cluster.config import Config, parse
-from cluster.sections import ClusterConfig
-from cluster.session import ray_session
+from cluster.config.schema import Config, parse
+from cluster.config.sections import ClusterConfig
+from cluster.workers.session import ray_session
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.suites import SUITES
-from cluster import bench_ray
-from cluster.cli import app
+from cluster.bench import training as bench_ray
+from cluster.commands.cli import app
 
 
 @pytest.mark.usefixtures("local_ray")

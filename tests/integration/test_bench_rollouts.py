@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.cli import app
 
 SETTINGS = {
     "task": {"family": "gymnasium", "id": "Pendulum-v1", "vary": {"g": [8.0, 12.0]}, "horizon": 5, "trajectories": 2},

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster import checkpoint as checkpoints
-from cluster import training
-from cluster.cli import app
-from cluster.config import load
+from cluster.commands.cli import app
+from cluster.config.schema import load
 from cluster.interrupts import stop_on_signals
-from cluster.runs import RunFolder
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.folder import RunFolder
+from cluster.training import run as training
 from helpers.folders import new_run
 
 INLINE = ("cluster.workers=0",)

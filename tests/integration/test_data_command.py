@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.cli import app
 from tasks.data.manifest import MANIFEST
 from tasks.data.store import ImageStore
 

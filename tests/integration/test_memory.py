@@ -11,7 +11,7 @@ MEGABYTES = 64
 PROGRAM = f"""
 import resource, sys
 if sys.argv[1] == "keep":
-    from meta.memory import keep_freed_memory
+    from meta.engine.memory import keep_freed_memory
     keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

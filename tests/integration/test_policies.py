@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.books import Books
-from cluster.builder import build
-from cluster.config import Config, parse
+from cluster.build.builder import build
+from cluster.config.schema import Config, parse
 from cluster.interrupts import StopFlag
-from cluster.learner import Learner
-from cluster.loop import meta_train
-from cluster.messages import Flat, Order
-from cluster.pool import InlinePool, Pool, Ticket
-from cluster.ray_pool import RayPool
+from cluster.training.learner import Learner
+from cluster.training.loop import meta_train
+from cluster.training.recorder import Books
+from cluster.workers.messages import Flat, Order
+from cluster.workers.pool import InlinePool, Pool, Ticket
+from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
 
 SETTINGS: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.cli import app
 
 MODULES = """
 import torch
@@ -144,7 +144,7 @@ def test_folders_of_the_users_own_do_not_shadow_the_product(metaray, finished, s
     settings["model"] = {"name": "modules:Recurrent"}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
     script = tmp_path.parent / f"{tmp_path.name}.py"  # as an installed console script: its folder comes first
-    script.write_text("from cluster.cli import main\nmain()\n")
+    script.write_text("from cluster.commands.cli import main\nmain()\n")
     try:
         status, _, errors = finished(started_by(script, "train", "own.yaml", "outer.steps=2"))
         assert status == 0, errors

@@ -23,21 +23,21 @@ import pytest
 import torch
 from mlflow.entities import ViewType
 
-from cluster import checkpoint as checkpoints
-from cluster import training
-from cluster.builder import Setup, build
-from cluster.config import parse
+from cluster.build.builder import Setup, build
+from cluster.build.policies import PolicySetup
+from cluster.config.schema import parse
+from cluster.config.sections import TrackingConfig
 from cluster.errors import CheckpointError, ConfigError, MetarayError
-from cluster.evaluate_run import evaluate_named
-from cluster.evaluation import start, table
+from cluster.evaluation.run import evaluate_named
+from cluster.evaluation.scores import start, table
 from cluster.interrupts import stop_on_signals
-from cluster.policy_setup import PolicySetup
-from cluster.policy_work import PolicyWork
 from cluster.registry import register as registering
 from cluster.registry.client import Contents, Registry
 from cluster.registry.register import Registered, register
-from cluster.runs import RunFolder
-from cluster.sections import TrackingConfig
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.folder import RunFolder
+from cluster.training import run as training
+from cluster.workers.rollouts import PolicyWork
 from helpers.folders import new_run
 from tasks.family import TaskKey, draw_batch
 

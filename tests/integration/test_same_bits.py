@@ -11,16 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import checkpoint as checkpoints
-from cluster.books import Books
-from cluster.builder import build
-from cluster.config import Config
+from cluster.build.builder import build
+from cluster.config.schema import Config
 from cluster.interrupts import StopFlag
-from cluster.learner import Learner
-from cluster.loop import meta_train
-from cluster.pool import InlinePool, Pool
-from cluster.ray_pool import RayPool
-from cluster.runs import RunFolder
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.folder import RunFolder
+from cluster.training.learner import Learner
+from cluster.training.loop import meta_train
+from cluster.training.recorder import Books
+from cluster.workers.pool import InlinePool, Pool
+from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
 
 STEPS = 200

@@ -16,17 +16,17 @@ import psutil
 import pytest
 import yaml
 
-from cluster import checkpoint as checkpoints
-from cluster.config import parse
+from cluster.config.schema import parse
 from cluster.interrupts import stop_on_signals
-from cluster.runs import RunFolder
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.folder import RunFolder
 from cluster.search import run as searches
 from cluster.search.folder import SearchFolder
 from cluster.search.points import points
 from cluster.search.ranking import Result
 from cluster.search.settings import Search, load
 from cluster.search.tuner import Suggested
-from cluster.training import run
+from cluster.training.run import run
 from helpers.folders import make_search, new_run
 
 ROOT = Path(__file__).parents[2]

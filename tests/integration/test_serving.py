@@ -23,17 +23,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster import training
-from cluster.config import parse
+from cluster.config.schema import parse
+from cluster.config.sections import TrackingConfig
 from cluster.errors import ConfigError
 from cluster.interrupts import stop_on_signals
 from cluster.registry.adapting import Adaptable
 from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable
 from cluster.registry.register import register
-from cluster.sections import TrackingConfig
 from cluster.serving.limits import Limits
 from cluster.serving.loading import load
+from cluster.training import run as training
 from helpers.folders import new_run
 
 ROOT = Path(__file__).parents[2]

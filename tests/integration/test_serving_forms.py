@@ -17,14 +17,14 @@ import requests
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster import training
-from cluster.bench_forms import FORMS, questions
-from cluster.config import parse
+from cluster.bench.forms import FORMS, questions
+from cluster.config.schema import parse
+from cluster.config.sections import TrackingConfig
 from cluster.interrupts import stop_on_signals
 from cluster.registry.client import Registry
 from cluster.registry.register import register
-from cluster.runs import RunFolder
-from cluster.sections import TrackingConfig
+from cluster.runs.folder import RunFolder
+from cluster.training import run as training
 from helpers.folders import new_run
 from tests.integration.test_serving import Served, eventually, pictures, points, serving, written
 

@@ -6,9 +6,9 @@ import time
 import psutil
 import pytest
 
-from cluster.builder import build
+from cluster.build.builder import build
 from cluster.errors import ClusterError, MetarayError
-from cluster.ray_pool import RayPool
+from cluster.workers.ray_pool import RayPool
 
 FAMILY = "from tasks.sinusoid import Sinusoid as Elsewhere"
 
@@ -39,7 +39,7 @@ def test_a_machine_with_other_data_is_refused(local_ray, make_config, make_store
     config = make_config(task={"family": "images", "root": str(make_store())}, cluster__workers=1)
     elsewhere = config.model_copy(update={"task": config.task.model_copy(update={"root": str(make_store(seed=1))})})
     # The driver looks at another store than the workers, as on a cluster whose machines hold different ones.
-    monkeypatch.setattr("cluster.ray_pool.build", lambda _: build(elsewhere))
+    monkeypatch.setattr("cluster.workers.ray_pool.build", lambda _: build(elsewhere))
     with pytest.raises(ClusterError, match=r"on every machine, a worker found [0-9a-f]{64}; copy the same store"):
         RayPool(config)
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from cluster import submit_command
+from cluster.commands import submit as submit_command
 from cluster.errors import ClusterError
 from cluster.jobs.client import JobServer
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from cluster.config import Config
+from cluster.config.schema import Config
 from cluster.errors import DivergedError
 from cluster.interrupts import stop_on_signals
-from cluster.runs import RunFolder, find
+from cluster.runs.folder import RunFolder, find
 from cluster.tracking import Tracker, flatten, tracker
-from cluster.training import Outcome, run
+from cluster.training.run import Outcome, run
 from helpers.folders import new_run
 
 Arrived = Callable[..., mlflow.MlflowClient]

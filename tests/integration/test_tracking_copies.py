@@ -10,13 +10,13 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from cluster.config import Config
+from cluster.config.schema import Config
 from cluster.errors import ConfigError
 from cluster.interrupts import stop_on_signals
-from cluster.runs import RunFolder
+from cluster.runs.folder import RunFolder
 from cluster.tracking import original_of, spool, tracker
 from cluster.tracking.replay import Replayed, replay, tracked_folders
-from cluster.training import Outcome, run
+from cluster.training.run import Outcome, run
 from helpers.folders import new_run
 
 Arrived = Callable[..., mlflow.MlflowClient]

@@ -15,14 +15,14 @@ import mlflow
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
-from cluster.config import Config
+from cluster.commands.cli import app
+from cluster.config.schema import Config
 from cluster.interrupts import stop_on_signals
-from cluster.metrics import MetricsLog
-from cluster.runs import RunFolder, write_json
+from cluster.runs.folder import RunFolder, write_json
+from cluster.runs.metrics import MetricsLog
 from cluster.tracking import Tracker, tracker
 from cluster.tracking.spool import BATCH, Spool
-from cluster.training import run as train
+from cluster.training.run import run as train
 from helpers.folders import new_run
 
 Arrived = Callable[..., mlflow.MlflowClient]
@@ -232,12 +232,12 @@ def search(path: Path, config: Config) -> Path:
     script = f"""
         import os
         from pathlib import Path
-        from cluster.config import parse
-        from cluster.metrics import MetricsLog
-        from cluster.runs import write_json
+        from cluster.config.schema import parse
+        from cluster.runs.metrics import MetricsLog
+        from cluster.runs.folder import write_json
         from cluster.search.folder import SearchFolder
         from cluster.tracking import Tracker
-        from cluster.start import plan_folder
+        from cluster.training.start import plan_folder
         config = parse({config.model_dump(mode="json")!r})
         folder = SearchFolder(Path({str(path)!r}))
         info = dict(name="search", created="2026-01-01T00:00:00+00:00", mlflow_run_id=None)

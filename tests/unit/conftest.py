@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from cluster.components import BUILT_IN, resolve
+from cluster.config.components import BUILT_IN, resolve
 from tasks.family import Family
 
 # The same examples in every run, on machines of any speed.

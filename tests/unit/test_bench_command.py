@@ -12,9 +12,9 @@ from benchmarks.families import SyntheticImages
 from benchmarks.fit import NEVER, STRATEGIES, Fitted, keep, loads, measured, rule, worthwhile
 from benchmarks.suites import SUITES
 from benchmarks.whole import write_whole
-from cluster.bench_ray import config_of, has_family
-from cluster.builder import build
-from cluster.cli import app
+from cluster.bench.training import config_of, has_family
+from cluster.build.builder import build
+from cluster.commands.cli import app
 from cluster.errors import ConfigError
 from tasks.checker import check_family
 from tasks.family import TaskKey
@@ -27,7 +27,7 @@ def bench(monkeypatch):
     """The command on small suites, without the processes and products that it measures machines by."""
     for name, suite in SUITES.items():
         monkeypatch.setitem(SUITES, name, replace(TINY, name=name, says=suite.says))
-    monkeypatch.setattr("meta.memory.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("meta.engine.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr("benchmarks.peak.peaks", lambda *_: {"1": 50.0})
     monkeypatch.setattr("benchmarks.run.peak_mb", lambda *_: 1.0)
 

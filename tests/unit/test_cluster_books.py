@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from cluster import checkpoint as checkpoints
-from cluster.books import Books, Validated
-from cluster.builder import build
-from cluster.checkpoint import Checkpoint
-from cluster.config import Config, parse
+from cluster.build.builder import build
+from cluster.config.schema import Config, parse
 from cluster.errors import MetarayError
 from cluster.interrupts import StopFlag
-from cluster.learner import Learner
-from cluster.messages import Order, TaskRange
-from cluster.runs import RunFolder
-from cluster.training import learn, open_pool
-from cluster.worker import Worker
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.folder import RunFolder
+from cluster.training.learner import Learner
+from cluster.training.recorder import Books, Validated
+from cluster.training.run import learn, open_pool
+from cluster.workers.messages import Order, TaskRange
+from cluster.workers.worker import Worker
 from helpers.folders import make_run
 from tasks.family import SPLITS, Split
 

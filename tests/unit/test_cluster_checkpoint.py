@@ -14,11 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import checkpoint as checkpoints
-from cluster.checkpoint import Checkpoint, decode, encode
-from cluster.config import parse
+from cluster.config.schema import parse
 from cluster.errors import CheckpointError, ConfigError, MetarayError
-from cluster.storage import Store, write_file
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.checkpoint import Checkpoint, decode, encode
+from cluster.runs.storage import Store, write_file
 
 RAW = {"task": {"family": "sinusoid"}, "model": {"name": "mlp"}, "outer": {"steps": 10}, "meta_batch": 4}
 

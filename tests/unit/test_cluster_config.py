@@ -10,12 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.builder import build
-from cluster.checkpoint import require_config
-from cluster.components import BUILT_IN
-from cluster.config import Config, differences, load, parse, with_overrides
+from cluster.build.builder import build
+from cluster.config.components import BUILT_IN
+from cluster.config.schema import Config, differences, load, parse, with_overrides
 from cluster.errors import ConfigError
-from meta.engine import STRATEGIES
+from cluster.runs.checkpoint import require_config
+from meta.engine.strategies import STRATEGIES
 from tasks.family import draw_batch
 
 ROOT = Path(__file__).parents[2]

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.books import Books
-from cluster.builder import build
-from cluster.config import Config, parse
-from cluster.evaluation import evaluate, start, table, task_kinds
+from cluster.build.builder import build
+from cluster.config.schema import Config, parse
+from cluster.evaluation.scores import evaluate, start, table, task_kinds
 from cluster.interrupts import StopFlag
-from cluster.learner import Learner
-from cluster.loop import meta_train
-from cluster.pool import InlinePool
-from cluster.runs import plan
+from cluster.runs.folder import plan
 from cluster.search.confirm import fresh_tasks
-from cluster.worker import fix_arithmetic
-from meta.choice import Choice
+from cluster.training.learner import Learner
+from cluster.training.loop import meta_train
+from cluster.training.recorder import Books
+from cluster.workers.pool import InlinePool
+from cluster.workers.worker import fix_arithmetic
+from meta.engine.choice import Choice
 from tasks import FamilyError, TaskKey, check_environment_family, check_family
 from tasks.environments.contract import EnvironmentSpec, Numbers
 from tasks.environments.gymnasium_tasks import GymnasiumTasks

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.builder import build
-from cluster.config import Config, parse
-from cluster.evaluation import difference, evaluate, interval, is_better, mean_score, start, summary, table
-from cluster.messages import Order, Result, TaskRange, score_orders
-from cluster.pool import InlinePool
-from cluster.worker import Worker
+from cluster.build.builder import build
+from cluster.config.schema import Config, parse
+from cluster.evaluation.scores import difference, evaluate, interval, is_better, mean_score, start, summary, table
+from cluster.workers.messages import Order, Result, TaskRange, score_orders
+from cluster.workers.pool import InlinePool
+from cluster.workers.worker import Worker
 from meta.objectives import CROSS_ENTROPY, MSE, RETURN
 
 SINUSOID: Mapping[str, Any] = {

@@ -11,13 +11,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.builder import build
-from cluster.config import parse
+from cluster.build.builder import build
+from cluster.build.policies import PolicySetup
+from cluster.config.schema import parse
 from cluster.errors import MetarayError
-from cluster.figures import of_policies, policies, replay, save, walks
-from cluster.policy_setup import PolicySetup
-from cluster.policy_work import PolicyWork
-from cluster.report import draw_figures
+from cluster.reports.figures import of_policies, policies, replay, save, walks
+from cluster.reports.run_page import draw_figures
+from cluster.workers.rollouts import PolicyWork
 from meta.params import Params
 from tasks.environments.navigation import Navigation
 from tasks.family import TaskKey

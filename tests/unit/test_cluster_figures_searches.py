@@ -12,12 +12,23 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.tri import TriContourSet
 
-from cluster.figures import save
-from cluster.figures.coordinates import parallel_coordinates
-from cluster.figures.landscapes import landscape
-from cluster.figures.rulers import ruler
-from cluster.figures.searches import BASE, BEST, LOST, Axis, Searched, Trial, metric_of, plain, scale_of, setting
-from cluster.figures.trials import confirmation, trial_curves
+from cluster.reports.figures import save
+from cluster.reports.figures.coordinates import parallel_coordinates
+from cluster.reports.figures.landscapes import landscape
+from cluster.reports.figures.rulers import ruler
+from cluster.reports.figures.searches import (
+    BASE,
+    BEST,
+    LOST,
+    Axis,
+    Searched,
+    Trial,
+    metric_of,
+    plain,
+    scale_of,
+    setting,
+)
+from cluster.reports.figures.trials import confirmation, trial_curves
 
 ALPHA = Axis(key="inner.lr", kind="log", low=1e-3, high=1.0)
 BETA = Axis(key="outer.lr", kind="log", low=1e-5, high=1e-1)

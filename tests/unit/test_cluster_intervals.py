@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cluster.evaluation import Scores, difference, diverged_tasks, interval, mean_score, summary, with_baselines
-from cluster.intervals import MANY, NORMAL, Kinds, contrast, estimate, quantile
-from cluster.pages import interval as shown
-from cluster.protocol import conditions, mean_in_words, rows
+from cluster.evaluation.intervals import MANY, NORMAL, Kinds, contrast, estimate, quantile
+from cluster.evaluation.protocol import conditions, mean_in_words, rows
+from cluster.evaluation.scores import Scores, difference, diverged_tasks, interval, mean_score, summary, with_baselines
 from cluster.registry.champion import paired
+from cluster.reports.html import interval as shown
 from cluster.search.ranking import Result
 from meta.objectives import CROSS_ENTROPY, MSE, RETURN
 

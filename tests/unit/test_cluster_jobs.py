@@ -8,18 +8,18 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster.cli import app
-from cluster.config import Config, parse
+from cluster.commands.cli import app
+from cluster.config.schema import Config, parse
+from cluster.config.sections import TrackingConfig
 from cluster.errors import ClusterError, ConfigError, MetarayError
 from cluster.jobs import follow, packaging
 from cluster.jobs.client import Submitted
 from cluster.jobs.command import Job, prepare
-from cluster.jobs.inside import DRIVER
+from cluster.runs.lasting import DRIVER
 from cluster.search import folder as searches
 from cluster.search.settings import load
-from cluster.sections import TrackingConfig
-from cluster.start import plan_folder, plan_named
 from cluster.tracking import tracking_uri
+from cluster.training.start import plan_folder, plan_named
 from helpers.folders import settle_run, settle_search
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.learner import OPTIMIZERS, Learner
-from cluster.sections import OuterConfig
+from cluster.config.sections import OuterConfig
+from cluster.training.learner import OPTIMIZERS, Learner
 from meta.params import Layout
 
 PARAMS = {"b": torch.tensor([1.0, -2.0]), "a": torch.tensor([[0.5]])}

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.metrics import MetricsLog
+from cluster.runs.metrics import MetricsLog
 
 
 def records(path):

@@ -11,17 +11,17 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from cluster.builder import build
-from cluster.config import Config, parse
+from cluster.build.builder import build
+from cluster.build.policies import PolicySetup
+from cluster.config.schema import Config, parse
 from cluster.errors import ConfigError, DivergedError, MetarayError
 from cluster.interrupts import StopFlag
-from cluster.learner import Learner
-from cluster.loop import meta_train
-from cluster.messages import Order, TaskRange
-from cluster.policy_setup import PolicySetup
-from cluster.policy_work import PolicyWork, as_examples
-from cluster.pool import InlinePool
-from cluster.worker import Worker
+from cluster.training.learner import Learner
+from cluster.training.loop import meta_train
+from cluster.workers.messages import Order, TaskRange
+from cluster.workers.pool import InlinePool
+from cluster.workers.rollouts import PolicyWork, as_examples
+from cluster.workers.worker import Worker
 from meta.episode import Examples, leaves
 from meta.policy.advantages import AdvantageSettings, Trajectories
 from meta.policy.distributions import GaussianPolicy

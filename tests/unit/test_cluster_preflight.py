@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster.builder import build
-from cluster.config import Config, parse
+from cluster.build.builder import build
+from cluster.config.schema import Config, parse
 from cluster.errors import ConfigError, EngineError
-from cluster.pool import InlinePool
-from cluster.preflight import require_path, try_workers
-from cluster.start import checked, slower
+from cluster.training.preflight import require_path, try_workers
+from cluster.training.start import checked, slower
+from cluster.workers.pool import InlinePool
 from helpers.folders import new_run
 from meta.algorithms import MAML, Metrics
 from meta.episode import Episode, Examples

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli import _print_evaluation
+from cluster.commands.cli import _print_evaluation
 from cluster.progress import progress
 
 

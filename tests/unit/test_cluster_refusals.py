@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster import ray_pool, session, strict_yaml
-from cluster.cli import app
-from cluster.config import parse, with_overrides
+from cluster.commands.cli import app
+from cluster.commands.tune import _chosen
+from cluster.config import strict_yaml
+from cluster.config.schema import parse, with_overrides
 from cluster.errors import ClusterError, ConfigError, MetarayError
-from cluster.messages import Order, TaskRange
-from cluster.metrics import MetricsLog
-from cluster.pool import Ticket
-from cluster.runs import find
-from cluster.storage import write_file
-from cluster.tune_command import _chosen
+from cluster.runs.folder import find
+from cluster.runs.metrics import MetricsLog
+from cluster.runs.storage import write_file
+from cluster.workers import ray_pool, session
+from cluster.workers.messages import Order, TaskRange
+from cluster.workers.pool import Ticket
 from helpers.folders import make_search
 
 ROOT = Path(__file__).parents[2]

@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cluster import checkpoint as checkpoints
-from cluster.builder import AnySetup, Setup, build
-from cluster.checkpoint import Checkpoint
-from cluster.config import parse
+from cluster.build.builder import AnySetup, Setup, build
+from cluster.build.policies import PolicySetup
+from cluster.config.schema import parse
 from cluster.errors import CheckpointError
-from cluster.policy_setup import PolicySetup
-from cluster.policy_work import PolicyWork
 from cluster.registry.adapting import Adaptable
 from cluster.registry.loading import load_adaptable
 from cluster.registry.package import SPEC, write_package
-from cluster.runs import RunFolder
-from cluster.training import evaluate_params, open_pool
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.folder import RunFolder
+from cluster.training.run import evaluate_params, open_pool
+from cluster.workers.rollouts import PolicyWork
 from helpers.folders import make_run
 from meta.params import Params
 from tasks.family import TaskKey, draw_batch

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.checkpoint import Checkpoint
-from cluster.config import Config, parse
+from cluster.config.schema import Config, parse
 from cluster.registry import card
 from cluster.registry.champion import paired
 from cluster.registry.fields import Field
-from cluster.runs import RunFolder
+from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.folder import RunFolder
 from helpers.folders import make_run
-from meta.choice import Choice
+from meta.engine.choice import Choice
 from meta.objectives import CROSS_ENTROPY, MSE
 
 ROW = {"mean": 0.5, "ci95": 0.125, "median": 0.4, "diverged": 0}

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.builder import build
-from cluster.config import parse
+from cluster.build.builder import build
+from cluster.config.schema import parse
 from cluster.errors import MetarayError
-from cluster.report import draw_figures, read_metrics, write_report
+from cluster.reports.run_page import draw_figures, read_metrics, write_report
 from meta.objectives import DIVERGED, MSE, is_diverged
 
 CONFIG = {
@@ -155,7 +155,7 @@ def test_the_page_and_the_count_of_diverged_tasks_have_one_factor(run: Path, mon
         True,
         False,
     ]
-    monkeypatch.setattr("cluster.report.DIVERGED", 250.0)
+    monkeypatch.setattr("cluster.reports.run_page.DIVERGED", 250.0)
     assert "above 250 times that before adaptation" in written(run).text
 
 
@@ -570,9 +570,9 @@ def test_families_without_curves_are_left_out_of_the_regression_figure(
 ) -> None:
     given: list[Any] = []
     drawn = draw_figures.__globals__["drawing"].regression
-    monkeypatch.setattr("cluster.figures.regression", lambda pairs: given.append(list(pairs)) or drawn(pairs))
-    monkeypatch.setattr("cluster.figures.can_draw_regression", lambda setup: setup is not None)
-    monkeypatch.setattr("cluster.figures.can_draw_episode", lambda setup: False)
+    monkeypatch.setattr("cluster.reports.figures.regression", lambda pairs: given.append(list(pairs)) or drawn(pairs))
+    monkeypatch.setattr("cluster.reports.figures.can_draw_regression", lambda setup: setup is not None)
+    monkeypatch.setattr("cluster.reports.figures.can_draw_episode", lambda setup: False)
     assert (run / "figures" / "regression.png") in draw_figures(run, {"other": (None, {}), **learned()}).paths  # type: ignore[dict-item]
     assert given == [["maml"]]
 
@@ -590,9 +590,9 @@ def test_the_first_learner_of_an_image_task_is_shown_after_the_most_steps_evalua
         class algorithm:  # noqa: N801
             inner_steps = 2
 
-    monkeypatch.setattr("cluster.figures.episode", episode)
-    monkeypatch.setattr("cluster.figures.can_draw_episode", lambda setup: setup is not None)
-    monkeypatch.setattr("cluster.figures.can_draw_regression", lambda setup: False)
+    monkeypatch.setattr("cluster.reports.figures.episode", episode)
+    monkeypatch.setattr("cluster.reports.figures.can_draw_episode", lambda setup: setup is not None)
+    monkeypatch.setattr("cluster.reports.figures.can_draw_regression", lambda setup: False)
     learned: Any = {"none": (None, 0), "maml": (Trained, 1), "pretrain": (Trained, 2)}
     run = write_run(tmp_path / "run", evaluation=IMAGES)
     paths = draw_figures(run, learned).paths
@@ -616,7 +616,7 @@ def test_policies_are_shown_after_the_most_steps_evaluated(tmp_path: Path, monke
         class algorithm:  # noqa: N801
             inner_steps = 2
 
-    monkeypatch.setattr("cluster.figures.of_policies", of_policies)
+    monkeypatch.setattr("cluster.reports.figures.of_policies", of_policies)
     policies: Any = {"maml": (Trained, 1)}
     run = write_run(tmp_path / "run", evaluation=ROLLOUTS)
     drawn = draw_figures(run, {}, policies)
@@ -634,7 +634,7 @@ def test_the_best_step_of_run_and_baselines_is_marked(tmp_path: Path, monkeypatc
     given: list[Any] = []
     drawn = draw_figures.__globals__["drawing"].learning_curves
     monkeypatch.setattr(
-        "cluster.figures.learning_curves", lambda series, best: given.append(best) or drawn(series, best)
+        "cluster.reports.figures.learning_curves", lambda series, best: given.append(best) or drawn(series, best)
     )
     draw_figures(run, {})
     assert given == [{"maml": 15, "pretrain": 10}]
@@ -648,7 +648,8 @@ def test_learners_come_in_the_order_of_the_evaluation(tmp_path: Path, monkeypatc
     given: list[list[str]] = []
     drawn = draw_figures.__globals__["drawing"].learning_curves
     monkeypatch.setattr(
-        "cluster.figures.learning_curves", lambda series, best: given.append(list(series)) or drawn(series, best)
+        "cluster.reports.figures.learning_curves",
+        lambda series, best: given.append(list(series)) or drawn(series, best),
     )
     draw_figures(run, {})
     assert given == [["maml", "pretrain", "oracle", "fomaml"]]

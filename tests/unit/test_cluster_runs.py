@@ -2,11 +2,11 @@
 
 import pytest
 
-from cluster.config import parse
+from cluster.config.schema import parse
 from cluster.errors import ConfigError
-from cluster.runs import RunFolder, find
+from cluster.runs.folder import RunFolder, find
 from helpers.folders import make_run
-from meta.choice import Choice
+from meta.engine.choice import Choice
 
 RAW = {"task": {"family": "sinusoid"}, "model": {"name": "mlp"}, "outer": {"steps": 10}, "meta_batch": 4}
 

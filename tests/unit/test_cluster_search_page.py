@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cluster.config import with_overrides
+from cluster.config.schema import with_overrides
 from cluster.errors import MetarayError
-from cluster.figures.searches import Axis, Searched, Trial
-from cluster.report import Drawn
-from cluster.search_page import draw_search, how_sure, write_search_page
+from cluster.reports.figures.searches import Axis, Searched, Trial
+from cluster.reports.run_page import Drawn
+from cluster.reports.search_page import draw_search, how_sure, write_search_page
 
 AXES = [
     Axis(key="inner.lr", kind="log", low=1e-5, high=1.0),

@@ -3,12 +3,12 @@
 import pytest
 import typer
 
-from cluster import secrets
-from cluster.config import parse, require_no_secrets, with_values
-from cluster.console import reports_errors, warn
+from cluster.commands.console import reports_errors, warn
+from cluster.config import credentials as secrets
+from cluster.config.credentials import has_credentials, without_credentials
+from cluster.config.schema import parse, require_no_secrets, with_values
 from cluster.errors import ConfigError, MetarayError
-from cluster.runs import read_json, write_json
-from cluster.secrets import has_credentials, without_credentials
+from cluster.runs.folder import read_json, write_json
 from tasks.secrets import has_secret
 
 SECRET = {

@@ -14,8 +14,8 @@ from torch import Tensor
 from cluster.registry.adapting import InnerLoop, vectorised
 from cluster.serving import compiled
 from cluster.serving.compiled import STEPS, Compiler, Compiling
+from meta.engine.native.ir import Unsupported
 from meta.episode import Examples
-from meta.native.ir import Unsupported
 
 PARAMS = {"w": torch.linspace(-1, 1, 4)}
 

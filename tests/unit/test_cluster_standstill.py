@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster import training
-from cluster.config import parse
+from cluster.config.schema import parse
 from cluster.interrupts import stop_on_signals
-from cluster.standstill import CAUSES, PATIENCE, Standstill
-from cluster.training import Outcome
+from cluster.training import run as training
+from cluster.training.run import Outcome
+from cluster.training.standstill import CAUSES, PATIENCE, Standstill
 from helpers.folders import new_run
 from tasks.environments.contract import Numbers, Step
 from tasks.environments.navigation import Navigation

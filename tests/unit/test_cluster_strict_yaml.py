@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import strict_yaml
-from cluster.components import parameters
-from cluster.config import Config, is_override, load, parse, strictly, with_overrides
+from cluster.config import strict_yaml
+from cluster.config.components import parameters
+from cluster.config.schema import Config, is_override, load, parse, strictly, with_overrides
 from cluster.errors import ConfigError
 from cluster.search import settings
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.config import parse
-from cluster.messages import Flat, Order, Result, gradient_orders
-from cluster.pool import Pool, Ticket
-from cluster.totals import total_gradient, total_judgement, total_vector
+from cluster.config.schema import parse
+from cluster.training.reduction import total_gradient, total_judgement, total_vector
+from cluster.workers.messages import Flat, Order, Result, gradient_orders
+from cluster.workers.pool import Pool, Ticket
 
 SIZE = 3
 CONFIG = parse(

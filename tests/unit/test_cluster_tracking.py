@@ -5,10 +5,10 @@ import json
 import pytest
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
+from cluster.config.sections import TrackingConfig
 from cluster.errors import ConfigError
-from cluster.metrics import MetricsLog
-from cluster.runs import RunFolder, write_json
-from cluster.sections import TrackingConfig
+from cluster.runs.folder import RunFolder, write_json
+from cluster.runs.metrics import MetricsLog
 from cluster.tracking import spool, tracking_uri
 from cluster.tracking.machine import MachineSampler
 from cluster.tracking.replay import replay, tracked_folders

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster import checkpoint as checkpoints
-from cluster.books import Books
-from cluster.builder import Setup, build
-from cluster.config import parse
+from cluster.build.builder import Setup, build
+from cluster.config.schema import parse
+from cluster.config.sections import OuterConfig
 from cluster.errors import ConfigError
-from cluster.learner import Learner
-from cluster.messages import Flat, gradient_orders
-from cluster.pool import InlinePool
-from cluster.sections import OuterConfig
-from cluster.worker import Worker
+from cluster.runs import checkpoint as checkpoints
+from cluster.training.learner import Learner
+from cluster.training.recorder import Books
+from cluster.workers.messages import Flat, gradient_orders
+from cluster.workers.pool import InlinePool
+from cluster.workers.worker import Worker
 from helpers.folders import new_run
 from meta.episode import Episode, Examples
 from meta.params import Layout

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.messages import Order, Result, TaskRange
-from cluster.wire import (
+from cluster.workers.messages import Order, Result, TaskRange
+from cluster.workers.wire import (
     LARGE,
     Payload,
     decode_numbers,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.builder import build
-from cluster.config import Config, parse
-from cluster.messages import TaskRange, gradient_orders, score_orders
-from cluster.pool import InlinePool
-from cluster.worker import Worker
+from cluster.build.builder import build
+from cluster.config.schema import Config, parse
+from cluster.workers.messages import TaskRange, gradient_orders, score_orders
+from cluster.workers.pool import InlinePool
+from cluster.workers.worker import Worker
 from tasks.family import draw_batch
 
 RAW: Mapping[str, Any] = {

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from meta.adapt import EVERY, adapt
 from meta.algorithms import MAML, Algorithm, FirstOrderMAML, Metrics, Oracle, Pretrain
-from meta.engine import STRATEGIES, Engine
+from meta.engine.native.ir import Unsupported
+from meta.engine.strategies import STRATEGIES, Engine
 from meta.episode import Episode, Examples, leaves, place, stack, unstack
 from meta.models import MLP, Conv4, Model, ResNet12, TorchModel
-from meta.native.ir import Unsupported
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
 

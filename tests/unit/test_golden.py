@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.builder import build
-from cluster.config import parse
-from cluster.learner import Learner
-from cluster.messages import gradient_orders
-from cluster.worker import Worker
+from cluster.build.builder import build
+from cluster.config.schema import parse
+from cluster.training.learner import Learner
+from cluster.workers.messages import gradient_orders
+from cluster.workers.worker import Worker
 from meta.reduce import tree_sum
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sinusoid_losses.json"

@@ -31,7 +31,13 @@ MAY_IMPORT = {
 # Libraries with a door of their own: nobody else imports them.
 DOORS = {
     "ray": {
-        *("cluster.actor", "cluster.bench_serving_ray", "cluster.jobs.client", "cluster.ray_pool", "cluster.session"),
+        *(
+            "cluster.workers.actor",
+            "cluster.bench.ray_serve",
+            "cluster.jobs.client",
+            "cluster.workers.ray_pool",
+            "cluster.workers.session",
+        ),
         *(f"cluster.search.{module}" for module in ("schedulers", "tuner", "watch")),
     },
     "optuna": {"cluster.search.tpe"},
@@ -41,28 +47,28 @@ DOORS = {
     },
     "torchvision": {"tasks.vision"},
     "typer": {
-        "cluster.bench_command",
-        "cluster.cli",
-        "cluster.console",
-        "cluster.data_command",
-        "cluster.register_command",
-        "cluster.serve_command",
-        "cluster.submit_command",
-        "cluster.tracking_command",
-        "cluster.tune_command",
+        "cluster.commands.bench",
+        "cluster.commands.cli",
+        "cluster.commands.console",
+        "cluster.commands.data",
+        "cluster.commands.register",
+        "cluster.commands.serve",
+        "cluster.commands.submit",
+        "cluster.commands.tracking",
+        "cluster.commands.tune",
     },
     "starlette": {
-        "cluster.bench_serving_ray",
+        "cluster.bench.ray_serve",
         *(
             f"cluster.serving.{module}"
             for module in ("access", "answers", "app", "connections", "encoding", "receiving")
         ),
     },
     "uvicorn": {"cluster.serving.connections", "cluster.serving.server"},
-    "PIL": {"cluster.bench_forms", "cluster.serving.images", "tasks.data.decode", "tasks.data.sources.glyphs"},
+    "PIL": {"cluster.bench.forms", "cluster.serving.images", "tasks.data.decode", "tasks.data.sources.glyphs"},
     "prometheus_client": {"cluster.serving.metrics"},
     "python_multipart": {"cluster.serving.images"},
-    "filelock": {"cluster.runs", "cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
+    "filelock": {"cluster.runs.folder", "cluster.tracking.spool", "tasks.data.cache", "tasks.data.places"},
     "mujoco": {"tasks.environments.mujoco"},
     "higher": {"benchmarks.peers.higher_peer"},
     "jax": {"benchmarks.peers.jax_models", "benchmarks.peers.jax_peer"},
@@ -70,8 +76,11 @@ DOORS = {
     "torchopt": {"benchmarks.peers.torchopt_peer"},
     "matplotlib": {
         "tasks.data.sources.glyphs",
-        *(f"cluster.figures.{module}" for module in ("curves", "images", "policies", "scores", "style")),
-        *(f"cluster.figures.{module}" for module in ("coordinates", "landscapes", "rulers", "searches", "trials")),
+        *(f"cluster.reports.figures.{module}" for module in ("curves", "images", "policies", "scores", "style")),
+        *(
+            f"cluster.reports.figures.{module}"
+            for module in ("coordinates", "landscapes", "rulers", "searches", "trials")
+        ),
     },
 }
 STANDARD = sys.stdlib_module_names

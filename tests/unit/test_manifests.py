@@ -20,7 +20,7 @@ import yaml
 from pathspec import GitIgnoreSpec
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.cli import app
+from cluster.commands.cli import app
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "cluster" / "manifests"

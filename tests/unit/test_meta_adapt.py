@@ -9,7 +9,7 @@ from torch import Tensor
 
 from meta.adapt import adapt, path
 from meta.algorithms import MAML, FirstOrderMAML, Oracle, Pretrain
-from meta.engine import vmapped
+from meta.engine.strategies import vmapped
 from meta.episode import Episode, Examples, stack
 from meta.models import MLP
 from meta.objectives import MSE

@@ -13,8 +13,8 @@ from torch.func import grad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from meta.calls import Calls, divide
-from meta.simplify import simplify
+from meta.engine.calls import Calls, divide
+from meta.engine.simplify import simplify
 
 INPUTS, SIZE = 4, 3
 # Every operation takes and gives matrices of one shape, so that any program of them is one.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta.algorithms import MAML, gradient_of, noise_size
-from meta.engine import build
+from meta.engine.strategies import build
 from meta.episode import Episode, Examples, stack, unstack, with_noise
 from meta.models import TorchModel
 from meta.models.elementary import Elementary

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from meta.algorithms import MAML
-from meta.choice import choose, measure
-from meta.engine import Limits, build
+from meta.engine.choice import choose, measure
+from meta.engine.native import toolchain
+from meta.engine.native.ir import Index, Unsupported, contiguous, strides
+from meta.engine.native.program import Program, translated
+from meta.engine.strategies import Limits, build
 from meta.episode import Episode, Examples, place, stack, unstack
 from meta.models import MLP, Conv4, TorchModel
-from meta.native import toolchain
-from meta.native.ir import Index, Unsupported, contiguous, strides
-from meta.native.program import Program, translated
 from meta.objectives import CROSS_ENTROPY
 from meta.params import Params
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from meta.adapt import EVERY
-from meta.engine import STRATEGIES
+from meta.engine.native.ir import Unsupported
+from meta.engine.strategies import STRATEGIES
 from meta.episode import Episode, Examples, unstack
-from meta.native.ir import Unsupported
 from meta.params import Layout, Params
 from meta.policy import CategoricalPolicy, GaussianPolicy, Policy, PolicyMAML, PolicyOracle, PolicyPretrain
 from meta.policy.estimators import ESTIMATORS

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.func import grad, hessian, jacrev, vmap
 
 from meta.adapt import EVERY
-from meta.calls import Calls, Prepared
-from meta.engine import STRATEGIES
+from meta.engine.calls import Calls, Prepared
+from meta.engine.strategies import STRATEGIES
 from meta.episode import Episode, Examples, from_leaves, leaves, stack, unstack
 from meta.params import Layout, Params
 from meta.policy import CategoricalPolicy, GaussianPolicy, Policy, PolicyMAML

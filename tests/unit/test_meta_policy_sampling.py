@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacrev, vmap
 
-from cluster.builder import build
-from cluster.config import parse
-from cluster.messages import TaskRange
-from cluster.policy_work import PolicyWork
+from cluster.build.builder import build
+from cluster.config.schema import parse
+from cluster.workers.messages import TaskRange
+from cluster.workers.rollouts import PolicyWork
 from meta.episode import Examples, unstack
 from meta.params import Layout
 from meta.policy import PolicyMAML

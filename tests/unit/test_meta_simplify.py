@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from meta.simplify import simplify
+from meta.engine.simplify import simplify
 
 Function = Callable[[Tensor], tuple[Tensor, ...]]
 aten = torch.ops.aten

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from meta.algorithms import MAML
-from meta.choice import choose
-from meta.engine import STRATEGIES, build
+from meta.engine.choice import choose
+from meta.engine.native import toolchain
+from meta.engine.native.toolchain import NoCompiler, probe
+from meta.engine.strategies import STRATEGIES, build
 from meta.episode import Episode, Examples, stack
 from meta.models import MLP
-from meta.native import toolchain
-from meta.native.toolchain import NoCompiler, probe
 from meta.objectives import MSE
 from meta.params import Params
 

@@ -1,0 +1,1 @@
+"""Measurements through Ray and of the server."""

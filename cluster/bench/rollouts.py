@@ -1,0 +1,104 @@
+"""Environment steps per second of workers that sample, beside as many processes that only step the environment."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from benchmarks.hardware import hardware, versions
+from cluster.build.builder import build
+from cluster.build.policies import PolicySetup
+from cluster.config.schema import Config
+from cluster.errors import ConfigError
+from cluster.evaluation.scores import start
+from cluster.workers.ray_pool import RayPool
+from cluster.workers.session import ray_session
+from tasks.environments.gymnasium_tasks import GymnasiumTasks
+from tasks.environments.locomotion import Locomotion
+
+SECONDS = 3.0  # that a turn of bare stepping lasts
+BATCHES = 2  # meta-batches in a turn of sampling
+
+
+def rollouts(config: Config, pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Both rates and their ratio, in turns.
+
+    Sampling is all that an evaluation without adaptation does: acting by the initial policy, stepping, through Ray.
+    Bare stepping repeats one action in one environment of gymnasium's own a process, starting anew where it ends.
+
+    Raises:
+        ConfigError: if the configuration's tasks are not gymnasium's environments, or there are no workers.
+    """
+    setup = build(config)
+    if not isinstance(setup, PolicySetup) or config.cluster.workers == 0:
+        raise ConfigError("--rollouts: expected a configuration of environments, and --workers above zero")
+    identifier, arguments = bare_of(setup)
+    workers, spec = config.cluster.workers, setup.family.spec
+    tasks = BATCHES * config.meta_batch
+    steps = tasks * spec.trajectories * spec.horizon
+    theta = setup.layout.flatten(setup.initial_params()).numpy()
+    sampled, bare = [], []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as processes, ray_session(config.cluster):
+        pool = RayPool(config)
+        try:
+            say(f"{config.task.family}: {workers} workers, {steps} steps a turn")
+            for turn in range(pairs + 1):
+                began = time.perf_counter()
+                ticket = start(pool, config, theta, step=turn, split="train", tasks=tasks, steps=(0,))
+                list(pool.gather(ticket))
+                sampled.append(steps / (time.perf_counter() - began))
+                rates = processes.map(step_bare, [identifier] * workers, [arguments] * workers)
+                bare.append(sum(rates))
+        finally:
+            pool.close()
+    sampled, bare = sampled[1:], bare[1:]  # the first turn builds environments and records programs
+    return {
+        "family": config.task.family,
+        "workers": workers,
+        "steps_per_second": statistics.median(sampled),
+        "bare_steps_per_second": statistics.median(bare),
+        "ratio": statistics.median(ours / theirs for ours, theirs in zip(sampled, bare, strict=True)),
+        "pairs": pairs,
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def bare_of(setup: PolicySetup) -> tuple[str, dict[str, Any]]:
+    """Identifier and arguments of the environment to compare with: gymnasium's own where a robot is built on one.
+
+    Raises:
+        ConfigError: if a family steps in arrays of its own.
+    """
+    family: object = setup.family
+    if isinstance(family, Locomotion):
+        return family.bare, {}
+    if isinstance(family, GymnasiumTasks):
+        return family.id, dict(family.kwargs or {})
+    raise ConfigError(
+        f"--rollouts: expected a family of gymnasium's environments, received '{setup.config.task.family}', which has "
+        "no environment to step alone"
+    )
+
+
+def step_bare(identifier: str, arguments: dict[str, Any]) -> float:
+    """Steps per second of one environment under one action."""
+    environment = gymnasium.make(identifier, **arguments).unwrapped
+    environment.reset(seed=0)
+    space: Any = environment.action_space
+    action = space.start if isinstance(space, gymnasium.spaces.Discrete) else np.full(space.shape, 0.3, space.dtype)
+    taken, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < SECONDS:
+        for _ in range(100):
+            _, _, terminated, truncated, _ = environment.step(action)
+            if terminated or truncated:
+                environment.reset(seed=0)
+        taken += 100
+    environment.close()
+    return taken / elapsed

@@ -1,0 +1,124 @@
+"""Classes named by a configuration, checked for what they have to offer, and the model built from one."""
+
+from collections.abc import Callable, Iterable
+from glob import escape
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cluster.config.components import parameters, resolve
+from cluster.config.schema import GIVEN_TO_MODELS, Config, strictly
+from cluster.errors import ConfigError
+from meta.adapt import EVERY, EXCEPT, matches
+from meta.models import Model, TorchModel
+from meta.models.examine import examine
+from meta.params import Params
+
+
+def resolve_offering(key: str, name: str, *members: str) -> type[Any]:
+    """The class of a name, which has to offer some members.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    cls = resolve(key, name)
+    missing = [member for member in members if not hasattr(cls, member)]
+    if missing:
+        raise ConfigError(f"{key}: expected a class with {', '.join(members)}; '{name}' lacks {', '.join(missing)}")
+    return cls
+
+
+def build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
+    """The network, given the shape of an input and the number of outputs."""
+    cls = resolve("model.name", config.model.name)
+    if not issubclass(cls, nn.Module):
+        resolve_offering("model.name", config.model.name, "init", "apply")
+    given: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+    # Values as the constructor's annotations want them: YAML knows lists, constructors ask for tuples.
+    params = dict(strictly(parameters(cls, GIVEN_TO_MODELS), config.model.params))
+    if issubclass(cls, nn.Module):
+        taken = parameters(cls, frozenset()).model_fields.keys()
+        arguments = {name: value for name, value in given.items() if name in taken} | params
+        return TorchModel(lambda: cls(**arguments), config.seed)
+    model: Model = cls(**given, **params)
+    return model
+
+
+class _Initial(Protocol):
+    """A model or an algorithm: it has initial parameters."""
+
+    def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params: ...
+
+
+def frozen_of(config: Config, model: Any, names: Iterable[str]) -> tuple[str, ...]:
+    """Names of the parameters that the outer loop leaves as they are.
+
+    They are those that the model's constructor froze, and those that fit ``outer.freeze``.
+
+    Args:
+        config: the configuration.
+        model: the model.
+        names: of all meta-parameters.
+
+    Raises:
+        ConfigError: if a pattern fits no name, or nothing is left to train.
+    """
+    names, patterns = tuple(names), config.outer.freeze
+    for pattern in patterns:
+        if not any(matches(name, [pattern]) for name in names):
+            raise ConfigError(
+                f"outer.freeze: expected patterns of parameter names, '{pattern}' fits none of {', '.join(names)}"
+            )
+    own: frozenset[str] = getattr(model, "frozen", frozenset())
+    found = tuple(name for name in names if name in own or (patterns and matches(name, patterns)))
+    if len(found) == len(names):
+        raise ConfigError(f"outer.freeze: expected patterns that leave parameters to train, received {list(patterns)}")
+    return found
+
+
+def adapted_of(config: Config, model: _Initial) -> tuple[str, ...]:
+    """Patterns of the names of the parameters that the inner loop moves.
+
+    Unless ``inner.adapt`` has patterns of its own, what is frozen in the outer loop is frozen in the inner loop too.
+    What the model's constructor froze is never moved.
+    """
+    own: frozenset[str] = getattr(model, "frozen", frozenset())
+    if config.outer.freeze and config.inner.adapt == EVERY:
+        params = model.init(torch.Generator().manual_seed(config.seed), torch.float32)
+        own |= {name for name in params if matches(name, config.outer.freeze)}
+    return (*config.inner.adapt, *(EXCEPT + escape(name) for name in sorted(own)))
+
+
+def is_built_in(part: Any) -> bool:
+    """Whether a model or an algorithm is of metaray itself: a pure function, that draws no random numbers."""
+    return type(part).__module__.partition(".")[0] == "meta" and not isinstance(part, TorchModel)
+
+
+def require_pure(model: Model, params: Params, inputs: Callable[[], Tensor], *, keyed: bool = True) -> bool:
+    """Examine a user's model; see :func:`meta.models.examine.examine`.
+
+    Args:
+        model: the model.
+        params: parameters of it.
+        inputs: gives example inputs [B, ...].
+        keyed: whether random layers can draw from a task's noise.
+
+    Returns:
+        Whether random layers draw numbers in training.
+
+    Raises:
+        ConfigError: saying what the model does that meta-learning would get wrong.
+    """
+    if is_built_in(model):
+        return False
+    try:
+        drawing = examine(model, params, inputs())
+    except ValueError as error:
+        raise ConfigError(f"model.name: {error}") from error
+    if drawing and not keyed:
+        raise ConfigError(
+            "model.name: expected a policy without random layers, received one that draws random numbers in training: "
+            "the policy that acts and the policy that is differentiated would differ; leave dropout out"
+        )
+    return drawing

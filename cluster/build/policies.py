@@ -1,0 +1,188 @@
+"""From a configuration of tasks that are acted in to the objects that compute."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+
+from cluster.build.models import adapted_of, build_model, frozen_of, require_pure
+from cluster.build.setup import Basis
+from cluster.config.components import resolve
+from cluster.config.schema import Config
+from cluster.config.sections import EvalConfig, InnerConfig, OuterConfig
+from cluster.errors import ConfigError
+from meta.algorithms import Algorithm
+from meta.engine.choice import Choice, fallen_back
+from meta.engine.native.ir import Unsupported
+from meta.engine.native.strategy import native_memory
+from meta.engine.native.toolchain import NoCompiler, probe
+from meta.engine.strategies import Engine
+from meta.engine.strategies import build as build_engine
+from meta.params import Layout, Params
+from meta.policy import Policy, PolicyMAML
+from meta.policy.advantages import AdvantageSettings
+from meta.policy.engine import PolicyEngine
+from meta.policy.samples import blank
+from tasks.environments.contract import EnvironmentFamily, EnvironmentSpec
+
+ONE_BATCH = ("trpo", "ppo")  # ways of the outer step that use a batch of rollouts more than once
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySetup(Basis):
+    """Everything that a worker or a learner computes with, where tasks are acted in."""
+
+    family: EnvironmentFamily
+    algorithm: PolicyMAML
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The strategy for meta-gradients: compiled where the estimators allow it, else one task after another."""
+        name = self.config.engine
+        if name not in ("auto", "measure"):
+            return Choice(name, "named by the configuration", {})
+        if self.device.type != "cpu":
+            return Choice("trace", f"vectorised over tasks on {self.device.type}", {})
+        spec, algorithm = self.family.spec, self.algorithm
+        rows = spec.trajectories * spec.horizon
+        example = blank(algorithm.model, self.observed, algorithm.inner_steps, rows, self.dtype)
+        passed_over = {"trace": f"{rows} rows a task leave nothing to gain by vectorising over tasks"}
+        try:
+            probe()
+            need = self.limits.threads * native_memory(cast(Algorithm, algorithm), self.initial_params(), example)
+        except Unsupported as error:
+            warning = fallen_back("native", error) if isinstance(error, NoCompiler) else None
+            return Choice("loop", "one task after another", passed_over | {"native": str(error)}, warning=warning)
+        recompute = self.limits.memory is not None and need > self.limits.memory
+        return Choice("native", f"compiled; {need / 1e6:.0f} MB", passed_over, recompute)
+
+    @cached_property
+    def gradients(self) -> Engine:
+        """The algorithm's meta-gradients under that strategy; it is asked for nothing else."""
+        return build_engine(self.choice.name, cast(Algorithm, self.algorithm), self.limits)
+
+    @cached_property
+    def engine(self) -> PolicyEngine:
+        """All that is computed over a batch of tasks."""
+        return PolicyEngine(self.algorithm, lambda: self.gradients, self.limits.memory)
+
+    @property
+    def observed(self) -> int:
+        """Numbers that the policy is given per step."""
+        return _observed(self.family.spec, informed=self.algorithm.informed)
+
+    @property
+    def advantage(self) -> AdvantageSettings:
+        """How rewards become advantages."""
+        return AdvantageSettings(**self.config.advantage.model_dump())
+
+    def initial_params(self) -> Params:
+        """θ before the first step, a function of the seed alone."""
+        return self.algorithm.init(torch.Generator().manual_seed(self.seed), self.dtype)
+
+
+def build_policies(config: Config, family: EnvironmentFamily, dtype: torch.dtype, device: torch.device) -> PolicySetup:
+    """Construct policy and algorithm for a family of environments.
+
+    Raises:
+        ConfigError: if the parts do not fit together.
+        ValueError: if a value does not suit a part.
+    """
+    algorithm = build_policy_algorithm(config, family.spec)
+    params = algorithm.init(torch.Generator().manual_seed(config.seed), dtype)
+    size = _observed(family.spec, informed=algorithm.informed)
+    require_pure(algorithm.model, params, lambda: torch.zeros(3, size, dtype=dtype), keyed=False)
+    return PolicySetup(
+        frozen=frozen_of(config, algorithm.model, params),
+        family=family,
+        algorithm=algorithm,
+        config=config,
+        layout=Layout.of(params),
+        dtype=dtype,
+        device=device,
+        seed=config.seed,
+    )
+
+
+def _observed(spec: EnvironmentSpec, *, informed: bool) -> int:
+    """Numbers that a policy is given per step; one that is informed sees the task's description too."""
+    return spec.input_shape[0] + (spec.description if informed else 0)
+
+
+def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
+    """Policy and algorithm for a family of environments, of which nothing but the spec is asked.
+
+    Raises:
+        ConfigError: if the parts do not fit together.
+        ValueError: if a value does not suit a part.
+    """
+    cls = resolve("algorithm of policies", config.algorithm)
+    if not issubclass(cls, PolicyMAML):
+        raise ConfigError(f"algorithm: expected a subclass of meta.policy.PolicyMAML, received '{config.algorithm}'")
+    size = _observed(spec, informed=cls.informed)
+    if cls.informed and spec.description < 1:
+        raise ConfigError("algorithm: oracle expects a family that describes its tasks, this one does not")
+    outer, clipped = config.outer, config.outer.optimizer == "ppo"
+    if outer.estimator == "dice" and outer.optimizer in ONE_BATCH:
+        raise ConfigError(
+            f"outer.estimator: expected likelihood_ratio with outer.optimizer={outer.optimizer}, received dice, which "
+            "holds only where the rollouts were sampled; take outer.optimizer=adam"
+        )
+    model = _policy(config, size, spec)
+    return cls(
+        model=model,
+        inner_lr=config.inner.lr,
+        inner_steps=config.inner.steps,
+        horizon=spec.horizon,
+        adapt=adapted_of(config, model),
+        estimator=config.inner.estimator,
+        outer_estimator=outer.estimator,
+        clip=outer.ppo.clip if clipped else None,
+        kl_penalty=outer.ppo.kl_penalty if clipped else 0.0,
+        recompute=bool(config.inner.recompute),
+    )
+
+
+def _policy(config: Config, size: int, spec: EnvironmentSpec) -> Policy:
+    policy: Any = build_model(config, (size,), spec.outputs)
+    discrete = getattr(policy, "discrete", None)
+    if discrete is None:
+        raise ConfigError(
+            f"model.name: expected a policy for family '{config.task.family}' (gaussian, categorical, or a class with "
+            f"the members of meta.policy.Policy), received '{config.model.name}'"
+        )
+    if discrete != spec.discrete:
+        fit = "categorical" if spec.discrete else "gaussian"
+        kind = f"{spec.outputs} discrete actions" if spec.discrete else f"actions of {spec.outputs} real numbers"
+        raise ConfigError(
+            f"model.name: expected a policy for {kind} of family '{config.task.family}', received "
+            f"'{config.model.name}'; set model.name={fit}"
+        )
+    found: Policy = policy
+    return found
+
+
+def require_no_policies(config: Config) -> None:
+    """Refuse settings that only tasks which are acted in know, where examples are drawn.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    defaults = {"inner": InnerConfig(), "outer": OuterConfig(steps=1), "eval": EvalConfig()}
+    alone = {"inner": ("estimator",), "outer": ("estimator", "trpo", "ppo"), "eval": ("later_lr",)}
+    changed = [
+        f"{section}.{key}"
+        for section, keys in alone.items()
+        for key in keys
+        if getattr(getattr(config, section), key) != getattr(defaults[section], key)
+    ]
+    if config.outer.optimizer in ONE_BATCH:
+        changed.insert(0, "outer.optimizer")
+    if config.advantage != type(config.advantage)():
+        changed.append("advantage")
+    if changed:
+        raise ConfigError(
+            f"{changed[0]}: expected only with families of environments (navigation, half_cheetah_direction, …), "
+            f"received with family '{config.task.family}'; leave it out"
+        )

@@ -1,0 +1,164 @@
+"""``metaray data``: turn raw data into the Arrow store, and look at one."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
+from cluster.config.credentials import without_credentials
+from cluster.errors import ConfigError
+from cluster.interrupts import interrupt_on_signals
+from cluster.progress import Progress, progress
+
+if TYPE_CHECKING:
+    from tasks.data.manifest import Manifest
+
+data = typer.Typer(help="Image data: make a store, look at one.", no_args_is_help=True)
+
+
+@data.command()
+@reports_errors
+def prepare(
+    name: Annotated[str, typer.Argument(help="omniglot, mini_imagenet, cifar_fs, fc100, folder, parquet or glyphs.")],
+    root: Annotated[str, typer.Option(help="Folder or URI of the store to make.")],
+    source: Annotated[Path | None, typer.Option(help="Folder, file or archive of the raw data.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the split by class.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Height and width of the images.")] = None,
+    grey: Annotated[bool, typer.Option("--grey", help="One channel instead of three.")] = False,
+    ratio: Annotated[str | None, typer.Option(help="Shares of the classes, e.g. 0.64,0.16,0.2.")] = None,
+    lists: Annotated[Path | None, typer.Option(help="Folder of lists that split the data.")] = None,
+    nested: Annotated[
+        str | None, typer.Option(help="Images in several folders of a class: merge, or split into classes.")
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the raw data into --source first.")] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over a store that is there.")] = False,
+    max_size: Annotated[float | None, typer.Option(help="GiB unpacked from one file, or of the store [256].")] = None,
+    max_ratio: Annotated[float | None, typer.Option(help="Times that data may grow when unpacked [200].")] = None,
+    max_files: Annotated[int | None, typer.Option(help="Files or rows [4000000].")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Pixels of one image [89478485].")] = None,
+    max_memory: Annotated[float | None, typer.Option(help="GiB of memory for one file or all decoding [4].")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Turn raw data into a store that workers map into memory."""
+    del debug
+    asked = {"seed": seed, "size": size, "ratio": ratio, "lists": lists, "nested": nested}
+    asked |= {"image_column": image_column, "label_column": label_column}
+    options = _given(asked) | {key: True for key, value in {"grey": grey, "download": download}.items() if value}
+    bounds = {"size": max_size, "ratio": max_ratio, "files": max_files, "pixels": max_pixels, "memory": max_memory}
+    start = time.monotonic()
+    with interrupt_on_signals(), _bad_input(), ExitStack() as stack:
+        from tasks.data.catalogue import prepare_source
+        from tasks.data.limits import Limits
+
+        limits = Limits(**_given(bounds))
+        flags = {"replace": replace, "skip_broken": skip_broken}
+        manifest = prepare_source(name, source, root, options, **flags, limits=limits, progress=_Bar(name, stack))
+    seconds = time.monotonic() - start
+    if as_json:
+        print_json({**_summary(manifest, root), "seconds": seconds})
+    else:
+        _print_summary(manifest, root, {"prepared in": f"{seconds:.1f} s"})
+    _warn(manifest)
+
+
+@data.command()
+@reports_errors
+def show(
+    root: Annotated[str, typer.Argument(help="Folder or URI of a store, or glyphs.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Print what a store holds."""
+    del debug
+    with interrupt_on_signals(), _bad_input():
+        from tasks.data.cache import manifest_of
+
+        manifest = manifest_of(root, verify=verify)
+    if as_json:
+        verified = {"verified": True} if verify else {}
+        print_json({**_summary(manifest, root), "origin": dict(manifest.origin), **verified})
+    else:
+        further = {f"origin, {key}": value for key, value in manifest.origin.items() if key not in _ACCOUNT}
+        _print_summary(manifest, root, further | ({"checksums": "verified"} if verify else {}))
+        _warn(manifest)
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    """Data that cannot be used, files that cannot be read and disks that are full: wrong input, not a failed run."""
+    from tasks.data.errors import DataError
+
+    try:
+        yield
+    except (DataError, OSError) as error:
+        raise ConfigError(without_credentials(str(error))) from error
+
+
+class _Bar:
+    """Shows the images done; their number is known at the first call only."""
+
+    def __init__(self, label: str, stack: ExitStack) -> None:
+        self._label, self._stack = label, stack
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is None:
+            self._progress = self._stack.enter_context(progress(self._label, 0, total, unit="image"))
+        self._progress.update(done, {})
+
+
+# Keys of a store's origin that say what was left out and what is doubtful.
+_ACCOUNT = ("skipped", "skipped_first", "left_out", "duplicates", "warnings")
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _warn(manifest: "Manifest") -> None:
+    """Print what was left out and the warnings, one line each, on standard error."""
+    from tasks.data.left_out import in_lines
+
+    skipped = manifest.origin.get("skipped_first", [])
+    more = manifest.origin.get("skipped", 0) - len(skipped)
+    for line in [*skipped, *([f"{more:,} more of such"] if more > 0 and skipped else [])]:
+        print(f"left out: {line}", file=sys.stderr)
+    for line in [*in_lines(manifest.origin.get("left_out", {})), *manifest.origin.get("warnings", [])]:
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def _summary(manifest: "Manifest", root: str) -> dict[str, Any]:
+    account = {key: manifest.origin[key] for key in _ACCOUNT if key in manifest.origin}
+    return {
+        "name": manifest.name,
+        "root": root,
+        "image_shape": list(manifest.image_shape),
+        "splits": {split: {"classes": info.classes, "images": info.images} for split, info in manifest.splits.items()},
+        "skipped": 0,
+        **account,
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def _print_summary(manifest: "Manifest", root: str, further: Mapping[str, Any]) -> None:
+    height, width, channels = manifest.image_shape
+    table = Table(title=f"{manifest.name}, {height} × {width}, {'grey' if channels == 1 else 'RGB'}")
+    for column in ("split", "classes", "images", "smallest class"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, info in manifest.splits.items():
+        table.add_row(split, str(info.classes), str(info.images), str(info.smallest))
+    print_table(table)
+    skipped = manifest.origin.get("skipped", 0)
+    lines = {"store": root, "fingerprint": manifest.fingerprint}
+    print_lines(lines | ({"broken images left out": skipped} if skipped else {}) | dict(further))

@@ -1,0 +1,1 @@
+"""Configuration: the schema and its sections, strict YAML, components by name, credentials."""

@@ -1,0 +1,310 @@
+"""The configuration: one YAML file, checked by frozen pydantic models, overridden by ``section.key=value``."""
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from cluster.config import strict_yaml
+from cluster.config.components import nearest, parameters, resolve
+from cluster.config.credentials import secret_entries
+from cluster.config.sections import (
+    AdvantageConfig,
+    CheckpointConfig,
+    ClusterConfig,
+    Count,
+    EvalConfig,
+    InnerConfig,
+    ModelConfig,
+    OpenSection,
+    OuterConfig,
+    Section,
+    TaskConfig,
+    TrackingConfig,
+)
+from cluster.errors import ConfigError
+from meta.engine.strategies import STRATEGIES
+
+GIVEN_TO_MODELS = frozenset({"inputs", "outputs"})
+
+
+class Config(Section):
+    """A whole training. ``identity`` is the part that decides the bits of θ."""
+
+    task: TaskConfig
+    model: ModelConfig
+    inner: InnerConfig = InnerConfig()
+    outer: OuterConfig
+    advantage: AdvantageConfig = AdvantageConfig()
+    meta_batch: Count
+    shard: Count | None = None
+    algorithm: str = "maml"
+    engine: str = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    eval: EvalConfig = EvalConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.shard is not None and self.shard > self.meta_batch:
+            raise ValueError(f"shard: expected at most meta_batch ({self.meta_batch}) tasks, received {self.shard}")
+        engines = ["auto", "measure", *STRATEGIES]
+        if self.engine not in engines:
+            raise ValueError(
+                f"engine: expected one of {', '.join(engines)}, received '{self.engine}'{nearest(self.engine, engines)}"
+            )
+        return self
+
+    @property
+    def shard_size(self) -> int:
+        """Tasks per shard; by default the meta-batch is cut into two shards."""
+        return self.shard if self.shard is not None else (self.meta_batch + 1) // 2
+
+    @property
+    def training_tasks(self) -> int:
+        """Tasks of the whole training."""
+        return self.outer.steps * self.meta_batch
+
+    @property
+    def select_steps(self) -> int:
+        """Number of inner steps after which the validation score picks the best θ; by default those of training."""
+        return self.inner.steps if self.eval.select_steps is None else self.eval.select_steps
+
+    @property
+    def scored_steps(self) -> tuple[int, ...]:
+        """Numbers of inner steps after which validations score."""
+        return tuple(sorted({*self.eval.steps, self.select_steps}))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The values that decide the bits of θ after a number of steps, defaults spelled out.
+
+        The engine's name is left out: a checkpoint holds the strategy that it came to.
+        """
+        plain = self.model_dump(mode="json")
+        kept = ("task", "model", "inner", "outer", "advantage", "meta_batch", "algorithm", "dtype", "seed")
+        identity = {key: plain[key] for key in kept}
+        identity["shard"] = self.shard_size
+        cluster = self.cluster
+        identity["cluster"] = {
+            "threads": cluster.threads,
+            "memory": cluster.memory,
+            "gpu": cluster.gpus_per_worker > 0,
+        }
+        identity["inner"].pop("recompute")  # an order of additions like the engine, settled with it
+        if self.outer.schedule == "constant":
+            identity["outer"].pop("steps")  # a constant run may go on for longer
+        return identity
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults spelled out, as YAML that loads to an equal one."""
+        return strict_yaml.write(self.model_dump(mode="json"))
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys at which two nested dictionaries differ, with both values."""
+    found = []
+    for key in sorted(one.keys() | other.keys()):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a} there, {b} here")
+    return found
+
+
+def problems(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
+    """One line per problem: key, expected, received, and for an unknown key the nearest valid one."""
+    lines = []
+    for item in error.errors(include_url=False):
+        path = [str(part) for part in item["loc"]]
+        key = prefix + ".".join(path)
+        if item["type"] == "extra_forbidden":
+            siblings = _keys(model, path[:-1])
+            lines.append(f"{key}: unknown key{nearest(path[-1], siblings)} (valid: {', '.join(siblings)})")
+        elif item["type"] == "missing":
+            lines.append(f"{key}: missing; give it a value")
+        elif item["type"] == "value_error":
+            # A rule over a whole section names the key itself.
+            separator = "" if not key else "." if _keys(model, path) else ": "
+            lines.append(f"{key}{separator}{item['ctx']['error']}")
+        else:
+            expected = item["msg"].removeprefix("Input should be ")
+            lines.append(f"{key}: expected {expected}, received {item['input']!r}")
+    return lines
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The valid keys of the section that ``path`` leads to."""
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[str]) -> dict[str, Any]:
+    """The section's parameters, checked against the named class's constructor, defaults filled in."""
+    cls = resolve(f"{key}.{own}", getattr(section, own))
+    model = parameters(cls, given)
+    try:
+        values = strictly(model, section.params).model_dump()
+        # A constructor checks what annotations cannot say (ranges, sums).
+        if not given:
+            cls(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, model, f"{key}."))) from error
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    return {own: getattr(section, own), **values}
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def strictly(model: type[Checked], raw: Mapping[str, Any]) -> Checked:
+    """A model of plain values: true is no number, 1.5 no whole one, a text neither; a list may be a tuple.
+
+    Raises:
+        ValidationError: naming every key that is wrong.
+    """
+    return model.model_validate_json(json.dumps(raw), strict=True)
+
+
+def parse(raw: Any) -> Config:
+    """Check a nested dictionary and fill in every default.
+
+    Raises:
+        ConfigError: naming every key that is wrong.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError(f"expected a configuration of sections and keys, received {type(raw).__name__}")
+    try:
+        config = strictly(Config, raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, Config))) from error
+    require_no_secrets(raw)
+    resolve("algorithm", config.algorithm)
+    for baseline in config.eval.baselines:
+        resolve("algorithm", baseline)
+        if baseline == config.algorithm:
+            raise ConfigError(f"eval.baselines: expected algorithms other than the run's own, received '{baseline}'")
+    task = _checked_section(config.task, "task", "family", frozenset())
+    model = _checked_section(config.model, "model", "name", GIVEN_TO_MODELS)
+    return config.model_copy(update={"task": TaskConfig(**task), "model": ModelConfig(**model)})
+
+
+def require_no_secrets(raw: Any) -> None:
+    """Refuse passwords, keys and tokens: configurations are stored, shown and logged.
+
+    Raises:
+        ConfigError: naming the key, not the secret.
+    """
+    key = next(secret_entries(raw), None)
+    if key is not None:
+        raise ConfigError(
+            f"{key}: expected no password, key or token, received one; give it in the environment, which is neither "
+            "stored nor sent to MLflow (AWS_ACCESS_KEY_ID, a variable that your own class reads, …)"
+        )
+
+
+def is_override(text: str) -> bool:
+    """Whether a word of the command line is an override rather than a file's name.
+
+    >>> is_override("task.root=a/b"), is_override("tune_configs/sinusoid.yaml"), is_override("runs/a=b/config.yaml")
+    (True, False, False)
+    """
+    return re.match(r"[A-Za-z_][\w.]*=", text) is not None
+
+
+def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of ``raw`` with ``section.key=value`` texts applied; values are read as YAML.
+
+    >>> with_overrides({"inner": {"lr": 0.01}}, ["inner.lr=0.1", "seed=3"])
+    {'inner': {'lr': 0.1}, 'seed': 3}
+    """
+    values: dict[str, Any] = {}
+    for text in overrides:
+        dotted, equals, value = text.partition("=")
+        if not equals or not dotted:
+            raise ConfigError(f"expected an override of the form section.key=value, received '{text}'")
+        try:
+            values[dotted] = strict_yaml.read(value)
+        except yaml.YAMLError as error:
+            reason = getattr(error, "problem", None) or str(error)
+            raise ConfigError(f"{dotted}: expected a YAML value, received '{value}': {reason}") from error
+    return with_values(_for_other_classes(raw, values), values)
+
+
+def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``raw`` without what the class that ``values`` names for a model or family does not take."""
+    result = dict(raw)
+    for section, own, given in (("model", "name", GIVEN_TO_MODELS), ("task", "family", frozenset())):
+        before, name = raw.get(section), values.get(f"{section}.{own}")
+        if not isinstance(before, dict) or not isinstance(name, str) or name == before.get(own):
+            continue
+        try:
+            known = parameters(resolve(f"{section}.{own}", name), given).model_fields
+        except ConfigError:
+            continue  # the check of the whole says what is wrong with the name
+        result[section] = {key: value for key, value in before.items() if key == own or key in known}
+    return result
+
+
+def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``raw`` with values set at dotted keys.
+
+    >>> with_values({"inner": {"lr": 0.01}}, {"inner.lr": 0.1, "seed": 3})
+    {'inner': {'lr': 0.1}, 'seed': 3}
+    """
+    result = copy.deepcopy(raw)
+    for dotted, value in values.items():
+        *sections, key = dotted.split(".")
+        target = result
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{dotted}: '{section}' is a value, not a section")
+        target[key] = value
+    return result
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The raw contents of a configuration file.
+
+    Raises:
+        ConfigError: if the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        raw = strict_yaml.read(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        siblings = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"expected a configuration file at '{path}', found none{nearest(str(path), siblings)}"
+        ) from error
+    except strict_yaml.RefusedError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected YAML, received a file that does not parse: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected sections and keys, received {type(raw).__name__}")
+    return raw
+
+
+def overridden(config: Config, overrides: Iterable[str]) -> Config:
+    """A checked configuration with overrides applied, checked anew."""
+    return parse(with_overrides(config.model_dump(mode="json"), overrides))
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read, override and check a configuration file."""
+    return parse(with_overrides(read_yaml(path), overrides))

@@ -1,0 +1,163 @@
+"""The sections of a configuration: what keys there are, of what type, with what defaults."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from cluster.config.credentials import has_credentials, without_credentials
+
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OpenSection(BaseModel):
+    """A section whose further keys are the parameters of the class it names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the named class."""
+        return dict(self.model_extra or {})
+
+
+class TaskConfig(OpenSection):
+    """``task``: the family and its parameters."""
+
+    family: str
+
+
+class ModelConfig(OpenSection):
+    """``model``: the network and its parameters."""
+
+    name: str
+
+
+class InnerConfig(Section):
+    """``inner``: adaptation on the support data."""
+
+    lr: NonNegative = 0.01
+    steps: CountOrNone = 1
+    adapt: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    recompute: bool | None = None
+    estimator: Literal["likelihood_ratio", "dice", "low_variance"] = "likelihood_ratio"
+
+
+class TrustRegionConfig(Section):
+    """``outer.trpo``: a natural-gradient step within a bound of the mean KL divergence."""
+
+    kl: Positive = 0.01
+    iterations: Count = 10
+    damping: NonNegative = 1e-5
+    backtracks: Count = 15
+    shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
+
+
+class ClippedConfig(Section):
+    """``outer.ppo``: several steps of Adam on one batch of rollouts, by a clipped surrogate."""
+
+    clip: Positive = 0.3
+    epochs: Count = 5
+    kl_penalty: NonNegative = 5e-4
+
+
+class OuterConfig(Section):
+    """``outer``: the meta-update of θ by the learner."""
+
+    lr: Positive = 1e-3
+    steps: Count
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "trpo", "ppo"] = "adam"
+    estimator: Literal["likelihood_ratio", "dice"] = "likelihood_ratio"
+    trpo: TrustRegionConfig = TrustRegionConfig()
+    ppo: ClippedConfig = ClippedConfig()
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_value: Positive | None = None
+    freeze: tuple[str, ...] = ()
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+
+
+class AdvantageConfig(Section):
+    """``advantage``: how the rewards of rollouts become advantages."""
+
+    discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
+    baseline: Literal["none", "linear", "value"] = "linear"
+    normalise: Literal["none", "center", "standardise"] = "standardise"
+
+
+class EvalConfig(Section):
+    """``eval``: held-out tasks."""
+
+    tasks: Annotated[int, Field(ge=2)] = 600
+    steps: tuple[CountOrNone, ...] = (0, 1, 5, 10)
+    every: CountOrNone = 0
+    val_tasks: Annotated[int, Field(ge=2)] = 200
+    select_steps: CountOrNone | None = None
+    later_lr: Positive = 1.0
+    baselines: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Self:
+        if not self.steps or list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps: expected increasing numbers of inner steps, received {list(self.steps)}")
+        return self
+
+
+class ClusterConfig(Section):
+    """``cluster``: where the work is done. Only ``threads``, ``memory`` and GPU or not change bits of θ."""
+
+    workers: CountOrNone = 2
+    threads: Count = 1
+    memory: Positive = 2000.0
+    gpus_per_worker: NonNegative = 0.0
+    address: str = "local"
+    start_timeout: Positive = 120.0
+    order_timeout: Positive = 600.0
+    max_failures: CountOrNone = 20
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(
+                f"gpus_per_worker: expected a share of one GPU or a whole number of them, received "
+                f"{self.gpus_per_worker:g}"
+            )
+        return self
+
+
+def _plain(address: str) -> str:
+    """Refuse names and passwords in an address: configurations are stored, shown and logged."""
+    if has_credentials(address):
+        raise ValueError(
+            f"expected an address without user and password, received '{without_credentials(address)}'; give them in "
+            "the environment (MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME, AWS_ACCESS_KEY_ID, …)"
+        )
+    return address
+
+
+Address = Annotated[str, AfterValidator(_plain)]
+
+
+class TrackingConfig(Section):
+    """``tracking``: MLflow."""
+
+    uri: Address | None = None
+    experiment: str = "metaray"
+    every: Count = 10
+    system_every: NonNegative = 10.0
+
+
+class CheckpointConfig(Section):
+    """``checkpoint``: where runs lie, how often θ is saved and how many saves are kept."""
+
+    root: Address = "runs"
+    every: Count = 1000
+    keep: Count = 3

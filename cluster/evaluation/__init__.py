@@ -1,0 +1,1 @@
+"""Evaluation on held-out tasks: scores, intervals and the protocol in words."""

@@ -1,0 +1,255 @@
+"""Evaluation on held-out tasks: scores after each number of inner steps, with intervals."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cluster.build.builder import AnySetup, Setup
+from cluster.build.policies import PolicySetup
+from cluster.config.schema import Config
+from cluster.evaluation.intervals import Kinds, contrast, estimate
+from cluster.workers.messages import Flat, Result, score_orders
+from cluster.workers.pool import Pool, Ticket
+from meta.algorithms import batch_norm_of
+from meta.objectives import CROSS_ENTROPY, Score, is_diverged
+from tasks.family import Split, TaskKey, kinds_of
+
+Scores = NDArray[np.float64]
+
+
+def start(
+    pool: Pool,
+    config: Config,
+    theta: Flat,
+    *,
+    step: int,
+    split: Split,
+    tasks: int,
+    steps: Sequence[int],
+    first: int = 0,
+) -> Ticket:
+    """Hand ``tasks`` tasks of a split from number ``first`` on to the pool; they run when no gradient is waited for."""
+    orders = score_orders(step, split, tasks, config.shard_size, tuple(steps), first)
+    return pool.submit(orders, theta, background=True)
+
+
+def table(results: Iterable[Result]) -> Scores:
+    """The scores of all tasks in order of their index, [T, K], float64."""
+    ordered = sorted(results, key=lambda result: result.order.shard)
+    return np.concatenate([result.scores.astype(np.float64) for result in ordered])
+
+
+def task_kinds(setup: AnySetup, split: Split, tasks: int, first: int = 0) -> Kinds | None:
+    """The kinds of ``tasks`` tasks of a split from number ``first`` on, None where the family has none.
+
+    Raises:
+        ValueError: if the family names a kind that it does not declare.
+    """
+    kinds = setup.family.spec.kinds
+    if not kinds:
+        return None
+    return Kinds.among(kinds, kinds_of(setup.family, setup.seed, split, range(first, first + tasks)))
+
+
+def mean_score(scores: Scores, column: int, kinds: Kinds | None = None) -> float:
+    """The mean over tasks in one column, over kinds where there are some; infinite or NaN if any task's score is."""
+    values = scores[:, column]
+    return estimate(values, kinds).mean if np.isfinite(values).all() else float(values.mean())
+
+
+def is_better(score: float, best: float | None, objective: Score) -> bool:
+    """Whether a validation score beats the best so far; one that is not finite never does."""
+    if not np.isfinite(score):
+        return False
+    return best is None or (score > best if objective.higher_is_better else score < best)
+
+
+def interval(scores: Scores, kinds: Kinds | None = None) -> dict[str, float | None]:
+    """Mean over tasks and half-width of its 95 % interval; null where a score is not finite.
+
+    One task alone, or one alone of a kind, has a mean but no interval: ``ci95`` is null.
+
+    >>> interval(np.array([1.0, 3.0]))
+    {'mean': 2.0, 'ci95': 12.706...}
+    >>> interval(np.array([1.0]))
+    {'mean': 1.0, 'ci95': None}
+    """
+    if not np.isfinite(scores).all():
+        return {"mean": None, "ci95": None}
+    found = estimate(scores, kinds)
+    return {"mean": found.mean, "ci95": found.half_width()}
+
+
+def summary(
+    scores: Scores,
+    steps: Sequence[int],
+    objective: Score,
+    *,
+    kinds: Kinds | None = None,
+    shown: Sequence[int] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Mean, half-width of the 95 % interval, median and diverged tasks for each number of inner steps.
+
+    Mean, median and interval are over all tasks, weighted by kind where there are kinds; where a task's score is not
+    finite mean and interval are null and the count of diverged tasks says why.
+
+    Args:
+        scores: [T, K].
+        steps: the K numbers of inner steps.
+        objective: what was scored.
+        kinds: of the tasks.
+        shown: the numbers of inner steps to give rows for, by default all.
+
+    >>> from meta.objectives import MSE
+    >>> summary(np.array([[4.0, 1.0], [4.0, 3.0]]), [0, 5], MSE, shown=[5])["5"]["mean"]
+    2.0
+    """
+    diverged = diverged_tasks(scores, steps, objective)
+    rows = {}
+    for number in steps if shown is None else shown:
+        column = list(steps).index(number)
+        values = scores[:, column]
+        median = _median(values, kinds)
+        rows[str(number)] = {
+            **interval(values, kinds),
+            "median": median if np.isfinite(median) else None,
+            "diverged": int(diverged[:, column].sum()),
+        }
+    return rows
+
+
+def diverged_tasks(scores: Scores, steps: Sequence[int], objective: Score) -> NDArray[np.bool_]:
+    """Mask of diverged tasks, [T, K]; see :func:`meta.objectives.is_diverged`.
+
+    Without a column for 0 inner steps only tasks whose score is not finite count.
+    """
+    if 0 not in steps:
+        return np.asarray(~np.isfinite(scores))
+    before = torch.from_numpy(scores[:, list(steps).index(0)])
+    return np.asarray(is_diverged(torch.from_numpy(scores), objective, before=before).numpy())
+
+
+def _median(values: Scores, kinds: Kinds | None) -> float:
+    """The median, of tasks weighted by kind where there are kinds; NaN if a value is."""
+    if kinds is None or np.isnan(values).any():
+        return float("nan") if np.isnan(values).any() else float(np.median(values))
+    order = np.argsort(values)
+    reached = np.cumsum(kinds.task_weights[order])
+    low = int(np.searchsorted(reached, 0.5 - 1e-9))
+    high = int(np.searchsorted(reached, 0.5 + 1e-9))
+    return float((values[order[low]] + values[order[min(high, len(values) - 1)]]) / 2)
+
+
+def difference(
+    better: Scores,
+    worse: Scores,
+    *,
+    paired: bool,
+    higher_is_better: bool,
+    kinds: tuple[Kinds | None, Kinds | None] = (None, None),
+    comparisons: int = 1,
+) -> dict[str, float | None] | None:
+    """Mean advantage of one set of scores over another and the half-width of its 95 % interval; positive is better.
+
+    Paired scores are subtracted task by task, which takes the difficulty of the tasks out.
+
+    Args:
+        better: scores [T].
+        worse: scores [T].
+        paired: whether both are of the same tasks.
+        higher_is_better: whether a larger score is a better one.
+        kinds: of the tasks of either.
+        comparisons: number of differences among which this is one. Above 1 there is another half-width,
+            ``corrected``: intervals that wide hold all at once in 95 % of cases.
+
+    Returns:
+        ``{"mean", "ci95"}``, or None if a score is not finite; ``ci95`` is None for one task.
+
+    >>> ones = np.ones(4)
+    >>> difference(ones + 1, ones, paired=True, higher_is_better=True)
+    {'mean': 1.0, 'ci95': 0.0}
+    """
+    if not (np.isfinite(better).all() and np.isfinite(worse).all()):
+        return None
+    found = contrast(better, worse, paired=paired, kinds=kinds)
+    corrected = {"corrected": found.half_width(comparisons)} if comparisons > 1 else {}
+    return {"mean": (1.0 if higher_is_better else -1.0) * found.mean, "ci95": found.half_width(), **corrected}
+
+
+def evaluate(pool: Pool, config: Config, setup: AnySetup, theta: Flat, *, split: Split) -> dict[str, Any]:
+    """Evaluate flat θ on the first ``eval.tasks`` tasks of a split at ``eval.steps``, and state the protocol.
+
+    Scores before adaptation are always computed: they tell which tasks have diverged.
+
+    ``pool``'s workers and ``setup`` are built from ``config``.
+    """
+    steps, tasks = sorted({0, *config.eval.steps}), config.eval.tasks
+    ticket = start(pool, config, theta, step=0, split=split, tasks=tasks, steps=steps)
+    scores = table(pool.gather(ticket))
+    objective = setup.algorithm.objective
+    kinds = task_kinds(setup, split, tasks)
+    return {
+        "algorithm": config.algorithm,
+        "metric": objective.metric,
+        "split": split,
+        "tasks": tasks,
+        **(_of_rollouts(setup) if isinstance(setup, PolicySetup) else _of_episodes(setup, split)),
+        "inner_lr": config.inner.lr,
+        "data": setup.family.spec.data or None,
+        "steps": summary(scores, steps, objective, kinds=kinds, shown=config.eval.steps),
+        **({} if kinds is None else _of_kinds(scores, steps, objective, kinds, config.eval.steps)),
+    }
+
+
+def with_baselines(evaluation: dict[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An evaluation and beside it the scores of baselines, given by their own evaluations."""
+    if not baselines:
+        return evaluation
+    found = {"baselines": {name: one["steps"] for name, one in baselines.items()}}
+    by_kind = {name: one["kinds"] for name, one in baselines.items() if "kinds" in one}
+    return evaluation | found | ({"baseline_kinds": by_kind} if by_kind else {})
+
+
+def _of_kinds(
+    scores: Scores, steps: Sequence[int], objective: Score, kinds: Kinds, shown: Sequence[int]
+) -> dict[str, Any]:
+    """The rows of each kind of task, and how many tasks are of it. A kind without a task has no row."""
+    masks = {name: kinds.rows(name) for name in kinds.names}
+    diverged = diverged_tasks(scores, steps, objective)
+    found = {}
+    for name, mask in masks.items():
+        if mask.any():
+            rows = summary(scores[mask], steps, objective, shown=shown)
+            # Divergence is judged among the tasks of all kinds.
+            counts = {str(number): int(diverged[mask, list(steps).index(number)].sum()) for number in shown}
+            found[name] = {number: row | {"diverged": counts[number]} for number, row in rows.items()}
+    return {"kinds": found, "kind_tasks": {name: int(mask.sum()) for name, mask in masks.items()}}
+
+
+def _of_episodes(setup: Setup, split: Split) -> dict[str, Any]:
+    """What an episode of the split holds."""
+    episode = setup.family.draw(TaskKey(setup.seed, split, 0))
+    classified = setup.algorithm.objective is CROSS_ENTROPY
+    classes = setup.family.spec.outputs if classified else 1
+    return {
+        "way": classes if classified else None,
+        "shot": len(episode.support.inputs) // classes,
+        "query_per_class": len(episode.query.inputs) // classes,
+        "batch_norm": batch_norm_of(setup.algorithm.model),
+    }
+
+
+def _of_rollouts(setup: PolicySetup) -> dict[str, Any]:
+    """What is sampled of a task at each number of inner steps."""
+    spec = setup.family.spec
+    return {
+        "way": None,
+        "shot": spec.trajectories,
+        "query_per_class": spec.trajectories,
+        "batch_norm": None,
+        "horizon": spec.horizon,
+        "later_lr": setup.config.eval.later_lr,
+    }

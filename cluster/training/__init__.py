@@ -1,0 +1,1 @@
+"""Meta-training: the loop, the learner, the outer step, reduction and recorder."""

@@ -1,0 +1,229 @@
+"""What is kept beside the training: metrics, validation, checkpoints. All of it while the workers compute."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from cluster.build.builder import AnySetup
+from cluster.config.schema import Config
+from cluster.evaluation.scores import diverged_tasks, is_better, mean_score, start, table, task_kinds
+from cluster.progress import Progress
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.folder import RunFolder
+from cluster.runs.metrics import MetricsLog
+from cluster.training.learner import Learner
+from cluster.training.standstill import Standstill
+from cluster.workers.pool import Pool, Ticket
+
+
+@dataclasses.dataclass(eq=False)
+class _Validation:
+    ticket: Ticket
+    state: Checkpoint  # what becomes the best checkpoint if the score says so
+
+
+@dataclasses.dataclass(frozen=True)
+class Validated:
+    """A validation that has come in.
+
+    Attributes:
+        state: what was validated, with the best score until then.
+        means: mean score by number of inner steps.
+        diverged: share of diverged tasks after the inner steps which pick the best θ.
+    """
+
+    state: Checkpoint
+    means: Mapping[int, float]
+    diverged: float
+
+
+class Books:
+    """Keeps the books of one training.
+
+    A checkpoint waits for the validation that was started at or before its step, so that a run resumed from it
+    knows every score that the undisturbed run knew; best θ and metrics come out the same.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        setup: AnySetup,
+        folder: RunFolder,
+        pool: Pool,
+        progress: Progress,
+        told: Callable[[Validated], None] | None = None,
+    ) -> None:
+        """Open the metrics file of ``folder``; ``told`` is called with every validation once all of it is kept."""
+        self.best: tuple[float, int] | None = None
+        self._config = config
+        self._setup = setup
+        self._folder = folder
+        self._standstill = Standstill(folder.info.get("warnings", ()))
+        self._kinds = task_kinds(setup, "val", config.eval.val_tasks)
+        self._store = folder.checkpoints
+        self._pool = pool
+        self._progress = progress
+        self._told = told
+        self._log = MetricsLog(folder.metrics_path)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[str] | None = None
+        self._validation: _Validation | None = None
+        self._deferred: Checkpoint | None = None
+        self._written = -1  # step of the last checkpoint
+        self._sums: dict[str, float] = {}
+        self._window = (0, time.monotonic())
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings about the training, each a sentence."""
+        return self._standstill.warnings
+
+    def after_step(self, learner: Learner, metrics: Mapping[str, float]) -> None:
+        """Record a step and start what is due after it; never waits for workers."""
+        self._record(learner.step, metrics)
+        self._progress.update(learner.step, metrics)
+        share = learner.lr_share(learner.step - 1)
+        if self._standstill.update(learner.step, metrics, moved=learner.moved, lr_share=share):
+            self._note_warnings()
+        if self._validation is not None:
+            self._pool.poll()
+            self._settle_validation(wait=False)
+        if self._due(learner.step, self._config.eval.every):
+            self.start_validation(learner)
+        if self._due(learner.step, self._config.checkpoint.every):
+            self.checkpoint(learner)
+
+    def _due(self, step: int, every: int) -> bool:
+        return every > 0 and (step % every == 0 or step == self._config.outer.steps)
+
+    def start_validation(self, learner: Learner) -> None:
+        """Score the current θ on the validation tasks, beside the training."""
+        self._settle_validation(wait=True)
+        evaluation = self._config.eval
+        ticket = start(
+            self._pool,
+            self._config,
+            learner.theta,
+            step=learner.step,
+            split="val",
+            tasks=evaluation.val_tasks,
+            steps=self._validation_steps,
+        )
+        self._validation = _Validation(ticket, self._snapshot(learner))
+
+    @property
+    def _validation_steps(self) -> list[int]:
+        """Numbers of inner steps; 0 is always among them, as scores before adaptation tell which tasks diverge."""
+        return sorted({0, *self._recorded_steps})
+
+    @property
+    def _recorded_steps(self) -> set[int]:
+        return {*self._config.eval.steps, self._config.select_steps}
+
+    def _note_warnings(self) -> None:
+        """Keep the warnings in ``run.json``."""
+        if self.warnings != self._folder.info.get("warnings", []):
+            self._folder.update_info(warnings=self.warnings)
+
+    def checkpoint(self, learner: Learner) -> None:
+        """Save the current state, once the validation under way has come in."""
+        if self._deferred is not None:
+            self._settle_validation(wait=True)
+        state = self._snapshot(learner)
+        if self._validation is None:
+            self._write(state)
+        else:
+            self._deferred = state
+
+    def finish(self, learner: Learner) -> None:
+        """Wait for what is under way and save the last state."""
+        self._standstill.finish()
+        self._note_warnings()
+        self._settle_validation(wait=True)
+        self._record_window(learner.step)
+        if self._written != learner.step:
+            self._write(self._snapshot(learner))
+        self.close()
+
+    def close(self) -> None:
+        """Let the checkpoint being written come to its end and close the files."""
+        try:
+            self._wait_for_writer()
+        finally:
+            self._writer.shutdown()
+            self._log.close()
+
+    def _snapshot(self, learner: Learner) -> Checkpoint:
+        return Checkpoint(
+            step=learner.step,
+            skipped=learner.skipped,
+            engine=self._setup.choice.name,
+            data=self._setup.family.spec.data,
+            config=self._config.model_dump(mode="json"),
+            best=self.best,
+            tensors=learner.state(),
+            frozen=self._setup.frozen,
+        )
+
+    def _settle_validation(self, *, wait: bool) -> None:
+        """Take in a finished validation: its metrics, the best θ, the checkpoint that waited for it."""
+        if self._validation is None or not (wait or self._validation.ticket.complete):
+            return
+        validation, self._validation = self._validation, None
+        scores = table(self._pool.gather(validation.ticket))
+        steps, objective = self._validation_steps, self._setup.algorithm.objective
+        means = {number: mean_score(scores, column, self._kinds) for column, number in enumerate(steps)}
+        step = validation.state.step
+        recorded = {f"val/{objective.metric}_{number}": means[number] for number in sorted(self._recorded_steps)}
+        self._log.write(step, recorded)
+        score = means[self._config.select_steps]
+        if is_better(score, self.best[0] if self.best else None, objective):
+            self.best = (score, step)
+            best = dataclasses.replace(validation.state, best=self.best)
+            self._submit(lambda: self._write_best(best))
+        if self._deferred is not None:
+            deferred, self._deferred = self._deferred, None
+            self._write(dataclasses.replace(deferred, best=self.best))
+        if self._told is not None:
+            diverged = diverged_tasks(scores, steps, objective)[:, steps.index(self._config.select_steps)]
+            state = dataclasses.replace(validation.state, best=self.best)
+            self._told(Validated(state, means, float(diverged.mean())))
+
+    def _write_best(self, state: Checkpoint) -> str:
+        self._store.write(checkpoints.BEST, checkpoints.encode(state))
+        return checkpoints.BEST
+
+    def _write(self, state: Checkpoint) -> None:
+        self._written = state.step
+        self._submit(lambda: checkpoints.save(self._store, state, self._config.checkpoint.keep))
+
+    def _submit(self, job: Callable[[], str]) -> None:
+        """Hand a write to the writer's thread; one at a time, so that memory holds two states at most."""
+        self._wait_for_writer()
+        self._writing = self._writer.submit(job)
+
+    def _wait_for_writer(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()  # raises what the writer met, a full disk for one
+
+    def _record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a step to the running means and write them every ``tracking.every`` steps."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        count, since = self._window
+        count += 1
+        self._window = (count, since)
+        if step % self._config.tracking.every == 0:
+            self._record_window(step)
+
+    def _record_window(self, step: int) -> None:
+        """Write the means over the steps since they were last written, if there are any."""
+        count, since = self._window
+        if count:
+            now = time.monotonic()
+            means = {f"train/{name}": total / count for name, total in self._sums.items()}
+            self._log.write(step, means | {"train/steps_per_second": count / max(now - since, 1e-9)})
+            self._sums, self._window = {}, (0, now)

@@ -1,0 +1,296 @@
+"""A training from start or checkpoint to its evaluation: sets everything up, runs the loop, leaves nothing behind."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from cluster.build.builder import AnySetup, Setup, build
+from cluster.build.policies import PolicySetup
+from cluster.config.schema import Config, overridden
+from cluster.errors import EngineError, Interrupted
+from cluster.evaluation.scores import evaluate, with_baselines
+from cluster.interrupts import SignalFlag, StopFlag
+from cluster.progress import progress
+from cluster.reports.run_page import draw_figures, write_report
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.folder import RunFolder, write_json
+from cluster.runs.metrics import record_evaluation
+from cluster.tracking import Tracker
+from cluster.training.learner import Learner
+from cluster.training.loop import meta_train
+from cluster.training.preflight import try_workers
+from cluster.training.recorder import Books
+from cluster.training.start import Start, baseline_of, checked, slower, with_engine_of
+from cluster.workers.pool import InlinePool, Pool
+from cluster.workers.worker import fix_arithmetic
+from meta.params import Params
+from tasks.family import Split
+
+__all__ = ["draw", "evaluate_params", "learn", "open_pool", "run", "with_engine_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a training came to.
+
+    Attributes:
+        folder: the run's folder.
+        steps: outer steps done.
+        seconds: wall-clock time of training, evaluation not included.
+        theta_sha256: fingerprint of the last θ.
+        checkpoint: path or URI of the checkpoint that was evaluated.
+        failures: workers lost on the way.
+        evaluation: the held-out figures.
+        warnings: what could not be done and did not stop the run.
+    """
+
+    folder: RunFolder
+    steps: int
+    seconds: float
+    theta_sha256: str
+    checkpoint: str
+    failures: list[str]
+    evaluation: dict[str, Any]
+    figures: list[Path]
+    warnings: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys that ``metaray train --json`` prints."""
+        return {
+            "run_id": self.folder.info["mlflow_run_id"],
+            "run_dir": str(self.folder.path),
+            "checkpoint": self.checkpoint,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "theta_sha256": self.theta_sha256,
+            "failures": self.failures,
+            "figures": [str(path) for path in self.figures],
+            "warnings": self.warnings,
+            "evaluation": self.evaluation,
+            "frozen": self.folder.info.get("frozen", []),
+        }
+
+
+@contextmanager
+def open_pool(config: Config) -> Iterator[Pool]:
+    """Workers for ``config``: Ray actors, or this process itself with ``cluster.workers=0``."""
+    with shared_session(config):
+        if config.cluster.workers == 0:
+            pool: Pool = InlinePool(config)
+        else:
+            from cluster.workers.ray_pool import RayPool
+
+            pool = RayPool(config)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
+    """Train in ``folder``, then the baselines that the configuration names, evaluate all, draw, and tell MLflow.
+
+    A run that was begun goes on from its newest checkpoint; so do its baselines, each a run in a folder of its own.
+
+    Raises:
+        Interrupted: if ``stop`` was set; the state is saved.
+        MetarayError: whatever went wrong, the folder left as of the last checkpoint.
+    """
+    # One thread: the learner's small steps gain nothing by more, and idle ones would spin in the workers' way.
+    fix_arithmetic(threads=1)
+    try:
+        return _run(config, folder, stop)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}; go on with: metaray train --resume {folder.path}") from stopped
+
+
+def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
+    own = checked(config, folder)
+    beside = {algorithm: baseline_of(config, folder, algorithm) for algorithm in config.eval.baselines}
+    with _Tracking(own, None) as tracking, shared_session(config):
+        stop.listen()
+        outcome = _train(own, stop, tracking)
+        baselines = {}
+        for algorithm, start in beside.items():
+            with _Tracking(start, tracking.tracker) as theirs:
+                baseline = _train(start, stop, theirs)
+            baselines[algorithm] = baseline.evaluation
+            outcome.failures.extend(baseline.failures)
+            outcome.warnings.extend(f"baseline {algorithm}: {warning}" for warning in baseline.warnings)
+        if baselines:
+            outcome.evaluation.update(with_baselines(outcome.evaluation, baselines))
+            write_json(folder.path / "evaluation.json", outcome.evaluation)
+        outcome.figures.extend(draw(folder))
+    outcome.warnings.extend(tracking.warnings)
+    return outcome
+
+
+class _Tracking:
+    """Keeps MLflow in step with a run from ``begin`` on, and ends its MLflow run as the block ended."""
+
+    def __init__(self, start: Start, parent: Tracker | None) -> None:
+        """Track nothing yet."""
+        self.tracker: Tracker | None = None
+        self.warnings: list[str] = []
+        self._start, self._parent = start, parent
+
+    def begin(self) -> None:
+        """Track the run, whose folder has been made."""
+        if self.tracker is None:
+            config = self._start.config
+            self.tracker = Tracker(
+                self._start.folder, config.tracking, config.model_dump(mode="json"), parent=self._parent
+            )
+
+    def __enter__(self) -> "_Tracking":
+        """The tracking itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Say how the training ended, and send what is left."""
+        if self.tracker is None:
+            return
+        killed = isinstance(error, Interrupted | KeyboardInterrupt)
+        status = "FINISHED" if error is None else "KILLED" if killed else "FAILED"
+        warning = self.tracker.close(status, artifacts_of(self._start.folder))
+        if warning is not None:
+            self.warnings.append(warning)
+
+
+@contextmanager
+def shared_session(config: Config) -> Iterator[None]:
+    """One Ray session for a training and its baselines."""
+    if config.cluster.workers == 0:
+        yield
+        return
+    from cluster.workers.session import ray_session  # Ray is loaded only where it is used
+
+    with ray_session(config.cluster):
+        yield
+
+
+def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
+    """Draw a run's figures and its page, with what the configuration is to say otherwise, such as ``task.root=…``."""
+    fix_arithmetic(threads=1)
+    learned: dict[str, tuple[Setup, Params]] = {}
+    policies: dict[str, tuple[PolicySetup, Params]] = {}
+    for label, one in {folder.config.algorithm: folder, **folder.baselines}.items():
+        config = overridden(one.config, overrides)
+        if config.algorithm != "oracle" and one.checkpoints.names():
+            _, state = checkpoints.chosen(one.checkpoints)
+            setup = build(config)
+            checkpoints.require_data(state, setup.family.spec.data)
+            if isinstance(setup, PolicySetup):
+                policies[label] = (setup, state.params)
+            else:
+                learned[label] = (setup, state.params)
+    drawn = draw_figures(folder.path, learned, policies)
+    write_report(folder.path, drawn.paths, drawn.notes)
+    return drawn.paths
+
+
+def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
+    """Train once the workers have shown that they can; only then is anything written."""
+    config = start.setup.config
+    try:
+        with open_pool(config) as pool:
+            try_workers(pool, config, start.setup)
+            start.folder.settle("config.yaml", start.config.to_yaml())
+            tracking.begin()
+            return _train_on(pool, start, stop)
+    except EngineError as error:
+        fallen_back = slower(start, error)
+    return _train(fallen_back, stop, tracking)
+
+
+def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
+    setup, folder, saved = start.setup, start.folder, start.saved
+    config = setup.config
+    label = f"{config.task.family} {config.algorithm}"
+    began = monotonic()
+    with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
+        books = Books(config, setup, folder, pool, shown)
+        learner = learn(pool, config, setup, books, saved, stop)
+    seconds = monotonic() - began
+    if learner.step < config.outer.steps:
+        raise Interrupted(
+            f"{label} was stopped by {stop.reason} after step {learner.step} of {config.outer.steps}, "
+            "the state is saved"
+        )
+    name, state = checkpoints.chosen(folder.checkpoints)
+    evaluation = evaluate_params(pool, config, setup, state)
+    if books.warnings:
+        evaluation["warnings"] = books.warnings
+    write_json(folder.path / "evaluation.json", evaluation)
+    record_evaluation(folder, evaluation)
+    return Outcome(
+        folder=folder,
+        steps=learner.step,
+        seconds=seconds,
+        theta_sha256=learner.fingerprint,
+        checkpoint=folder.checkpoints.where(name),
+        failures=list(pool.failures),
+        evaluation=evaluation,
+        figures=[],
+        warnings=[
+            *_idle_workers(config),
+            *pool.warnings,
+            *filter(None, [folder.info.get("engine_warning")]),
+            *books.warnings,
+        ],
+    )
+
+
+def _idle_workers(config: Config) -> list[str]:
+    """A warning where there are more workers than shards."""
+    shards = -(-config.meta_batch // config.shard_size)
+    if config.cluster.workers <= shards:
+        return []
+    return [
+        f"cluster.workers is {config.cluster.workers}, but a meta-batch of {config.meta_batch} tasks in shards of "
+        f"{config.shard_size} makes {shards} shards: the other workers only help with evaluations; lower "
+        "cluster.workers, or shard, which changes bits of θ"
+    ]
+
+
+def learn(
+    pool: Pool,
+    config: Config,
+    setup: AnySetup,
+    books: Books,
+    saved: checkpoints.Checkpoint | None,
+    stop: StopFlag,
+) -> Learner:
+    """Train from a saved state, or from the beginning, until ``outer.steps`` or until asked to stop.
+
+    Raises:
+        ConfigError: if the saved state is of another configuration.
+    """
+    learner = Learner(config.outer, setup.layout, setup.initial_params(), setup.frozen)
+    try:
+        if saved is not None:
+            checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)
+            learner.load(dict(saved.tensors), saved.step, saved.skipped)
+            books.best = saved.best
+        meta_train(config, learner, pool, books, stop)
+    finally:
+        books.close()
+    return learner
+
+
+def evaluate_params(
+    pool: Pool, config: Config, setup: AnySetup, state: checkpoints.Checkpoint, split: Split = "test"
+) -> dict[str, Any]:
+    """Held-out figures of a checkpoint's θ under ``config``, and which step it is of."""
+    theta = setup.layout.flatten(state.params).numpy()
+    result = evaluate(pool, config, setup, theta, split=split)
+    return result | {"checkpoint_step": state.step, "best_step": None if state.best is None else state.best[1]}
+
+
+def artifacts_of(folder: RunFolder) -> list[Path]:
+    """What of a run's folder belongs in MLflow beside the metrics."""
+    names = ("config.yaml", "run.json", "evaluation.json", "report.html", "figures")
+    return [folder.path / name for name in names]

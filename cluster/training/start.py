@@ -1,0 +1,111 @@
+"""How a training begins or goes on: all that can be checked is, before the first byte of a folder changes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.build.builder import AnySetup, build
+from cluster.commands.console import warn
+from cluster.config.schema import Config
+from cluster.errors import EngineError
+from cluster.runs import checkpoint as checkpoints
+from cluster.runs.folder import RunFolder, place, plan, require_name
+from cluster.runs.metrics import recorded
+from cluster.tracking import require_own_checkpoints
+from cluster.training.preflight import require_path
+from meta.engine.choice import fallen_back
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A training that has been checked as far as this process can, and has changed nothing yet.
+
+    Attributes:
+        config: the configuration that is asked for.
+        folder: the run's folder, there or planned.
+        setup: what the configuration builds, under the run's engine.
+        saved: the state to go on from.
+    """
+
+    config: Config
+    folder: RunFolder
+    setup: AnySetup
+    saved: checkpoints.Checkpoint | None
+
+
+def checked(config: Config, folder: RunFolder) -> Start:
+    """Check that a training may begin or go on in a folder.
+
+    Raises:
+        ConfigError: naming what differs from what the run was begun with.
+        CheckpointError: if a file of the run is damaged.
+    """
+    setup = build(with_engine_of(folder, config))
+    data = setup.family.spec.data
+    if folder.exists:
+        checkpoints.require_config(str(folder.path), folder.config, config, moved=bool(data))
+        require_own_checkpoints(folder)
+        recorded(folder.metrics_path)
+    saved = checkpoints.newest(folder.checkpoints)
+    if saved is not None:
+        checkpoints.require_same(saved, setup.config, setup.config.engine, data)
+    return Start(config=config, folder=folder, setup=setup, saved=saved)
+
+
+def baseline_of(config: Config, folder: RunFolder, algorithm: str) -> Start:
+    """The training of a baseline, in a folder of its own inside the run's."""
+    alone = config.eval.model_copy(update={"baselines": ()})
+    theirs = config.model_copy(update={"algorithm": algorithm, "eval": alone})
+    path = folder.path / "baselines" / algorithm
+    if (path / "run.json").exists():
+        return checked(theirs, RunFolder(path))
+    return checked(theirs, plan_folder(theirs, f"{folder.info['name']}-{algorithm}", path))
+
+
+def slower(start: Start, error: EngineError) -> Start:
+    """The same training with a strategy that needs nothing of a machine, where a worker's machine lacks something.
+
+    Raises:
+        EngineError: if the strategy was asked for by name, or outer steps were taken under it.
+    """
+    folder = start.folder
+    if not folder.info.get("engine_chosen", False) or checkpoints.newest(folder.checkpoints) is not None:
+        raise EngineError(
+            f"{error}; give all machines what it needs, or start a new run with engine=trace or engine=loop"
+        ) from error
+    warning = fallen_back(folder.info["engine"], error)
+    warn(warning)
+    folder.update_info(engine="loop", engine_reason="runs on every machine", recompute=False, engine_warning=warning)
+    return checked(start.config, folder)
+
+
+def plan_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
+    """A new run's folder for ``config``, not made yet; the engine of the whole run is settled here."""
+    setup = build(config)
+    require_path(setup)
+    if setup.choice.warning:
+        warn(setup.choice.warning)
+    return plan(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
+
+
+def plan_named(config: Config, name: str) -> RunFolder:
+    """The folder of the run of a name, begun before under the same configuration, or planned.
+
+    Raises:
+        ConfigError: if the name is none for a folder, or the run there is of another configuration.
+    """
+    require_name(name)
+    folder = RunFolder(place(config, name))
+    if not (folder.path / "run.json").is_file():
+        return plan_folder(config, name)
+    checkpoints.require_config(str(folder.path), folder.config, config, moved=True)
+    return folder
+
+
+def with_engine_of(folder: RunFolder, config: Config) -> Config:
+    """The configuration with the engine that the run came to, so that every worker, now and later, has the same."""
+    info, inner = folder.info, config.inner
+    if config.engine in ("auto", "measure"):
+        config = config.model_copy(update={"engine": info["engine"]})
+    if inner.recompute is None:
+        inner = inner.model_copy(update={"recompute": info.get("recompute", False)})
+    return config.model_copy(update={"inner": inner})

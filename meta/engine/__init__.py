@@ -1,0 +1,1 @@
+"""Executing meta-gradients fast: strategies and their choice, recording, compiled programs."""

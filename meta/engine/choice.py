@@ -1,0 +1,212 @@
+"""Which strategy a run uses: by a rule that looks at nothing measured in the run, or, if asked for, by a measurement.
+
+Under the rule equal configurations run equal programs. The rule's numbers are in ``rule.json``, by kind of device;
+``metaray bench --fit`` measures them anew and keeps the measurements under ``benchmarks/``.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+import torch
+
+from meta.algorithms import Algorithm
+from meta.engine.native.ir import Unsupported
+from meta.engine.native.strategy import native_memory
+from meta.engine.native.toolchain import NoCompiler, probe
+from meta.engine.strategies import NONE, STRATEGIES, Engine, Limits, build
+from meta.episode import Episode
+from meta.params import Params
+
+
+class Choice(NamedTuple):
+    """A strategy, why it was chosen, and why others that would have come first were passed over.
+
+    ``recompute`` tells whether inner steps are to be computed again in the backward pass, to save memory. ``warning``
+    says what this machine lacks for the strategy that would have come first.
+    """
+
+    name: str
+    reason: str
+    passed_over: Mapping[str, str]
+    recompute: bool = False
+    warning: str | None = None
+
+
+@cache
+def rules() -> dict[str, dict[str, int]]:
+    """The rule's numbers by kind of device.
+
+    ``native_tasks``, ``native_convolution_tasks``
+        From so many training tasks in the run on, compiling pays for models without and with convolutions.
+    ``vectorised_images``
+        Up to so many support and query images a task, convolutions are vectorised over tasks; above, grouped
+        convolutions cost more than one call per task.
+    """
+    found: dict[str, dict[str, int]] = json.loads(
+        resources.files("meta").joinpath("rule.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def choose(
+    algorithm: Algorithm,
+    params: Params,
+    episodes: Episode,
+    device: torch.device,
+    tasks: int,
+    limits: Limits = NONE,
+    tried_at: tuple[int, ...] | None = None,
+) -> Choice:
+    """The strategy for a run.
+
+    Args:
+        algorithm: what is computed.
+        params: θ, for the shapes of its weights.
+        episodes: a batch of training tasks, for the sizes of one.
+        device: where it will run.
+        tasks: training tasks of the whole run.
+        limits: threads, and the memory above which inner steps are computed again.
+        tried_at: numbers of inner steps. A strategy is then taken only if it computes meta-gradient and scores of
+            ``episodes``; needed where model or algorithm are a user's own, which a strategy may not be able to run.
+
+    Raises:
+        ValueError: if no strategy computes them.
+    """
+    first, passed_over, warning = _in_order(algorithm, params, episodes, device, tasks, limits)
+    for choice in first:
+        try:
+            if tried_at is not None:
+                engine = build(choice.name, algorithm, limits)
+                require_gradient(engine, params, episodes)
+                require_scores(engine, params, episodes, tried_at)
+        except NoCompiler as error:
+            passed_over[choice.name] = str(error)
+            warning = fallen_back(choice.name, error)
+        except Exception as error:  # whatever a user's model raises under a strategy's transforms
+            if choice is first[-1]:
+                raise ValueError(f"no engine runs this model and algorithm: {_said(error)}") from error
+            passed_over[choice.name] = _said(error)
+        else:
+            return choice._replace(passed_over=passed_over, warning=warning)
+    raise AssertionError("the last strategy needs no compiler")
+
+
+def _in_order(
+    algorithm: Algorithm, params: Params, episodes: Episode, device: torch.device, tasks: int, limits: Limits
+) -> tuple[list[Choice], dict[str, str], str | None]:
+    """The strategies that may run, the fastest first; why others are passed over; a warning if this machine is why."""
+    slow = Choice("eager", "the model cannot be recorded", {})
+    if device.type != "cpu":
+        return [Choice("trace", f"vectorised over tasks on {device.type}", {}), slow], {}, None
+    rule: Any = rules()["cpu"]
+    convolves = any(value.dim() == 4 for value in params.values())
+    images = episodes.support.inputs.shape[1] + episodes.query.inputs.shape[1]
+    found, passed_over, warning = [], {}, None
+    least = rule["native_convolution_tasks" if convolves else "native_tasks"]
+    if tasks < least:
+        passed_over["native"] = f"compiling pays from {least} training tasks on, this run has {tasks}"
+    else:
+        try:
+            probe()
+            need = limits.threads * native_memory(algorithm, params, episodes)
+        except NoCompiler as error:
+            passed_over["native"], warning = str(error), fallen_back("native", error)
+        except Exception as error:  # what has no translation, and what a user's model raises while it is recorded
+            passed_over["native"] = _said(error)
+        else:
+            recompute = limits.memory is not None and need > limits.memory
+            reason = f"{tasks} training tasks pay for compiling; {need / 1e6:.0f} MB"
+            found.append(Choice("native", f"{reason}, over the limit" if recompute else reason, {}, recompute))
+    loop = Choice("loop", f"convolutions over {images} images a task", {})
+    if convolves and images > rule["vectorised_images"]:
+        return [*found, loop, slow], passed_over, warning
+    loop = loop._replace(reason="one task after another, since the model does not vectorise over tasks")
+    return [*found, Choice("trace", "vectorised over tasks", {}), loop, slow], passed_over, warning
+
+
+def fallen_back(engine: str, error: Exception) -> str:
+    """The warning that another strategy runs than the one that would have come first."""
+    return f"engine {engine} was passed over, a slower one runs: {error}"
+
+
+def require_gradient(engine: Engine, params: Params, episodes: Episode) -> None:
+    """Compute a meta-gradient, and check that it and its metrics are what they should be.
+
+    Raises:
+        ValueError: if shapes are others.
+    """
+    gradient, metrics = engine.meta_gradient(params, episodes)
+    for name, value in params.items():
+        if gradient[name].shape != value.shape:
+            received = tuple(gradient[name].shape)
+            raise ValueError(f"expected a gradient of shape {tuple(value.shape)} for {name}, received {received}")
+    for name, metric in metrics.items():
+        if metric.shape != episodes.description.shape[:1]:
+            raise ValueError(
+                f"metric '{name}': expected a scalar of each task, received shape {tuple(metric.shape[1:])}; report "
+                "means"
+            )
+
+
+def require_scores(engine: Engine, params: Params, episodes: Episode, steps: tuple[int, ...]) -> None:
+    """Compute scores after some numbers of inner steps, and check that there is one for each.
+
+    Raises:
+        ValueError: if there is not.
+    """
+    scores = engine.scores(params, episodes, steps)
+    if scores.shape != (len(episodes.description), len(steps)):
+        raise ValueError(
+            f"scores: expected {len(steps)} numbers, one for each number of inner steps in {steps}, received shape "
+            f"{tuple(scores.shape[1:])}"
+        )
+
+
+def _said(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+ROUNDS = 5
+
+
+def measure(algorithm: Algorithm, params: Params, episodes: Episode, limits: Limits = NONE) -> Choice:
+    """The strategy that is fastest on a shard here and now; two runs may come to different ones, and to other bits.
+
+    The strategies take turns, since the speed of a machine drifts; each is judged by its median.
+    """
+    engines: dict[str, Engine] = {}
+    passed_over: dict[str, str] = {}
+    for name in STRATEGIES:
+        if name == "eager" and engines:
+            continue  # any other is faster
+        engine = build(name, algorithm, limits)
+        try:
+            engine.meta_gradient(params, episodes)
+        except (Unsupported, RuntimeError) as error:
+            passed_over[name] = str(error)
+        else:
+            engines[name] = engine
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(ROUNDS):
+        for name, engine in engines.items():
+            began = time.perf_counter()
+            _settled(engine.meta_gradient(params, episodes).gradient)
+            times[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    best = min(medians, key=medians.__getitem__)
+    slower = {name: f"{1e3 * value:.2f} ms a shard" for name, value in medians.items() if name != best}
+    return Choice(best, f"measured: {1e3 * medians[best]:.2f} ms a shard", slower | passed_over)
+
+
+def _settled(gradient: Params) -> None:
+    """Wait until it has been computed."""
+    device = next(iter(gradient.values())).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,69 @@
+"""Recorded programs captured as CUDA graphs: hundreds of small kernels in one launch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from meta.engine.native.ir import Unsupported
+from meta.engine.replay import Program
+from meta.episode import Episode, from_leaves, leaves, signature
+from meta.params import Params
+
+WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and take their workspaces
+
+
+class _Graph(NamedTuple):
+    """A captured program, the tensors it reads, and those it writes at every replay."""
+
+    graph: Any
+    params: Params
+    episodes: Episode
+    outputs: Any
+
+
+class Captured:
+    """Captured programs by what they compute and the shapes they were captured for."""
+
+    def __init__(self) -> None:
+        """Capture nothing yet."""
+        self._graphs: dict[Any, _Graph] = {}
+
+    def run(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
+        """``function(params, episodes)``, captured at its first call for these shapes.
+
+        Raises:
+            Unsupported: if the tensors are not on a CUDA device.
+        """
+        device = next(iter(params.values())).device
+        if device.type != "cuda":
+            raise Unsupported(f"engine graph expects tensors on a CUDA device, received some on {device.type}")
+        key = (what, signature(episodes))
+        if key not in self._graphs:
+            self._graphs[key] = _capture(function, params, episodes)
+        graph = self._graphs[key]
+        for name, value in params.items():
+            graph.params[name].copy_(value)
+        for place, leaf in zip(leaves(graph.episodes), leaves(episodes), strict=True):
+            place.copy_(leaf)
+        graph.graph.replay()
+        # The next replay writes into the same tensors.
+        return tree_map(lambda output: output.clone() if isinstance(output, Tensor) else output, graph.outputs)
+
+
+def _capture(function: Callable[..., Any], params: Params, episodes: Episode) -> _Graph:
+    params = {name: value.clone() for name, value in params.items()}
+    episodes = from_leaves([leaf.clone() for leaf in leaves(episodes)])
+    program = Program(function, params, episodes)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            program(params, episodes)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = program(params, episodes)
+    return _Graph(graph, params, episodes, outputs)

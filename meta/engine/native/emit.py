@@ -1,0 +1,133 @@
+"""A plan as C++: one function for each nest of loops, and one that computes a task."""
+
+from collections.abc import Sequence
+
+from meta.engine.native.ir import Input, Value
+from meta.engine.native.loops import TYPES, Loops
+from meta.engine.native.schedule import Group, Output, Plan
+
+CONVOLUTIONS = ("forward", "data", "weight")
+
+
+def source(plan: Plan, inputs: Sequence[Input], real: str) -> str:
+    """The whole of a program's C++, without the kernels.
+
+    Args:
+        plan: the program.
+        inputs: θ and the episode's tensors.
+        real: ``float`` or ``double``.
+    """
+    return _Source(plan, inputs, real).text()
+
+
+class _Source:
+    def __init__(self, plan: Plan, inputs: Sequence[Input], real: str) -> None:
+        self._plan = plan
+        self._inputs = inputs
+        self._real = real
+        self.names: dict[Value, str] = {}
+        self.scratch: list[str] = ["0"]
+        for number, value in enumerate(inputs):
+            self.names[value] = f"x{number}"
+
+    def name(self, value: Value) -> str:
+        """The name of a stored value's pointer."""
+        if isinstance(value, Output):
+            return f"out{value.number}"
+        return self.names.setdefault(value, f"b{len(self.names)}")
+
+    def text(self) -> str:
+        functions: list[str] = []
+        calls: dict[bool, list[str]] = {True: [], False: []}
+        for number, group in enumerate(self._plan.groups):
+            if group.kernel is not None:
+                calls[group.shared].append(self._call(group))
+            else:
+                loops = Loops(self.name, self._plan, group)
+                name = f"loops{number}"
+                functions.append(loops.function(name))
+                calls[group.shared].append(f"{name}({', '.join(self.pointer(v) for v in loops.pointers)});")
+        return "\n".join([*self._head(), *functions, *self._entries(calls)]) + "\n"
+
+    def pointer(self, value: Value) -> str:
+        """The C++ expression for where a stored value lies."""
+        if isinstance(value, Input):
+            number = self._inputs.index(value)
+            if value.shared:
+                return f"(const {TYPES[value.kind]}*)theta[{number}]"
+            episode = number - sum(one.shared for one in self._inputs)
+            return f"(const {TYPES[value.kind]}*)episode[{episode}] + task * {value.numel}"
+        if isinstance(value, Output):
+            at = f" + task * {value.numel}" if not value.total else ""
+            return f"(real*)outputs[{value.number}]{at}"
+        base = "shared" if value.shared else "arena"
+        return f"({TYPES[value.kind]}*)({base} + {self._plan.places[value]})"
+
+    def _head(self) -> list[str]:
+        return [
+            "#include <cmath>",
+            "#include <cstdint>",
+            "#include <cstring>",
+            "#include <initializer_list>",
+            "#include <limits>",
+            f"typedef {self._real} real;",
+            "using namespace metaray;",
+            "#if defined(__clang__)",
+            "#define SCALAR __attribute__((noinline))",
+            "#else",
+            '#define SCALAR __attribute__((noinline, optimize("no-tree-vectorize")))',
+            "#endif",
+            '#define EXPORT extern "C" __attribute__((visibility("default")))',
+            "static constexpr long largest(std::initializer_list<long> sizes) {",
+            "  long most = 0;",
+            "  for (long size : sizes) most = size > most ? size : most;",
+            "  return most;",
+            "}",
+        ]
+
+    def _entries(self, calls: dict[bool, list[str]]) -> list[str]:
+        plan = self._plan
+        zeros = [
+            f"  std::memset(outputs[{output.number}], 0, {output.numel} * sizeof(real));"
+            for output in plan.outputs
+            if output.total
+        ]
+        return [
+            f"static constexpr long SCRATCH = largest({{{', '.join(dict.fromkeys(self.scratch))}}}) * sizeof(real);",
+            f"EXPORT long shared_bytes() {{ return {plan.shared_bytes} + SCRATCH; }}",
+            f"EXPORT long arena_bytes() {{ return {plan.arena_bytes} + SCRATCH; }}",
+            "EXPORT void prepare(const void* const* theta, char* shared) {",
+            f"  real* scratch = (real*)(shared + {plan.shared_bytes});",
+            "  (void)theta; (void)scratch;",
+            *(f"  {call}" for call in calls[True]),
+            "}",
+            "EXPORT void run(const void* const* theta, const void* const* episode, char* shared, char* arena,",
+            "                    void* const* outputs, long first, long last) {",
+            f"  real* scratch = (real*)(arena + {plan.arena_bytes});",
+            "  (void)theta; (void)episode; (void)shared; (void)scratch;",
+            *zeros,
+            "  for (long task = first; task < last; ++task) {",
+            *(f"    {call}" for call in calls[False]),
+            "  }",
+            "}",
+        ]
+
+    def _call(self, group: Group) -> str:
+        kernel = group.kernel
+        assert kernel is not None
+        operands = self._plan.operands[kernel]
+        places = [f"({self.pointer(op.value)}) + {op.first}" for op in operands]
+        numbers = ", ".join(str(size) for size in kernel.sizes)
+        result = self.pointer(kernel)
+        if kernel.name == "gemm":
+            columns = kernel.sizes[1]
+            steps = [*operands[0].strides, *operands[1].strides, columns, 1]
+            kind = f"Gemm<real, {numbers}, {', '.join(map(str, steps))}>"
+            self.scratch.append(f"{kind}::scratch_size")
+            return f"{kind}::run({places[0]}, {places[1]}, {result}, scratch);"
+        if kernel.name in CONVOLUTIONS:
+            kind = f"Conv<real, {numbers}>"
+            self.scratch.append(f"{kind}::{kernel.name}_scratch")
+            return f"{kind}::{kernel.name}({places[0]}, {places[1]}, {result}, scratch);"
+        targets = [result] + ([self.pointer(kernel.twin)] if kernel.twin is not None else [])
+        return f"{kernel.name}<real, {numbers}>({', '.join([*places, *targets])});"

@@ -1,0 +1,342 @@
+"""Values made from values: views, elementwise expressions, reductions, contractions.
+
+Shapes follow torch's rules. A view of a constant is a constant; what depends on θ alone stays marked as shared.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from meta.engine.native.ir import (
+    ZERO,
+    Choice,
+    Constant,
+    Copy,
+    Index,
+    Indices,
+    Kernel,
+    Map,
+    Reduction,
+    Shape,
+    Twin,
+    Unsupported,
+    Value,
+    View,
+    contiguous,
+)
+
+IMAGES = (0, 2, 3, 1)  # examples, rows, columns, channels
+WEIGHTS = (2, 3, 1, 0)  # rows, columns, entering channels, leaving channels
+
+
+def constant(number: Any, shape: Shape = (), kind: str | None = None) -> Constant:
+    """A constant of a shape."""
+    if kind is None:
+        kind = "bool" if isinstance(number, bool) else "long" if isinstance(number, int) else "real"
+    return Constant(shape, kind, number=number)
+
+
+def elementwise(template: str, *args: Value, kind: str = "real", heavy: bool = False) -> Value:
+    """An elementwise expression, its arguments broadcast against each other."""
+    shape = torch.broadcast_shapes(*(arg.shape for arg in args))
+    wide = tuple(expand(arg, tuple(shape)) for arg in args)
+    return Map(tuple(shape), kind, template=template, args=wide, heavy=heavy, shared=_shared(wide))
+
+
+def view(source: Value, shape: Shape, at: Callable[[Indices], Indices]) -> Value:
+    """A source seen in another shape; a view of a constant is a constant."""
+    if isinstance(source, Constant):
+        return Constant(shape, source.kind, number=source.number)
+    return View(shape, source.kind, source=source, at=at, shared=source.shared)
+
+
+def expand(source: Value, shape: Shape) -> Value:
+    """Broadcast to a shape, -1 keeping a size."""
+    new = len(shape) - len(source.shape)
+    shape = tuple(source.shape[dim - new] if size == -1 else size for dim, size in enumerate(shape))
+    if shape == source.shape:
+        return source
+    kept = tuple(size != 1 or shape[new + dim] == 1 for dim, size in enumerate(source.shape))
+    return view(
+        source,
+        shape,
+        lambda indices: tuple(i if keep else ZERO for i, keep in zip(indices[new:], kept, strict=True)),
+    )
+
+
+def permute(source: Value, dims: Sequence[int]) -> Value:
+    """Dimensions in another order."""
+    dims = [dim % len(source.shape) for dim in dims]
+    if dims == sorted(dims):
+        return source
+    inverse = [dims.index(dim) for dim in range(len(dims))]
+    shape = tuple(source.shape[dim] for dim in dims)
+    return view(source, shape, lambda indices: tuple(indices[place] for place in inverse))
+
+
+def reshape(source: Value, shape: Sequence[int]) -> Value:
+    """The same elements in row-major order under another shape."""
+    target = list(shape)
+    if -1 in target:
+        target[target.index(-1)] = source.numel // max(1, -math.prod(target))
+    if tuple(target) == source.shape:
+        return source
+    groups = _reshape_groups(source.shape, tuple(target))
+    if any(sum(source.shape[dim] != 1 for dim in old) > 1 for old, _ in groups) and not isinstance(source, Constant):
+        # Several dimensions become one: read from memory where they lie one after the other.
+        source = Copy(
+            source.shape, source.kind, source=source, order=contiguous(len(source.shape)), shared=source.shared
+        )
+        flat = view(source, (source.numel,), _row_major(source.shape))
+        return view(flat, tuple(target), lambda indices: (_combined(indices, tuple(target)),))
+    return view(source, tuple(target), lambda indices: _regrouped(indices, groups, source.shape, tuple(target)))
+
+
+def reduce(source: Value, dims: Sequence[int] | None, keepdim: bool, what: str) -> Value:
+    """A sum or maximum over dimensions."""
+    rank = len(source.shape)
+    over = tuple(sorted({dim % rank for dim in dims})) if dims else tuple(range(rank))
+    if source.kind != "real":
+        source = elementwise("real({0})", source)
+    kept = tuple(1 if dim in over else size for dim, size in enumerate(source.shape))
+    result: Value = source
+    if over:
+        result = Reduction(kept, "real", source=source, over=over, what=what, shared=source.shared)
+    return result if keepdim else squeeze(result, over)
+
+
+def squeeze(source: Value, dims: Sequence[int]) -> Value:
+    """Drop dimensions of size one."""
+    rank = len(source.shape)
+    gone = {dim % rank for dim in dims if source.shape[dim % rank] == 1}
+    places = [dim for dim in range(rank) if dim not in gone]
+
+    def at(indices: Indices) -> Indices:
+        found = [ZERO] * rank
+        for place, index in zip(places, indices, strict=True):
+            found[place] = index
+        return tuple(found)
+
+    return view(source, tuple(source.shape[dim] for dim in places), at)
+
+
+def unsqueeze(source: Value, dim: int) -> Value:
+    """Insert a dimension of size one."""
+    dim %= len(source.shape) + 1
+    shape = (*source.shape[:dim], 1, *source.shape[dim:])
+    return view(source, shape, lambda indices: (*indices[:dim], *indices[dim + 1 :]))
+
+
+def sliced(source: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
+    """Every ``step``-th element of a dimension."""
+    dim, start, stop = _slice(source.shape, dim, start, end)
+    size = len(range(start, stop, step))
+    if size == source.shape[dim]:
+        return source
+
+    def at(indices: Indices) -> Indices:
+        moved = indices[dim].times(step).plus(Index((), start))
+        return (*indices[:dim], moved, *indices[dim + 1 :])
+
+    return view(source, (*source.shape[:dim], size, *source.shape[dim + 1 :]), at)
+
+
+def slice_scatter(base: Value, source: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
+    """``base`` with a slice of it replaced."""
+    dim, start, stop = _slice(base.shape, dim, start, end)
+    if step != 1:
+        raise Unsupported("slice_scatter with a step")
+    if stop - start == base.shape[dim]:
+        return source
+    return Choice(
+        base.shape,
+        base.kind,
+        one=source,
+        other=base,
+        condition=lambda indices, _: f"({indices[dim]} >= {start} && {indices[dim]} < {stop})",
+        one_at=lambda indices, _: (*indices[:dim], indices[dim].plus(Index((), -start)), *indices[dim + 1 :]),
+        shared=_shared((base, source)),
+    )
+
+
+def cat(parts: Sequence[Value], dim: int = 0) -> Value:
+    """Parts one after the other."""
+    parts = [part for part in parts if part.numel]
+    total = parts[-1]
+    for part in reversed(parts[:-1]):
+        total = _cat_two(part, total, dim % len(part.shape))
+    return total
+
+
+def _cat_two(one: Value, other: Value, dim: int) -> Value:
+    first = one.shape[dim]
+    shape = (*one.shape[:dim], first + other.shape[dim], *one.shape[dim + 1 :])
+    return Choice(
+        shape,
+        one.kind,
+        one=one,
+        other=other,
+        condition=lambda indices, _: f"({indices[dim]} < {first})",
+        other_at=lambda indices: (*indices[:dim], indices[dim].plus(Index((), -first)), *indices[dim + 1 :]),
+        shared=_shared((one, other)),
+    )
+
+
+def gather(source: Value, dim: int, index: Value) -> Value:
+    """Elements of ``source`` at the integers of ``index`` along a dimension."""
+    dim %= len(source.shape)
+    return Choice(
+        index.shape,
+        source.kind,
+        one=source,
+        index=index,
+        one_at=lambda indices, found: (*indices[:dim], found, *indices[dim + 1 :]),
+        shared=_shared((source, index)),
+    )
+
+
+def scatter(base: Value, dim: int, index: Value, number: Any) -> Value:
+    """``base`` with a number put at the integers of ``index``, one for each place along the other dimensions."""
+    dim %= len(base.shape)
+    if index.shape[dim] != 1 or _without(index.shape, dim) != _without(base.shape, dim):
+        raise Unsupported("scatter of several elements along a dimension")
+    return Choice(
+        base.shape,
+        base.kind,
+        one=constant(number, base.shape, base.kind),
+        other=base,
+        index=index,
+        index_at=lambda indices: (*indices[:dim], ZERO, *indices[dim + 1 :]),
+        condition=lambda indices, found: f"({indices[dim]} == {found})",
+        shared=_shared((base, index)),
+    )
+
+
+def mm(a: Value, b: Value) -> Value:
+    """A matrix product."""
+    (rows, inner), columns = a.shape, b.shape[1]
+    return Kernel(
+        (rows, columns),
+        name="gemm",
+        args=(a, b),
+        orders=(None, None),
+        order=(0, 1),
+        sizes=(rows, columns, inner),
+        shared=_shared((a, b)),
+    )
+
+
+def conv(which: str, one: Value, other: Value, x: Shape, w: Shape, stride: Any, padding: Any) -> Value:
+    """One of the three maps of a convolution with input shape ``x`` and weight shape ``w``."""
+    out = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x[2:], w[2:], stride, padding, strict=True)]
+    shape, orders, order = {
+        "forward": ((x[0], w[0], *out), (IMAGES, WEIGHTS), IMAGES),
+        "data": (x, (IMAGES, WEIGHTS), IMAGES),
+        "weight": (w, (IMAGES, IMAGES), WEIGHTS),
+    }[which]
+    sizes = (x[0], x[2], x[3], x[1], w[0], w[2], w[3], *stride, *padding)
+    return Kernel(
+        tuple(shape),
+        name=which,
+        args=(one, other),
+        orders=orders,
+        order=order,
+        sizes=sizes,
+        shared=_shared((one, other)),
+    )
+
+
+def pool(x: Value, kernel: Any, stride: Any, padding: Any) -> tuple[Value, Value]:
+    """The maxima, and their places row·width + column."""
+    out = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x.shape[2:], kernel, stride, padding, strict=True)]
+    shape = (*x.shape[:2], *out)
+    sizes = (x.shape[0], *x.shape[2:], x.shape[1], *kernel, *stride, *padding)
+    best = Kernel(shape, name="pool", args=(x,), orders=(IMAGES,), order=IMAGES, sizes=sizes, shared=x.shared)
+    best.twin = Twin(shape, "int", first=best, order=IMAGES, shared=x.shared)
+    return best, best.twin
+
+
+def unpool(g: Value, at: Value, size: Any) -> Value:
+    """Each number at its place in a tensor of zeros, added up where places meet."""
+    shape = (*g.shape[:2], *size)
+    sizes = (g.shape[0], *g.shape[2:], g.shape[1], *size)
+    args, orders = (g, at), (IMAGES, IMAGES)
+    return Kernel(shape, name="unpool", args=args, orders=orders, order=IMAGES, sizes=sizes, shared=_shared(args))
+
+
+def pick(x: Value, at: Value) -> Value:
+    """The numbers at the places."""
+    sizes = (at.shape[0], *at.shape[2:], at.shape[1], *x.shape[2:])
+    args, orders = (x, at), (IMAGES, IMAGES)
+    return Kernel(at.shape, name="pick", args=args, orders=orders, order=IMAGES, sizes=sizes, shared=_shared(args))
+
+
+def argmax(source: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    """Place of the first maximum along the last dimension."""
+    if dim is None or dim % len(source.shape) != len(source.shape) - 1 or keepdim or len(source.shape) != 2:
+        raise Unsupported("argmax other than over the last dimension of a matrix")
+    rows, columns = source.shape
+    return Kernel(
+        (rows,), "long", name="argmax", args=(source,), orders=((0, 1),), order=(0,), sizes=(rows, columns),
+        shared=source.shared,
+    )  # fmt: skip
+
+
+def _shared(values: Sequence[Value]) -> bool:
+    return all(value.shared for value in values)
+
+
+def _without(shape: Shape, dim: int) -> Shape:
+    return (*shape[:dim], *shape[dim + 1 :])
+
+
+def _slice(shape: Shape, dim: int, start: Any, end: Any) -> tuple[int, int, int]:
+    dim %= len(shape)
+    first, last, _ = slice(start, end).indices(shape[dim])
+    return dim, first, max(first, last)
+
+
+def _reshape_groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
+    """Smallest runs of dimensions of equal product, those of size one in the run before or after."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        ours, theirs = [], []
+        a = b = 1
+        if i < len(old):
+            ours, a, i = [i], old[i], i + 1
+        if j < len(new):
+            theirs, b, j = [j], new[j], j + 1
+        while a != b:
+            if (a < b and i < len(old)) or j == len(new):
+                ours.append(i)
+                a, i = a * old[i], i + 1
+            else:
+                theirs.append(j)
+                b, j = b * new[j], j + 1
+        groups.append((ours, theirs))
+    return groups
+
+
+def _combined(indices: Sequence[Index], shape: Shape) -> Index:
+    """The row-major number of an element."""
+    total = ZERO
+    for index, size in zip(indices, shape, strict=True):
+        total = total.times(size).plus(index if size != 1 else ZERO)
+    return total
+
+
+def _regrouped(indices: Indices, groups: list[tuple[list[int], list[int]]], old: Shape, new: Shape) -> Indices:
+    found = [ZERO] * len(old)
+    for ours, theirs in groups:
+        place = next((dim for dim in ours if old[dim] != 1), None)
+        if place is not None:
+            found[place] = _combined([indices[dim] for dim in theirs], tuple(new[dim] for dim in theirs))
+    return tuple(found)
+
+
+def _row_major(shape: Shape) -> Callable[[Indices], Indices]:
+    """Indices that give element number n of a dense row-major tensor: all of n in the last dimension."""
+    return lambda indices: (*(ZERO for _ in shape[1:]), indices[0])

@@ -1,0 +1,63 @@
+"""Programs recorded once, as flat lists of tensor operations, and replayed without the transforms' own cost."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from meta.engine.memory import peak_bytes
+from meta.engine.simplify import direct, record
+from meta.episode import Episode, from_leaves, leaves, signature
+from meta.params import Params
+
+
+class Recorded:
+    """Recorded programs by what they compute and the shapes they were recorded for."""
+
+    def __init__(self) -> None:
+        self._programs: dict[Any, Program] = {}
+
+    def tasks(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode, memory: int) -> int:
+        """How many tasks at a time ``function`` can compute within so many bytes; one at the least."""
+        count = len(episodes.description)
+        need = self._program(what, function, params, episodes).peak_bytes
+        return max(1, min(count, count * memory // max(need, 1)))
+
+    def run(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
+        """``function(params, episodes)``, recorded at its first call for these shapes."""
+        return self._program(what, function, params, episodes)(params, episodes)
+
+    def _program(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> "Program":
+        key = (what, signature(episodes))
+        if key not in self._programs:
+            self._programs[key] = Program(function, params, episodes)
+        return self._programs[key]
+
+
+class Program:
+    """One recorded program: a function of flat lists of tensors, so that replaying walks no nested containers."""
+
+    def __init__(self, function: Callable[..., Any], params: Params, episodes: Episode) -> None:
+        """Record ``function(params, episodes)`` for tensors of these shapes."""
+        self._names = tuple(params)
+        self._outputs: Any = None
+
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            count = len(self._names)
+            given = dict(zip(self._names, tensors[:count], strict=True))
+            outputs, self._outputs = tree_flatten(function(given, from_leaves(tensors[count:])))
+            return outputs
+
+        program = record(flat, self._flat(params, episodes))
+        self.peak_bytes = peak_bytes(program)
+        self._run = direct(program).forward
+
+    def _flat(self, params: Params, episodes: Episode) -> list[Tensor]:
+        return [*(params[name] for name in self._names), *leaves(episodes)]
+
+    def __call__(self, params: Params, episodes: Episode) -> Any:
+        """Replay the program."""
+        with torch.inference_mode():  # the derivative is part of the program; nothing else is to be recorded
+            return tree_unflatten(self._run(*self._flat(params, episodes)), self._outputs)

@@ -1,0 +1,238 @@
+"""Execution of an algorithm over a batch of tasks: several strategies behind one function.
+
+Every strategy computes the same sums: the gradient of Σ_i L_i(θ) over the T tasks of a shard, and per-task
+metrics.
+
+``vmap``
+    One vectorised program over the task dimension (``torch.func``). The reference.
+``trace``
+    The same program recorded once as a flat list of tensor operations and replayed, without the transforms'
+    own cost at every call. The operations are those of ``vmap`` in the same order, so are the bits.
+``loop``
+    One task after another, each by replaying the recorded program of one task. Convolutions stay ordinary ones, where
+    vectorising over tasks with weights of their own makes grouped ones; only one task's intermediates are kept.
+``eager``
+    One task after another, computed anew each time, for models that cannot be recorded. The slowest.
+``native``
+    One task after another by a program in C++ made for the model and the shapes at hand, compiled once by the machine's
+    compiler and kept on disk; see :mod:`meta.engine.native`. Threads take tasks of their own. Processors only.
+``graph``
+    The program of ``trace``, captured once as a CUDA graph: a replay is one launch. NVIDIA devices only.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from meta.algorithms import Algorithm, Metrics, gradient_of
+from meta.engine.graph import Captured
+from meta.engine.native.strategy import Native
+from meta.engine.replay import Recorded
+from meta.episode import Episode, from_leaves, leaves, signature, split, unstack
+from meta.params import Params
+
+
+class MetaGradient(NamedTuple):
+    """The sum of the tasks' meta-gradients and their metrics, each [T]."""
+
+    gradient: Params
+    metrics: Metrics
+
+
+class Engine(NamedTuple):
+    """The two batch functions of an algorithm under one strategy.
+
+    Attributes:
+        name: the strategy.
+        meta_gradient: (θ, episodes [T, ...]) -> MetaGradient.
+        scores: (θ, episodes [T, ...], numbers of inner steps) -> query scores [T, K].
+    """
+
+    name: str
+    meta_gradient: Callable[[Params, Episode], MetaGradient]
+    scores: Callable[[Params, Episode, tuple[int, ...]], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What an engine may take of the machine.
+
+    Attributes:
+        threads: tasks computed at a time, where the strategy does not leave threads to torch.
+        memory: bytes for the tensors between inputs and results, where the strategy can do with less by computing fewer
+            tasks at a time; None: as much as it likes.
+    """
+
+    threads: int = 1
+    memory: int | None = None
+
+
+Strategy = Callable[[Algorithm, Limits], Engine]
+
+
+NONE = Limits()
+
+
+def _over_tasks(function: Callable[[Params, Episode], Any], params: Params, episodes: Episode) -> Any:
+    """``function(params, episode)`` for every task of a batch, vectorised."""
+    parts = leaves(episodes)
+
+    def one(params: Params, *parts: Tensor) -> Any:
+        return function(params, from_leaves(parts))
+
+    return vmap(one, in_dims=(None, *[0] * len(parts)))(params, *parts)
+
+
+def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Vectorise over tasks with ``torch.func.vmap`` at every call.
+
+    Each task's derivative is taken first and vectorised then. The other way round, a derivative through a
+    vectorised program, is wrong with layer and batch norms: ``vmap`` computes their backward pass from a mean
+    and a deviation that torch does not differentiate again (github.com/pytorch/functorch/issues/534).
+    """
+    del limits
+    one_gradient = gradient_of(algorithm)
+
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        gradients, metrics = _over_tasks(one_gradient, params, episodes)
+        return MetaGradient({name: value.sum(dim=0) for name, value in gradients.items()}, metrics)
+
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        def one(params: Params, episode: Episode) -> Tensor:
+            return algorithm.scores(params, episode, steps)
+
+        result: Tensor = _over_tasks(one, params, episodes)
+        return result
+
+    return Engine("vmap", meta_gradient, scores)
+
+
+def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Record the vectorised program once per input shape and replay it.
+
+    A program that would need more memory than allowed is recorded for fewer tasks and replayed for one part of the
+    batch after another, the parts' sums added in order.
+    """
+    reference = vmapped(algorithm)
+    recorded = Recorded()
+    most: dict[Any, int] = {}
+
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        shape = signature(episodes)
+        if limits.memory is None:
+            most[shape] = len(episodes.description)
+        elif shape not in most:
+            most[shape] = recorded.tasks("gradient", reference.meta_gradient, params, episodes, limits.memory)
+        parts = [
+            MetaGradient(*recorded.run("gradient", reference.meta_gradient, params, part))
+            for part in split(episodes, most[shape])
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return MetaGradient(
+            {name: functools.reduce(torch.add, [part.gradient[name] for part in parts]) for name in params},
+            {name: torch.cat([part.metrics[name] for part in parts]) for name in parts[0].metrics},
+        )
+
+    return Engine("trace", meta_gradient, _scores(reference, recorded))
+
+
+def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Record one task's program once per input shape and replay it task after task, adding up from the first on."""
+    del limits
+    one_gradient = gradient_of(algorithm)
+    recorded = Recorded()
+
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        total: Params = {}
+        rows: list[Metrics] = []
+        for task in range(len(episodes.description)):
+            gradient, metrics = recorded.run("gradient", one_gradient, params, unstack(episodes, task))
+            rows.append(metrics)
+            total = {name: total[name].add_(part) if total else part.clone() for name, part in gradient.items()}
+        return MetaGradient(total, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        def one(params: Params, episode: Episode) -> Tensor:
+            return algorithm.scores(params, episode, steps)
+
+        tasks = range(len(episodes.description))
+        return torch.stack([recorded.run(steps, one, params, unstack(episodes, task)) for task in tasks])
+
+    return Engine("loop", meta_gradient, scores)
+
+
+def eager(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Compute one task after another without recording, for models whose operations depend on the numbers in them."""
+    del limits
+    one_gradient = gradient_of(algorithm)
+
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        total: Params = {}
+        rows: list[Metrics] = []
+        for task in range(len(episodes.description)):
+            gradient, metrics = one_gradient(params, unstack(episodes, task))
+            rows.append(metrics)
+            total = {name: total[name] + part if total else part for name, part in gradient.items()}
+        return MetaGradient(total, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        tasks = range(len(episodes.description))
+        return torch.stack([algorithm.scores(params, unstack(episodes, task), steps) for task in tasks])
+
+    return Engine("eager", meta_gradient, scores)
+
+
+def native(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Compile one task's program once per shape of a task and run it task after task, on as many threads as allowed."""
+    programs = Native(algorithm, limits.threads)
+
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        return MetaGradient(*programs.gradient(params, episodes))
+
+    return Engine("native", meta_gradient, programs.scores)
+
+
+def graphed(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """Capture the vectorised program once per input shape as a CUDA graph and replay that."""
+    del limits
+    reference = vmapped(algorithm)
+    captured = Captured()
+
+    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+        return MetaGradient(*captured.run("gradient", reference.meta_gradient, params, episodes))
+
+    return Engine("graph", meta_gradient, _scores(reference, captured))
+
+
+def _scores(reference: Engine, programs: Recorded | Captured) -> Callable[[Params, Episode, tuple[int, ...]], Tensor]:
+    """The scores of an engine, as a program for each choice of numbers of inner steps."""
+
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        def fixed(params: Params, episodes: Episode) -> Tensor:
+            return reference.scores(params, episodes, steps)
+
+        result: Tensor = programs.run(steps, fixed, params, episodes)
+        return result
+
+    return scores
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "vmap": vmapped,
+    "trace": traced,
+    "loop": looped,
+    "eager": eager,
+    "native": native,
+    "graph": graphed,
+}
+
+
+def build(name: str, algorithm: Algorithm, limits: Limits = NONE) -> Engine:
+    """The engine of a strategy in :data:`STRATEGIES`."""
+    return STRATEGIES[name](algorithm, limits)
