@@ -11,11 +11,11 @@ import gymnasium
 import numpy as np
 
 from benchmarks.hardware import hardware, versions
-from cluster.build.builder import build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import Config
 from cluster.errors import ConfigError
 from cluster.evaluation.scores import start
+from cluster.setups.build import build
+from cluster.setups.policies import PolicySetup
 from cluster.workers.ray_pool import RayPool
 from cluster.workers.session import ray_session
 from tasks.environments.gymnasium_tasks import GymnasiumTasks

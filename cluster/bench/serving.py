@@ -24,14 +24,14 @@ from benchmarks.process import available_cores
 from cluster.bench import forms as bench_forms
 from cluster.bench.clients import ask, post
 from cluster.bench.forms import Questions, bound, predictions, require_forms
-from cluster.build.builder import build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import Config
 from cluster.config.sections import TrackingConfig
 from cluster.errors import ConfigError, MetarayError
 from cluster.registry.adapting import Adaptable
 from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable
+from cluster.setups.build import build
+from cluster.setups.policies import PolicySetup
 from cluster.workers.worker import fix_arithmetic
 from meta.engine.memory import keep_freed_memory
 from tasks.family import draw_batch

@@ -12,11 +12,11 @@ from typing import Any, cast
 
 from benchmarks.hardware import hardware, versions
 from benchmarks.suites import SUITES, Suite
-from cluster.build.builder import build_episodes
 from cluster.config import strict_yaml
 from cluster.config.schema import Config, parse
 from cluster.errors import ConfigError, MetarayError
 from cluster.interrupts import StopFlag
+from cluster.setups.build import build_episodes
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.recorder import Books

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.build.builder import build
 from cluster.config.schema import Config, overridden
 from cluster.errors import ConfigError
 from cluster.evaluation.scores import with_baselines
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder, find
+from cluster.setups.build import build
 from cluster.training.run import evaluate_params, open_pool, shared_session, with_engine_of
 from cluster.workers.worker import fix_arithmetic
 from tasks.family import SPLITS

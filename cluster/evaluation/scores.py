@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cluster.build.builder import AnySetup, Setup
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import Config
 from cluster.evaluation.intervals import Kinds, contrast, estimate
+from cluster.setups.build import AnySetup, Setup
+from cluster.setups.policies import PolicySetup
 from cluster.workers.messages import Flat, Result, score_orders
 from cluster.workers.pool import Pool, Ticket
 from meta.algorithms import batch_norm_of

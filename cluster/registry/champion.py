@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.build.builder import AnySetup, build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import Config, differences
 from cluster.errors import ConfigError
 from cluster.evaluation.intervals import Kinds
@@ -17,6 +15,8 @@ from cluster.registry.attempts import Attempt
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder
+from cluster.setups.build import AnySetup, build
+from cluster.setups.policies import PolicySetup
 from cluster.training.run import open_pool, shared_session, with_engine_of
 from meta.algorithms import batch_norm_of
 from meta.objectives import Score

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.build.builder import DTYPES, build_algorithm
 from cluster.registry.adapting import (
     Adaptable,
     InnerLoop,
@@ -22,6 +21,7 @@ from cluster.registry.adapting import (
 )
 from cluster.registry.fields import Arrays, Field, ImageFiles, checked
 from cluster.registry.package import Package
+from cluster.setups.build import DTYPES, build_algorithm
 from meta.algorithms import MAML, Algorithm
 from meta.episode import Episode, Examples
 from meta.params import Params

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.build.builder import AnySetup
 from cluster.config.schema import Config, read_yaml
 from cluster.errors import CheckpointError
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder, write_json
 from cluster.runs.storage import Store, write_file
+from cluster.setups.build import AnySetup
 from meta.params import Params
 from tasks.environments.contract import EnvironmentSpec
 from tasks.family import FamilySpec

@@ -7,8 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.build.builder import DTYPES
-from cluster.build.policies import build_policy_algorithm
 from cluster.registry.adapting import (
     Adaptable,
     Run,
@@ -20,6 +18,8 @@ from cluster.registry.adapting import (
 )
 from cluster.registry.fields import Arrays, Field, checked
 from cluster.registry.package import Package
+from cluster.setups.build import DTYPES
+from cluster.setups.policies import build_policy_algorithm
 from cluster.workers.rollouts import as_examples
 from meta.episode import Examples
 from meta.params import Params

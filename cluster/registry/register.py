@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.build.builder import build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import Config, overridden
 from cluster.errors import ConfigError, MetarayError
 from cluster.evaluation.run import evaluate_one
@@ -22,6 +20,8 @@ from cluster.registry.trust import named_packages
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder, read_json
+from cluster.setups.build import build
+from cluster.setups.policies import PolicySetup
 from cluster.training.run import with_engine_of
 from cluster.workers.worker import fix_arithmetic
 from meta.algorithms import Oracle

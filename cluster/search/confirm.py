@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from cluster.build.builder import build
 from cluster.config.schema import Config
 from cluster.evaluation.intervals import Kinds
 from cluster.evaluation.scores import Scores, mean_score, start, table, task_kinds
 from cluster.runs import checkpoint as checkpoints
 from cluster.search.folder import SearchFolder
 from cluster.search.settings import Search
+from cluster.setups.build import build
 from cluster.training.run import open_pool, with_engine_of
 from cluster.workers.worker import fix_arithmetic
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from cluster.build.builder import build
 from cluster.errors import Interrupted
 from cluster.interrupts import SignalFlag
 from cluster.runs.checkpoint import newest
@@ -17,6 +16,7 @@ from cluster.search.points import Point, points, total
 from cluster.search.ranking import Result, rank
 from cluster.search.settings import Search
 from cluster.search.track import Tracked
+from cluster.setups.build import build
 from cluster.workers.session import ray_session
 
 Changed = Callable[[Trial], None]

@@ -229,7 +229,7 @@ def _checked(settings: SearchConfig, raw: dict[str, Any]) -> Search:
 
 def _judged_at(metric: str, config: Config) -> int:
     """The number of inner steps in the metric's name."""
-    from cluster.build.builder import build
+    from cluster.setups.build import build
 
     name = build(config.model_copy(update={"engine": "loop"})).algorithm.objective.metric
     reported = [f"val/{name}_{number}" for number in sorted({*config.eval.steps, config.select_steps})]

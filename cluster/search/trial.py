@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.build.builder import build
 from cluster.config.schema import Config, parse
 from cluster.errors import ClusterError, ConfigError, DivergedError
 from cluster.interrupts import StopFlag
@@ -16,6 +15,7 @@ from cluster.runs.metrics import MetricsLog
 from cluster.runs.storage import write_file
 from cluster.search.folder import INFO, Status
 from cluster.search.settings import Search
+from cluster.setups.build import build
 from cluster.training.recorder import Books, Validated
 from cluster.training.run import learn, open_pool, with_engine_of
 from cluster.workers.worker import fix_arithmetic

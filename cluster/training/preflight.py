@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from cluster.build.builder import AnySetup, Setup
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import Config
 from cluster.errors import ConfigError, MetarayError
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
+from cluster.setups.build import AnySetup, Setup
+from cluster.setups.policies import PolicySetup
 from cluster.workers.messages import Order, TaskRange
 from cluster.workers.pool import Pool
 from meta.engine.choice import require_gradient, require_scores

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from cluster.build.builder import AnySetup
 from cluster.config.schema import Config
 from cluster.evaluation.scores import diverged_tasks, is_better, mean_score, start, table, task_kinds
 from cluster.progress import Progress
@@ -13,6 +12,7 @@ from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder
 from cluster.runs.metrics import MetricsLog
+from cluster.setups.build import AnySetup
 from cluster.training.learner import Learner
 from cluster.training.standstill import Standstill
 from cluster.workers.pool import Pool, Ticket

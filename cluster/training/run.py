@@ -7,8 +7,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from cluster.build.builder import AnySetup, Setup, build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import Config, overridden
 from cluster.errors import EngineError, Interrupted
 from cluster.evaluation.scores import evaluate, with_baselines
@@ -18,6 +16,8 @@ from cluster.reports.run_page import draw_figures, write_report
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder, write_json
 from cluster.runs.metrics import record_evaluation
+from cluster.setups.build import AnySetup, Setup, build
+from cluster.setups.policies import PolicySetup
 from cluster.tracking import Tracker
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train

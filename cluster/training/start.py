@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.build.builder import AnySetup, build
 from cluster.commands.console import warn
 from cluster.config.schema import Config
 from cluster.errors import EngineError
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder, place, plan, require_name
 from cluster.runs.metrics import recorded
+from cluster.setups.build import AnySetup, build
 from cluster.tracking import require_own_checkpoints
 from cluster.training.preflight import require_path
 from meta.engine.choice import fallen_back

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from cluster.build.builder import Setup
+from cluster.setups.build import Setup
 from cluster.workers.messages import Order, Result, TaskRange, to_flat
 from meta.episode import Episode, stack, unstack
 from meta.params import Params

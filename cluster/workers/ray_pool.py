@@ -21,10 +21,10 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from cluster.build.builder import build
 from cluster.commands.console import warn
 from cluster.config.schema import Config
 from cluster.errors import ClusterError, MetarayError
+from cluster.setups.build import build
 from cluster.workers.actor import start_actor
 from cluster.workers.messages import Flat, Order, Result
 from cluster.workers.pool import Ticket

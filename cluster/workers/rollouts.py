@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.build.policies import PolicySetup
+from cluster.setups.policies import PolicySetup
 from cluster.workers.messages import Order, Result, TaskRange, to_flat
 from meta.episode import Episode, Examples
 from meta.params import Params

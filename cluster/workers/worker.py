@@ -5,10 +5,10 @@ from typing import Protocol
 
 import torch
 
-from cluster.build.builder import build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import Config
 from cluster.errors import EngineError, MetarayError
+from cluster.setups.build import build
+from cluster.setups.policies import PolicySetup
 from cluster.workers.episodes import EpisodeWork
 from cluster.workers.messages import Flat, Order, Result
 from cluster.workers.rollouts import PolicyWork

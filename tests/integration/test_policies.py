@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.build.builder import build
 from cluster.config.schema import Config, parse
 from cluster.interrupts import StopFlag
+from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.recorder import Books

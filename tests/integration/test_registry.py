@@ -23,8 +23,6 @@ import pytest
 import torch
 from mlflow.entities import ViewType
 
-from cluster.build.builder import Setup, build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import parse
 from cluster.config.sections import TrackingConfig
 from cluster.errors import CheckpointError, ConfigError, MetarayError
@@ -36,6 +34,8 @@ from cluster.registry.client import Contents, Registry
 from cluster.registry.register import Registered, register
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder
+from cluster.setups.build import Setup, build
+from cluster.setups.policies import PolicySetup
 from cluster.training import run as training
 from cluster.workers.rollouts import PolicyWork
 from helpers.folders import new_run

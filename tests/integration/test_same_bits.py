@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.build.builder import build
 from cluster.config.schema import Config
 from cluster.interrupts import StopFlag
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder
+from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.recorder import Books

@@ -6,8 +6,8 @@ import time
 import psutil
 import pytest
 
-from cluster.build.builder import build
 from cluster.errors import ClusterError, MetarayError
+from cluster.setups.build import build
 from cluster.workers.ray_pool import RayPool
 
 FAMILY = "from tasks.sinusoid import Sinusoid as Elsewhere"

@@ -13,9 +13,9 @@ from benchmarks.fit import NEVER, STRATEGIES, Fitted, keep, loads, measured, rul
 from benchmarks.suites import SUITES
 from benchmarks.whole import write_whole
 from cluster.bench.training import config_of, has_family
-from cluster.build.builder import build
 from cluster.commands.cli import app
 from cluster.errors import ConfigError
+from cluster.setups.build import build
 from tasks.checker import check_family
 from tasks.family import TaskKey
 

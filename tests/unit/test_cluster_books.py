@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.build.builder import build
 from cluster.config.schema import Config, parse
 from cluster.errors import MetarayError
 from cluster.interrupts import StopFlag
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder
+from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.training.recorder import Books, Validated
 from cluster.training.run import learn, open_pool

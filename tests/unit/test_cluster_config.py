@@ -10,11 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.build.builder import build
 from cluster.config.components import BUILT_IN
 from cluster.config.schema import Config, differences, load, parse, with_overrides
 from cluster.errors import ConfigError
 from cluster.runs.checkpoint import require_config
+from cluster.setups.build import build
 from meta.engine.strategies import STRATEGIES
 from tasks.family import draw_batch
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.build.builder import build
 from cluster.config.schema import Config, parse
 from cluster.evaluation.scores import evaluate, start, table, task_kinds
 from cluster.interrupts import StopFlag
 from cluster.runs.folder import plan
 from cluster.search.confirm import fresh_tasks
+from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.recorder import Books

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.build.builder import build
 from cluster.config.schema import Config, parse
 from cluster.evaluation.scores import difference, evaluate, interval, is_better, mean_score, start, summary, table
+from cluster.setups.build import build
 from cluster.workers.messages import Order, Result, TaskRange, score_orders
 from cluster.workers.pool import InlinePool
 from cluster.workers.worker import Worker

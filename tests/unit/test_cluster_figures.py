@@ -13,10 +13,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.build.builder import Setup, build
 from cluster.config.schema import parse
 from cluster.errors import MetarayError
 from cluster.reports import figures
+from cluster.setups.build import Setup, build
 from meta.params import Params
 from tasks.family import Family, FamilySpec, TaskKey, draw_batch
 

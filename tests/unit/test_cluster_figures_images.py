@@ -12,12 +12,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cluster.build.builder import Setup, build
 from cluster.config.schema import parse
 from cluster.errors import MetarayError
 from cluster.reports import figures
 from cluster.reports.figures.images import FRAMES
 from cluster.reports.run_page import draw_figures
+from cluster.setups.build import Setup, build
 from meta.episode import Episode, place, stack, unstack
 from meta.params import Params
 from tasks.data.writer import StoreWriter

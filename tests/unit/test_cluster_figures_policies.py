@@ -11,12 +11,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.build.builder import build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import parse
 from cluster.errors import MetarayError
 from cluster.reports.figures import of_policies, policies, replay, save, walks
 from cluster.reports.run_page import draw_figures
+from cluster.setups.build import build
+from cluster.setups.policies import PolicySetup
 from cluster.workers.rollouts import PolicyWork
 from meta.params import Params
 from tasks.environments.navigation import Navigation

@@ -11,11 +11,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from cluster.build.builder import build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import Config, parse
 from cluster.errors import ConfigError, DivergedError, MetarayError
 from cluster.interrupts import StopFlag
+from cluster.setups.build import build
+from cluster.setups.policies import PolicySetup
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.workers.messages import Order, TaskRange

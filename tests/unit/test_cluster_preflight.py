@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster.build.builder import build
 from cluster.config.schema import Config, parse
 from cluster.errors import ConfigError, EngineError
+from cluster.setups.build import build
 from cluster.training.preflight import require_path, try_workers
 from cluster.training.start import checked, slower
 from cluster.workers.pool import InlinePool

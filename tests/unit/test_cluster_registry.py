@@ -11,8 +11,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cluster.build.builder import AnySetup, Setup, build
-from cluster.build.policies import PolicySetup
 from cluster.config.schema import parse
 from cluster.errors import CheckpointError
 from cluster.registry.adapting import Adaptable
@@ -21,6 +19,8 @@ from cluster.registry.package import SPEC, write_package
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder
+from cluster.setups.build import AnySetup, Setup, build
+from cluster.setups.policies import PolicySetup
 from cluster.training.run import evaluate_params, open_pool
 from cluster.workers.rollouts import PolicyWork
 from helpers.folders import make_run

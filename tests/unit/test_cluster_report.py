@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.build.builder import build
 from cluster.config.schema import parse
 from cluster.errors import MetarayError
 from cluster.reports.run_page import draw_figures, read_metrics, write_report
+from cluster.setups.build import build
 from meta.objectives import DIVERGED, MSE, is_diverged
 
 CONFIG = {

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from cluster.build.builder import build
 from cluster.errors import MetarayError
 from cluster.runs import checkpoint as checkpoints
 from cluster.search.folder import SearchFolder, Trial
 from cluster.search.ranking import rank
 from cluster.search.settings import Search, load
 from cluster.search.trial import train_trial
+from cluster.setups.build import build
 from cluster.workers.messages import Order, TaskRange
 from cluster.workers.worker import Worker
 from helpers.folders import make_search

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster.build.builder import Setup, build
 from cluster.config.schema import parse
 from cluster.config.sections import OuterConfig
 from cluster.errors import ConfigError
 from cluster.runs import checkpoint as checkpoints
+from cluster.setups.build import Setup, build
 from cluster.training.learner import Learner
 from cluster.training.recorder import Books
 from cluster.workers.messages import Flat, gradient_orders

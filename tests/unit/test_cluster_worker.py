@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.build.builder import build
 from cluster.config.schema import Config, parse
+from cluster.setups.build import build
 from cluster.workers.messages import TaskRange, gradient_orders, score_orders
 from cluster.workers.pool import InlinePool
 from cluster.workers.worker import Worker

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.build.builder import build
 from cluster.config.schema import parse
+from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.workers.messages import gradient_orders
 from cluster.workers.worker import Worker

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacrev, vmap
 
-from cluster.build.builder import build
 from cluster.config.schema import parse
+from cluster.setups.build import build
 from cluster.workers.messages import TaskRange
 from cluster.workers.rollouts import PolicyWork
 from meta.episode import Examples, unstack

@@ -7,7 +7,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.build.builder import Setup
 from cluster.errors import MetarayError
 from cluster.reports.figures.style import (
     STYLE,
@@ -20,6 +19,7 @@ from cluster.reports.figures.style import (
     stage,
     stage_looks,
 )
+from cluster.setups.build import Setup
 from meta.params import Params
 from tasks.family import TaskKey
 

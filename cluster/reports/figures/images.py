@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cluster.build.builder import Setup
 from cluster.errors import MetarayError
 from cluster.reports.figures.style import STYLE, Array, canvas, held_out, write
+from cluster.setups.build import Setup
 from meta.params import Params
 
 MOST_CLASSES, MOST_SUPPORT, MOST_QUERY = 10, 5, 7  # rows, and images of each kind in a row

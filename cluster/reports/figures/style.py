@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from cluster.build.builder import Setup
-from cluster.build.policies import PolicySetup
 from cluster.runs.storage import write_file
+from cluster.setups.build import Setup
+from cluster.setups.policies import PolicySetup
 from meta.episode import Episode, unstack
 from meta.params import Params
 from tasks.family import draw_batch

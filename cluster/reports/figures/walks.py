@@ -6,8 +6,8 @@ from numbers import Real
 
 import numpy as np
 
-from cluster.build.policies import PolicySetup
 from cluster.reports.figures.replay import Replayed, Trajectory, gymnasium_tasks, trajectory
+from cluster.setups.policies import PolicySetup
 from cluster.workers.rollouts import PolicyWork
 from meta.params import Params
 from tasks.environments.contract import EnvironmentFamily

@@ -7,7 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from cluster.build.models import (
+from cluster.config.schema import Config
+from cluster.errors import ConfigError
+from cluster.setups.base import Basis
+from cluster.setups.models import (
     adapted_of,
     build_model,
     frozen_of,
@@ -15,10 +18,7 @@ from cluster.build.models import (
     require_pure,
     resolve_offering,
 )
-from cluster.build.policies import PolicySetup, build_policies, require_no_policies
-from cluster.build.setup import Basis
-from cluster.config.schema import Config
-from cluster.errors import ConfigError
+from cluster.setups.policies import PolicySetup, build_policies, require_no_policies
 from meta.algorithms import Algorithm, noise_size
 from meta.engine.choice import Choice, choose, measure
 from meta.engine.strategies import Engine

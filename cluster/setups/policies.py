@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import torch
 
-from cluster.build.models import adapted_of, build_model, frozen_of, require_pure
-from cluster.build.setup import Basis
 from cluster.config.components import resolve
 from cluster.config.schema import Config
 from cluster.config.sections import EvalConfig, InnerConfig, OuterConfig
 from cluster.errors import ConfigError
+from cluster.setups.base import Basis
+from cluster.setups.models import adapted_of, build_model, frozen_of, require_pure
 from meta.algorithms import Algorithm
 from meta.engine.choice import Choice, fallen_back
 from meta.engine.native.ir import Unsupported
