@@ -1,4 +1,4 @@
-"""Progress of a training, for people: a bar on a terminal, a line now and then elsewhere. On standard error."""
+"""Progress and warnings, for people, on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
@@ -83,3 +83,20 @@ def progress(label: str, first: int, steps: int, unit: str = "step") -> Iterator
     else:
         with report._bar:
             yield report
+
+
+_warned: set[str] = set()
+
+
+def warn(text: str) -> None:
+    """A warning on standard error, once in a command."""
+    if text not in _warned:
+        from cluster.config.credentials import without_credentials
+
+        _warned.add(text)
+        print(f"warning: {without_credentials(text)}", file=sys.stderr)
+
+
+def forget_warnings() -> None:
+    """Let every warning be printed again, in another command of this process."""
+    _warned.clear()

@@ -32,7 +32,7 @@ from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable
 from cluster.setups.build import build
 from cluster.setups.policies import PolicySetup
-from cluster.workers.worker import fix_arithmetic
+from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.memory import keep_freed_memory
 from tasks.family import draw_batch
 

@@ -23,7 +23,7 @@ from cluster.training.recorder import Books
 from cluster.workers.messages import shards
 from cluster.workers.ray_pool import RayPool
 from cluster.workers.session import ray_session
-from cluster.workers.worker import fix_arithmetic
+from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.memory import keep_freed_memory
 from meta.models import MLP, Conv4
 from meta.policy import GaussianPolicy

@@ -13,11 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.errors import MetarayError
+from cluster.progress import forget_warnings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
 
 
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. inner.lr=0.02")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, its name under runs/, or its MLflow run id.")]
 Trust = Annotated[
     list[str] | None,
     typer.Option(metavar="PACKAGE", help="Of your own, whose classes a registered model may name; also METARAY_TRUST."),
@@ -37,7 +40,7 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         _results.append(sys.stdout)
-        _warned.clear()
+        forget_warnings()
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 command(*args, debug=debug, **kwargs)
@@ -58,18 +61,6 @@ def _shown(error: Exception, *, debug: bool) -> str:
     from cluster.config.credentials import without_credentials  # loaded for errors alone: it takes its time
 
     return without_credentials("".join(traceback.format_exception(error)) if debug else str(error))
-
-
-_warned: set[str] = set()
-
-
-def warn(text: str) -> None:
-    """A warning on standard error, once in a command."""
-    if text not in _warned:
-        from cluster.config.credentials import without_credentials
-
-        _warned.add(text)
-        print(f"warning: {without_credentials(text)}", file=sys.stderr)
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -1,48 +1,20 @@
 """Evaluation of a finished run and its baselines, under the protocol it was trained with or another."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.config.schema import Config, overridden
 from cluster.errors import ConfigError
-from cluster.evaluation.scores import with_baselines
+from cluster.evaluation.scores import evaluate_params, with_baselines
 from cluster.runs import checkpoint as checkpoints
-from cluster.runs.folder import RunFolder, find
+from cluster.runs.engine import with_engine_of
+from cluster.runs.folder import RunFolder
 from cluster.setups.build import build
-from cluster.training.run import evaluate_params, open_pool, shared_session, with_engine_of
-from cluster.workers.worker import fix_arithmetic
+from cluster.workers.open import open_pool, shared_session
+from meta.engine.arithmetic import fix_arithmetic
 from tasks.family import SPLITS
 
 FIXED = ("model", "algorithm", "dtype")  # what θ was made for
-MODELS = "models:"  # begins the address of a registered model
-
-
-def evaluate_named(name: str, overrides: Sequence[str], split: str, trusted: Sequence[str] = ()) -> dict[str, Any]:
-    """As :func:`evaluate_run`, for a RUN, or a registered model by its address, ``models:/NAME@ALIAS``.
-
-    Args:
-        name: the run or the model.
-        overrides: changes of its configuration.
-        split: of the tasks.
-        trusted: packages whose classes a registered model's configuration may name.
-
-    Raises:
-        ConfigError: if there is no such run or model.
-    """
-    with _located(name, overrides, trusted) as folder:
-        return evaluate_run(folder, overrides, split)
-
-
-@contextmanager
-def _located(name: str, overrides: Sequence[str], trusted: Sequence[str]) -> Iterator[RunFolder]:
-    if not name.startswith(MODELS):
-        yield find(name)
-        return
-    from cluster.registry.client import Registry
-
-    with Registry.of(overrides, trusted).open(name) as folder:
-        yield folder
 
 
 def evaluate_run(folder: RunFolder, overrides: Sequence[str], split: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cluster.config.schema import Config
 from cluster.evaluation.intervals import Kinds, contrast, estimate
+from cluster.runs import checkpoint as checkpoints
 from cluster.setups.build import AnySetup, Setup
 from cluster.setups.policies import PolicySetup
 from cluster.workers.messages import Flat, Result, score_orders
@@ -202,6 +203,15 @@ def evaluate(pool: Pool, config: Config, setup: AnySetup, theta: Flat, *, split:
         "steps": summary(scores, steps, objective, kinds=kinds, shown=config.eval.steps),
         **({} if kinds is None else _of_kinds(scores, steps, objective, kinds, config.eval.steps)),
     }
+
+
+def evaluate_params(
+    pool: Pool, config: Config, setup: AnySetup, state: checkpoints.Checkpoint, split: Split = "test"
+) -> dict[str, Any]:
+    """Held-out figures of a checkpoint's θ under ``config``, and which step it is of."""
+    theta = setup.layout.flatten(state.params).numpy()
+    result = evaluate(pool, config, setup, theta, split=split)
+    return result | {"checkpoint_step": state.step, "best_step": None if state.best is None else state.best[1]}
 
 
 def with_baselines(evaluation: dict[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from cluster.evaluation.scores import Scores, difference, start, table, task_kin
 from cluster.registry.attempts import Attempt
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder
 from cluster.setups.build import AnySetup, build
 from cluster.setups.policies import PolicySetup
-from cluster.training.run import open_pool, shared_session, with_engine_of
+from cluster.workers.open import open_pool, shared_session
 from meta.algorithms import batch_norm_of
 from meta.objectives import Score
 

@@ -19,12 +19,12 @@ from cluster.registry.pyfunc import PACKAGE, example_of, save
 from cluster.registry.trust import named_packages
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder, read_json
 from cluster.setups.build import build
 from cluster.setups.policies import PolicySetup
-from cluster.training.run import with_engine_of
-from cluster.workers.worker import fix_arithmetic
 from meta.algorithms import Oracle
+from meta.engine.arithmetic import fix_arithmetic
 from meta.params import fingerprint
 
 CHAMPION = "champion"  # alias unless another is given

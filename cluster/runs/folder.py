@@ -113,6 +113,11 @@ class RunFolder(DescribedFolder):
         """The folder of figures."""
         return self.path / "figures"
 
+    @property
+    def artifacts(self) -> list[Path]:
+        """Files and folders that belong in MLflow beside the metrics; some may not be there."""
+        return [self.path / name for name in ("config.yaml", "run.json", "evaluation.json", "report.html", "figures")]
+
 
 def beginning(name: str) -> dict[str, Any]:
     """What the description of a run and that of a search begin with: when, with what and on what it was made."""

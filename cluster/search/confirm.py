@@ -13,11 +13,12 @@ from cluster.config.schema import Config
 from cluster.evaluation.intervals import Kinds
 from cluster.evaluation.scores import Scores, mean_score, start, table, task_kinds
 from cluster.runs import checkpoint as checkpoints
+from cluster.runs.engine import with_engine_of
 from cluster.search.folder import SearchFolder
 from cluster.search.settings import Search
 from cluster.setups.build import build
-from cluster.training.run import open_pool, with_engine_of
-from cluster.workers.worker import fix_arithmetic
+from cluster.workers.open import open_pool
+from meta.engine.arithmetic import fix_arithmetic
 
 
 def score_again(search: Search, folder: SearchFolder, number: int, first: int | None = None) -> Scores:

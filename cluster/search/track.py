@@ -6,7 +6,6 @@ from cluster.runs.metrics import MetricsLog
 from cluster.search.folder import RESULT, SearchFolder, Trial, by_value
 from cluster.search.settings import Search
 from cluster.tracking import Tracker, original_of
-from cluster.training.run import artifacts_of
 
 ENDED = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 SHORT = 1.0  # seconds without an answer after which a trial's run is left to a replay, once the search's own was sent
@@ -39,7 +38,7 @@ class Tracked:
             self._over[trial.number] = trial
             self._note()
             if trial.number in self._trials:
-                self._trials[trial.number].end(ENDED[trial.status], [*artifacts_of(run), run.path / "trial.json"])
+                self._trials[trial.number].end(ENDED[trial.status], [*run.artifacts, run.path / "trial.json"])
 
     def recall(self, trial: Trial) -> None:
         """Take in a trial from before the search was interrupted; MLflow knows of its end unless that came between."""
@@ -64,7 +63,7 @@ class Tracked:
         self._log.close()
         for number, tracker in self._trials.items():
             if number not in self._over:
-                tracker.end("KILLED", artifacts_of(self._folder.run(number)))
+                tracker.end("KILLED", self._folder.run(number).artifacts)
         names = ("search.yaml", "search.json", RESULT, "search.html", "figures")
         warning = self._own.close(status, [self._folder.path / name for name in names])
         waited = [tracker.wait(SHORT if warning is not None else 60.0) for tracker in self._trials.values()]

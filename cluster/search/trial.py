@@ -10,6 +10,7 @@ from cluster.errors import ClusterError, ConfigError, DivergedError
 from cluster.interrupts import StopFlag
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder, plan
 from cluster.runs.metrics import MetricsLog
 from cluster.runs.storage import write_file
@@ -17,8 +18,9 @@ from cluster.search.folder import INFO, Status
 from cluster.search.settings import Search
 from cluster.setups.build import build
 from cluster.training.recorder import Books, Validated
-from cluster.training.run import learn, open_pool, with_engine_of
-from cluster.workers.worker import fix_arithmetic
+from cluster.training.run import learn
+from cluster.workers.open import open_pool
+from meta.engine.arithmetic import fix_arithmetic
 
 LOST = 0.5  # share of diverged validation tasks from which on a trial is given up
 Report = Callable[[int, float, Checkpoint], None]

@@ -11,7 +11,7 @@ from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable
 from cluster.serving.limits import Limits
 from cluster.serving.live import Described
-from cluster.workers.worker import fix_arithmetic
+from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.memory import keep_freed_memory
 
 

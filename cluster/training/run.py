@@ -1,35 +1,29 @@
 """A training from start or checkpoint to its evaluation: sets everything up, runs the loop, leaves nothing behind."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from cluster.config.schema import Config, overridden
+from cluster.config.schema import Config
 from cluster.errors import EngineError, Interrupted
-from cluster.evaluation.scores import evaluate, with_baselines
+from cluster.evaluation.scores import evaluate_params, with_baselines
 from cluster.interrupts import SignalFlag, StopFlag
 from cluster.progress import progress
-from cluster.reports.run_page import draw_figures, write_report
+from cluster.reports.draw import draw
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder, write_json
 from cluster.runs.metrics import record_evaluation
-from cluster.setups.build import AnySetup, Setup, build
-from cluster.setups.policies import PolicySetup
+from cluster.setups.build import AnySetup
 from cluster.tracking import Tracker
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.preflight import try_workers
 from cluster.training.recorder import Books
-from cluster.training.start import Start, baseline_of, checked, slower, with_engine_of
-from cluster.workers.pool import InlinePool, Pool
-from cluster.workers.worker import fix_arithmetic
-from meta.params import Params
-from tasks.family import Split
-
-__all__ = ["draw", "evaluate_params", "learn", "open_pool", "run", "with_engine_of"]
+from cluster.training.start import Start, baseline_of, checked, slower
+from cluster.workers.open import open_pool, shared_session
+from cluster.workers.pool import Pool
+from meta.engine.arithmetic import fix_arithmetic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +66,6 @@ class Outcome:
             "evaluation": self.evaluation,
             "frozen": self.folder.info.get("frozen", []),
         }
-
-
-@contextmanager
-def open_pool(config: Config) -> Iterator[Pool]:
-    """Workers for ``config``: Ray actors, or this process itself with ``cluster.workers=0``."""
-    with shared_session(config):
-        if config.cluster.workers == 0:
-            pool: Pool = InlinePool(config)
-        else:
-            from cluster.workers.ray_pool import RayPool
-
-            pool = RayPool(config)
-        try:
-            yield pool
-        finally:
-            pool.close()
 
 
 def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
@@ -155,41 +133,9 @@ class _Tracking:
             return
         killed = isinstance(error, Interrupted | KeyboardInterrupt)
         status = "FINISHED" if error is None else "KILLED" if killed else "FAILED"
-        warning = self.tracker.close(status, artifacts_of(self._start.folder))
+        warning = self.tracker.close(status, self._start.folder.artifacts)
         if warning is not None:
             self.warnings.append(warning)
-
-
-@contextmanager
-def shared_session(config: Config) -> Iterator[None]:
-    """One Ray session for a training and its baselines."""
-    if config.cluster.workers == 0:
-        yield
-        return
-    from cluster.workers.session import ray_session  # Ray is loaded only where it is used
-
-    with ray_session(config.cluster):
-        yield
-
-
-def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
-    """Draw a run's figures and its page, with what the configuration is to say otherwise, such as ``task.root=…``."""
-    fix_arithmetic(threads=1)
-    learned: dict[str, tuple[Setup, Params]] = {}
-    policies: dict[str, tuple[PolicySetup, Params]] = {}
-    for label, one in {folder.config.algorithm: folder, **folder.baselines}.items():
-        config = overridden(one.config, overrides)
-        if config.algorithm != "oracle" and one.checkpoints.names():
-            _, state = checkpoints.chosen(one.checkpoints)
-            setup = build(config)
-            checkpoints.require_data(state, setup.family.spec.data)
-            if isinstance(setup, PolicySetup):
-                policies[label] = (setup, state.params)
-            else:
-                learned[label] = (setup, state.params)
-    drawn = draw_figures(folder.path, learned, policies)
-    write_report(folder.path, drawn.paths, drawn.notes)
-    return drawn.paths
 
 
 def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
@@ -279,18 +225,3 @@ def learn(
     finally:
         books.close()
     return learner
-
-
-def evaluate_params(
-    pool: Pool, config: Config, setup: AnySetup, state: checkpoints.Checkpoint, split: Split = "test"
-) -> dict[str, Any]:
-    """Held-out figures of a checkpoint's θ under ``config``, and which step it is of."""
-    theta = setup.layout.flatten(state.params).numpy()
-    result = evaluate(pool, config, setup, theta, split=split)
-    return result | {"checkpoint_step": state.step, "best_step": None if state.best is None else state.best[1]}
-
-
-def artifacts_of(folder: RunFolder) -> list[Path]:
-    """What of a run's folder belongs in MLflow beside the metrics."""
-    names = ("config.yaml", "run.json", "evaluation.json", "report.html", "figures")
-    return [folder.path / name for name in names]

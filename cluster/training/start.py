@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.commands.console import warn
 from cluster.config.schema import Config
 from cluster.errors import EngineError
+from cluster.progress import warn
 from cluster.runs import checkpoint as checkpoints
+from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder, place, plan, require_name
 from cluster.runs.metrics import recorded
 from cluster.setups.build import AnySetup, build
@@ -99,13 +100,3 @@ def plan_named(config: Config, name: str) -> RunFolder:
         return plan_folder(config, name)
     checkpoints.require_config(str(folder.path), folder.config, config, moved=True)
     return folder
-
-
-def with_engine_of(folder: RunFolder, config: Config) -> Config:
-    """The configuration with the engine that the run came to, so that every worker, now and later, has the same."""
-    info, inner = folder.info, config.inner
-    if config.engine in ("auto", "measure"):
-        config = config.model_copy(update={"engine": info["engine"]})
-    if inner.recompute is None:
-        inner = inner.model_copy(update={"recompute": info.get("recompute", False)})
-    return config.model_copy(update={"inner": inner})

@@ -21,9 +21,9 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from cluster.commands.console import warn
 from cluster.config.schema import Config
 from cluster.errors import ClusterError, MetarayError
+from cluster.progress import warn
 from cluster.setups.build import build
 from cluster.workers.actor import start_actor
 from cluster.workers.messages import Flat, Order, Result

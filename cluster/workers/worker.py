@@ -1,6 +1,5 @@
 """A worker: computes orders, whatever kind of tasks they are about. A plain class."""
 
-import os
 from typing import Protocol
 
 import torch
@@ -12,18 +11,10 @@ from cluster.setups.policies import PolicySetup
 from cluster.workers.episodes import EpisodeWork
 from cluster.workers.messages import Flat, Order, Result
 from cluster.workers.rollouts import PolicyWork
+from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.memory import keep_freed_memory
 from meta.engine.native.ir import Unsupported
 from meta.params import Params
-
-
-def fix_arithmetic(threads: int) -> None:
-    """Make torch in this process add in one order only: a fixed number of threads, deterministic kernels."""
-    torch.set_num_threads(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    # Filling new memory with NaN is for hunting errors; it costs time and changes no result.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 class Work(Protocol):

@@ -26,17 +26,19 @@ from mlflow.entities import ViewType
 from cluster.config.schema import parse
 from cluster.config.sections import TrackingConfig
 from cluster.errors import CheckpointError, ConfigError, MetarayError
-from cluster.evaluation.run import evaluate_named
 from cluster.evaluation.scores import start, table
 from cluster.interrupts import stop_on_signals
 from cluster.registry import register as registering
 from cluster.registry.client import Contents, Registry
+from cluster.registry.evaluate import evaluate_named
 from cluster.registry.register import Registered, register
 from cluster.runs import checkpoint as checkpoints
+from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder
 from cluster.setups.build import Setup, build
 from cluster.setups.policies import PolicySetup
 from cluster.training import run as training
+from cluster.workers.open import open_pool
 from cluster.workers.rollouts import PolicyWork
 from helpers.folders import new_run
 from tasks.family import TaskKey, draw_batch
@@ -144,7 +146,7 @@ def predicted(address: str, uri: str, given: dict[str, Any], folder: Path) -> np
 
 
 def best(folder: RunFolder) -> tuple[Any, dict[str, torch.Tensor]]:
-    return build(training.with_engine_of(folder, folder.config)), checkpoints.chosen(folder.checkpoints)[1].params
+    return build(with_engine_of(folder, folder.config)), checkpoints.chosen(folder.checkpoints)[1].params
 
 
 def episodes_of(folder: RunFolder, tasks: int = 6) -> tuple[dict[str, Any], torch.Tensor]:
@@ -217,9 +219,9 @@ def test_a_policy_adapts_in_a_fresh_process(place: Place, policy: RunFolder, tmp
 
 def scores(folder: RunFolder, like: RunFolder, tasks: int, first: int) -> np.ndarray:
     """Scores of a run's θ after its own inner steps, on test tasks of another run's seed from number ``first`` on."""
-    config = training.with_engine_of(folder, folder.config).model_copy(update={"seed": like.config.seed})
+    config = with_engine_of(folder, folder.config).model_copy(update={"seed": like.config.seed})
     theta = build(config).layout.flatten(best(folder)[1]).numpy()
-    with training.open_pool(config) as pool:
+    with open_pool(config) as pool:
         steps = (config.inner.steps,)
         ticket = start(pool, config, theta, step=0, split="test", tasks=tasks, steps=steps, first=first)
         return table(pool.gather(ticket))[:, 0]

@@ -20,8 +20,9 @@ from cluster.runs.folder import RunFolder
 from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.training.recorder import Books, Validated
-from cluster.training.run import learn, open_pool
+from cluster.training.run import learn
 from cluster.workers.messages import Order, TaskRange
+from cluster.workers.open import open_pool
 from cluster.workers.worker import Worker
 from helpers.folders import make_run
 from tasks.family import SPLITS, Split

@@ -18,7 +18,7 @@ from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.recorder import Books
 from cluster.workers.pool import InlinePool
-from cluster.workers.worker import fix_arithmetic
+from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.choice import Choice
 from tasks import FamilyError, TaskKey, check_environment_family, check_family
 from tasks.environments.contract import EnvironmentSpec, Numbers

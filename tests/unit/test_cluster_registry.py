@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from cluster.config.schema import parse
 from cluster.errors import CheckpointError
+from cluster.evaluation.scores import evaluate_params
 from cluster.registry.adapting import Adaptable
 from cluster.registry.loading import load_adaptable
 from cluster.registry.package import SPEC, write_package
@@ -21,7 +22,7 @@ from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder
 from cluster.setups.build import AnySetup, Setup, build
 from cluster.setups.policies import PolicySetup
-from cluster.training.run import evaluate_params, open_pool
+from cluster.workers.open import open_pool
 from cluster.workers.rollouts import PolicyWork
 from helpers.folders import make_run
 from meta.params import Params

@@ -3,11 +3,12 @@
 import pytest
 import typer
 
-from cluster.commands.console import reports_errors, warn
+from cluster.commands.console import reports_errors
 from cluster.config import credentials as secrets
 from cluster.config.credentials import has_credentials, without_credentials
 from cluster.config.schema import parse, require_no_secrets, with_values
 from cluster.errors import ConfigError, MetarayError
+from cluster.progress import warn
 from cluster.runs.folder import read_json, write_json
 from tasks.secrets import has_secret
 

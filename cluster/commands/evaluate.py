@@ -1,0 +1,36 @@
+"""``metaray evaluate``: scores on held-out tasks."""
+
+from typing import Annotated
+
+import typer
+
+from cluster.commands.console import AsJson, Debug, Overrides, Run, Trust, print_json, reports_errors
+from cluster.commands.tables import print_evaluation
+from cluster.progress import warn
+
+
+@reports_errors
+def evaluate(
+    run: Run,
+    overrides: Overrides = None,
+    tasks: Annotated[int | None, typer.Option(help="Number of held-out tasks.")] = None,
+    steps: Annotated[str | None, typer.Option(metavar="K,K,…", help="Numbers of inner steps.")] = None,
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    trust: Trust = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a run and its baselines on held-out tasks: mean and 95 % interval at each number of inner steps."""
+    del debug
+    from cluster.registry.evaluate import evaluate_named
+
+    asked = list(overrides or [])
+    asked += [] if tasks is None else [f"eval.tasks={tasks}"]
+    asked += [] if steps is None else [f"eval.steps=[{steps}]"]
+    evaluation = evaluate_named(run, asked, split, trust or ())
+    for warning in evaluation.get("warnings", ()):
+        warn(warning)
+    if as_json:
+        print_json(evaluation)
+    else:
+        print_evaluation(evaluation)

@@ -1,0 +1,84 @@
+"""``metaray train``: meta-train, evaluate, draw."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.commands.console import AsJson, Debug, Overrides, print_json, print_lines, reports_errors
+from cluster.commands.tables import print_evaluation
+from cluster.errors import ConfigError
+from cluster.progress import warn
+
+
+@reports_errors
+def train(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run; one that is there goes on.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say which engine runs, and why no other.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Meta-train, evaluate on held-out tasks, draw the figures, keep the run in MLflow.
+
+    With --resume RUN the configuration may be left out; it is then the run's own.
+    """
+    del debug
+    from cluster.config.schema import is_override, load, overridden
+    from cluster.interrupts import stop_on_signals
+    from cluster.runs.checkpoint import require_config
+    from cluster.runs.folder import find, new_name
+    from cluster.training import run as training
+    from cluster.training.start import plan_folder, plan_named
+
+    if resume is not None and name is not None:
+        raise ConfigError("expected --resume RUN or --name NAME, received both; a run has its name already")
+    if config is not None and is_override(config) and resume is not None:
+        overrides, config = [config, *(overrides or [])], None
+    if resume is not None:
+        folder = find(resume)
+        own = folder.config
+        loaded = load(Path(config), overrides or []) if config else overridden(own, overrides or [])
+        require_config(str(folder.path), own, loaded, moved=True)
+    elif config is None:
+        raise ConfigError(
+            "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
+        )
+    else:
+        loaded = load(Path(config), overrides or [])
+        folder = plan_folder(loaded, new_name(Path(config).stem)) if name is None else plan_named(loaded, name)
+    if verbose:
+        _print_engine(folder.info)
+    with stop_on_signals() as stop:
+        outcome = training.run(loaded, folder, stop)
+    for warning in outcome.warnings:
+        warn(warning)
+    if as_json:
+        print_json(outcome.as_json())
+        return
+    print_evaluation(outcome.evaluation)
+    rate = f"{outcome.steps} outer steps, {outcome.seconds:.0f} s"
+    print_lines(
+        {"trained": rate}
+        | ({"frozen": ", ".join(frozen)} if (frozen := folder.info.get("frozen")) else {})
+        | {"run": folder.path, "page": folder.path / "report.html"}
+        | {f"figure {path.stem}": path for path in outcome.figures}
+        | {"MLflow": _tracked(folder.info)}
+    )
+
+
+def _tracked(info: Mapping[str, Any]) -> str:
+    """Where MLflow has a run, or that it has none yet."""
+    run = info["mlflow_run_id"]
+    return f"run {run} in {info['mlflow_uri']}" if run else "not there yet; send it with: metaray tracking replay"
+
+
+def _print_engine(info: Mapping[str, Any]) -> None:
+    """Which engine a run came to, why, and why others were passed over."""
+    print(f"engine {info['engine']}: {info.get('engine_reason', 'of an earlier version')}", file=sys.stderr)
+    for name, reason in info.get("engines_passed_over", {}).items():
+        print(f"engine {name} passed over: {reason}", file=sys.stderr)

@@ -1,0 +1,14 @@
+"""The engine that a run came to, which every later process of the run takes."""
+
+from cluster.config.schema import Config
+from cluster.runs.folder import RunFolder
+
+
+def with_engine_of(folder: RunFolder, config: Config) -> Config:
+    """The configuration with the engine that the run came to, so that every worker, now and later, has the same."""
+    info, inner = folder.info, config.inner
+    if config.engine in ("auto", "measure"):
+        config = config.model_copy(update={"engine": info["engine"]})
+    if inner.recompute is None:
+        inner = inner.model_copy(update={"recompute": info.get("recompute", False)})
+    return config.model_copy(update={"inner": inner})
