@@ -106,6 +106,7 @@ class MAML:
     adapt: tuple[str, ...] = EVERY
     recompute: bool = False
     first_order: ClassVar[bool] = False
+    informed: ClassVar[bool] = False  # whether inputs come with the task's description
 
     @staticmethod
     def input_shape(inputs: tuple[int, ...], description: int) -> tuple[int, ...]:
@@ -208,6 +209,8 @@ class Oracle(Pretrain):
     It knows the task already, so it takes no inner steps: its score is the same at every number of them
     (Finn et al. 2017, 5.1).
     """
+
+    informed: ClassVar[bool] = True
 
     @staticmethod
     def input_shape(inputs: tuple[int, ...], description: int) -> tuple[int, ...]:

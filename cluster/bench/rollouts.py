@@ -15,7 +15,7 @@ from cluster.config.schema import Config
 from cluster.errors import ConfigError
 from cluster.evaluation.scores import start
 from cluster.setups.build import build
-from cluster.setups.policies import PolicySetup
+from cluster.setups.policies import PolicySetup, require_policies
 from cluster.workers.ray_pool import RayPool
 from cluster.workers.session import ray_session
 from tasks.environments.gymnasium_tasks import GymnasiumTasks
@@ -34,9 +34,9 @@ def rollouts(config: Config, pairs: int, say: Callable[[str], None]) -> dict[str
     Raises:
         ConfigError: if the configuration's tasks are not gymnasium's environments, or there are no workers.
     """
-    setup = build(config)
-    if not isinstance(setup, PolicySetup) or config.cluster.workers == 0:
-        raise ConfigError("--rollouts: expected a configuration of environments, and --workers above zero")
+    setup = require_policies(build(config))
+    if config.cluster.workers == 0:
+        raise ConfigError("--rollouts: expected --workers above zero, received 0")
     identifier, arguments = bare_of(setup)
     workers, spec = config.cluster.workers, setup.family.spec
     tasks = BATCHES * config.meta_batch
@@ -45,7 +45,7 @@ def rollouts(config: Config, pairs: int, say: Callable[[str], None]) -> dict[str
     sampled, bare = [], []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as processes, ray_session(config.cluster):
-        pool = RayPool(config)
+        pool = RayPool(setup)
         try:
             say(f"{config.task.family}: {workers} workers, {steps} steps a turn")
             for turn in range(pairs + 1):

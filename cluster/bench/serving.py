@@ -31,7 +31,7 @@ from cluster.registry.adapting import Adaptable
 from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable
 from cluster.setups.build import build
-from cluster.setups.policies import PolicySetup
+from cluster.setups.episodes import require_episodes
 from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.memory import keep_freed_memory
 from tasks.family import draw_batch
@@ -189,11 +189,7 @@ def tasks(model: str) -> tuple[Adaptable, dict[str, np.ndarray[Any, Any]]]:
     with registry.open(model) as folder:
         config: Config = folder.config
         adaptable = load_adaptable(folder.path)
-    setup = build(config)
-    if isinstance(setup, PolicySetup):
-        raise ConfigError(
-            f"expected a model of examples, received a policy, {model}; its trajectories would be made up"
-        )
+    setup = require_episodes(build(config))
     drawn = draw_batch(setup.family, setup.seed, "test", range(TASKS), torch.float64)
     arrays = (drawn.support.inputs, drawn.support.targets, drawn.query.inputs)
     given = {field.name: array.numpy() for field, array in zip(adaptable.inputs, arrays, strict=True)}

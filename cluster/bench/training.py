@@ -16,10 +16,11 @@ from cluster.config import strict_yaml
 from cluster.config.schema import Config, parse
 from cluster.errors import ConfigError, MetarayError
 from cluster.interrupts import StopFlag
-from cluster.setups.build import build_episodes
+from cluster.setups.build import build
+from cluster.setups.episodes import EpisodeSetup, require_episodes
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
-from cluster.training.recorder import Books
+from cluster.training.recorder import Recorder
 from cluster.workers.messages import shards
 from cluster.workers.ray_pool import RayPool
 from cluster.workers.session import ray_session
@@ -75,7 +76,7 @@ def config_of(suite: Suite, workers: int) -> Config:
 
 
 class _Silence:
-    """Books that keep nothing: what is timed are pool and learner."""
+    """Recorder that keep nothing: what is timed are pool and learner."""
 
     def after_step(self, learner: Learner, metrics: Mapping[str, float]) -> None:
         """Nothing."""
@@ -91,9 +92,10 @@ def through_ray(suite: Suite, workers: int, pairs: int, say: Callable[[str], Non
     with _alone(config) as alone:
         say(f"{suite.name}: {workers} workers through Ray")
         with ray_session(config.cluster):
-            pool = RayPool(config)
+            setup = require_episodes(build(config))
+            pool = RayPool(setup)
             try:
-                ray, own, steps = _turns(config, pool, alone, pairs)
+                ray, own, steps = _turns(setup, pool, alone, pairs)
             finally:
                 pool.close()
 
@@ -118,17 +120,17 @@ def through_ray(suite: Suite, workers: int, pairs: int, say: Callable[[str], Non
 
 
 def _turns(
-    config: Config, pool: RayPool, alone: Callable[[int], float], pairs: int
+    setup: EpisodeSetup, pool: RayPool, alone: Callable[[int], float], pairs: int
 ) -> tuple[list[float], list[float], int]:
     """Seconds per outer step through Ray and alone, turn by turn, and the steps of a turn."""
-    setup = build_episodes(config)
+    config = setup.config
     learner = Learner(config.outer, setup.layout, setup.initial_params())
 
     def ray(steps: int) -> float:
         until = config.outer.model_copy(update={"steps": learner.step + steps})
         began = time.perf_counter()
         further = config.model_copy(update={"outer": until})
-        meta_train(further, learner, pool, cast(Books, _Silence()), StopFlag())
+        meta_train(further, learner, pool, cast(Recorder, _Silence()), StopFlag())
         return (time.perf_counter() - began) / steps
 
     alone(2)
@@ -190,7 +192,7 @@ def _compute(end: Connection, text: str, number: int) -> None:
     config = parse(strict_yaml.read(text))
     fix_arithmetic(config.cluster.threads)
     keep_freed_memory()
-    setup = build_episodes(config)
+    setup = require_episodes(build(config))
     tasks = shards("train", 0, config.meta_batch, config.shard_size)[number]
     episodes = draw_batch(setup.family, setup.seed, "train", tasks.indices, setup.dtype, setup.device)
     params = {name: value.to(setup.device) for name, value in setup.initial_params().items()}

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.config.credentials import has_credentials, without_credentials
 
@@ -62,7 +62,7 @@ class TrustRegionConfig(Section):
 
 
 class ClippedConfig(Section):
-    """``outer.ppo``: several steps of Adam on one batch of rollouts, by a clipped surrogate."""
+    """``outer.ppo``: several steps of the optimizer on one batch of rollouts, by a clipped surrogate."""
 
     clip: Positive = 0.3
     epochs: Count = 5
@@ -74,7 +74,8 @@ class OuterConfig(Section):
 
     lr: Positive = 1e-3
     steps: Count
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "trpo", "ppo"] = "adam"
+    step: Literal["gradient", "trpo", "ppo"] = "gradient"
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     estimator: Literal["likelihood_ratio", "dice"] = "likelihood_ratio"
     trpo: TrustRegionConfig = TrustRegionConfig()
     ppo: ClippedConfig = ClippedConfig()
@@ -82,6 +83,24 @@ class OuterConfig(Section):
     clip_value: Positive | None = None
     freeze: tuple[str, ...] = ()
     on_nonfinite: Literal["stop", "skip"] = "stop"
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _no_kind_of_step(cls, value: object) -> object:
+        if value in ("trpo", "ppo"):
+            raise ValueError(
+                f"expected an optimizer, received '{value}', which is a kind of step: set outer.step={value}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _optimizer_steps(self) -> Self:
+        if self.step == "trpo" and "optimizer" in self.model_fields_set and self.optimizer != "adam":
+            raise ValueError(
+                f"optimizer: expected none with outer.step=trpo, which finds its step by line search, received "
+                f"{self.optimizer}; leave it out"
+            )
+        return self
 
 
 class AdvantageConfig(Section):

@@ -57,7 +57,7 @@ def evaluate_one(folder: RunFolder, overrides: Sequence[str], split: Any) -> dic
     if not any(override.startswith("task.root=") for override in overrides):
         # Other data where the run's was: its training classes may be among the test classes there.
         checkpoints.require_data(state, setup.family.spec.data)
-    with open_pool(config) as pool:
+    with open_pool(setup) as pool:
         result = evaluate_params(pool, config, setup, state, split)
     further: dict[str, Any] = {"trained_on": state.data} if state.data != setup.family.spec.data else {}
     warnings = folder.info.get("warnings")

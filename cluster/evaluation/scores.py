@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from cluster.config.schema import Config
 from cluster.evaluation.intervals import Kinds, contrast, estimate
 from cluster.runs import checkpoint as checkpoints
-from cluster.setups.build import AnySetup, Setup
-from cluster.setups.policies import PolicySetup
-from cluster.workers.messages import Flat, Result, score_orders
+from cluster.setups.build import Setup
+from cluster.workers.messages import Flat, Reply, ScoresReply, scores_requests
 from cluster.workers.pool import Pool, Ticket
-from meta.algorithms import batch_norm_of
-from meta.objectives import CROSS_ENTROPY, Score, is_diverged
-from tasks.family import Split, TaskKey, kinds_of
+from meta.objectives import Score, is_diverged
+from tasks.family import Split, kinds_of
 
 Scores = NDArray[np.float64]
 
@@ -33,17 +31,17 @@ def start(
     first: int = 0,
 ) -> Ticket:
     """Hand ``tasks`` tasks of a split from number ``first`` on to the pool; they run when no gradient is waited for."""
-    orders = score_orders(step, split, tasks, config.shard_size, tuple(steps), first)
-    return pool.submit(orders, theta, background=True)
+    requests = scores_requests(step, split, tasks, config.shard_size, tuple(steps), first)
+    return pool.submit(requests, theta, background=True)
 
 
-def table(results: Iterable[Result]) -> Scores:
+def table(replies: Iterable[Reply]) -> Scores:
     """The scores of all tasks in order of their index, [T, K], float64."""
-    ordered = sorted(results, key=lambda result: result.order.shard)
-    return np.concatenate([result.scores.astype(np.float64) for result in ordered])
+    scores = {reply.request.shard: reply.scores for reply in replies if isinstance(reply, ScoresReply)}
+    return np.concatenate([scores[shard].astype(np.float64) for shard in sorted(scores)])
 
 
-def task_kinds(setup: AnySetup, split: Split, tasks: int, first: int = 0) -> Kinds | None:
+def task_kinds(setup: Setup, split: Split, tasks: int, first: int = 0) -> Kinds | None:
     """The kinds of ``tasks`` tasks of a split from number ``first`` on, None where the family has none.
 
     Raises:
@@ -180,7 +178,7 @@ def difference(
     return {"mean": (1.0 if higher_is_better else -1.0) * found.mean, "ci95": found.half_width(), **corrected}
 
 
-def evaluate(pool: Pool, config: Config, setup: AnySetup, theta: Flat, *, split: Split) -> dict[str, Any]:
+def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Split) -> dict[str, Any]:
     """Evaluate flat θ on the first ``eval.tasks`` tasks of a split at ``eval.steps``, and state the protocol.
 
     Scores before adaptation are always computed: they tell which tasks have diverged.
@@ -197,7 +195,7 @@ def evaluate(pool: Pool, config: Config, setup: AnySetup, theta: Flat, *, split:
         "metric": objective.metric,
         "split": split,
         "tasks": tasks,
-        **(_of_rollouts(setup) if isinstance(setup, PolicySetup) else _of_episodes(setup, split)),
+        **setup.describe(split),
         "inner_lr": config.inner.lr,
         "data": setup.family.spec.data or None,
         "steps": summary(scores, steps, objective, kinds=kinds, shown=config.eval.steps),
@@ -206,7 +204,7 @@ def evaluate(pool: Pool, config: Config, setup: AnySetup, theta: Flat, *, split:
 
 
 def evaluate_params(
-    pool: Pool, config: Config, setup: AnySetup, state: checkpoints.Checkpoint, split: Split = "test"
+    pool: Pool, config: Config, setup: Setup, state: checkpoints.Checkpoint, split: Split = "test"
 ) -> dict[str, Any]:
     """Held-out figures of a checkpoint's θ under ``config``, and which step it is of."""
     theta = setup.layout.flatten(state.params).numpy()
@@ -237,29 +235,3 @@ def _of_kinds(
             counts = {str(number): int(diverged[mask, list(steps).index(number)].sum()) for number in shown}
             found[name] = {number: row | {"diverged": counts[number]} for number, row in rows.items()}
     return {"kinds": found, "kind_tasks": {name: int(mask.sum()) for name, mask in masks.items()}}
-
-
-def _of_episodes(setup: Setup, split: Split) -> dict[str, Any]:
-    """What an episode of the split holds."""
-    episode = setup.family.draw(TaskKey(setup.seed, split, 0))
-    classified = setup.algorithm.objective is CROSS_ENTROPY
-    classes = setup.family.spec.outputs if classified else 1
-    return {
-        "way": classes if classified else None,
-        "shot": len(episode.support.inputs) // classes,
-        "query_per_class": len(episode.query.inputs) // classes,
-        "batch_norm": batch_norm_of(setup.algorithm.model),
-    }
-
-
-def _of_rollouts(setup: PolicySetup) -> dict[str, Any]:
-    """What is sampled of a task at each number of inner steps."""
-    spec = setup.family.spec
-    return {
-        "way": None,
-        "shot": spec.trajectories,
-        "query_per_class": spec.trajectories,
-        "batch_norm": None,
-        "horizon": spec.horizon,
-        "later_lr": setup.config.eval.later_lr,
-    }

@@ -16,10 +16,8 @@ from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder
-from cluster.setups.build import AnySetup, build
-from cluster.setups.policies import PolicySetup
+from cluster.setups.build import Setup, build
 from cluster.workers.open import open_pool, shared_session
-from meta.algorithms import batch_norm_of
 from meta.objectives import Score
 
 Reserve = Callable[[int], Attempt]  # counts an attempt on so many tasks, which no other attempt has or will have
@@ -29,7 +27,7 @@ class Contender(NamedTuple):
     """A configuration, what it builds, and the checkpoint of θ."""
 
     config: Config
-    setup: AnySetup
+    setup: Setup
     state: Checkpoint
 
 
@@ -121,17 +119,16 @@ def _under_protocol_of(challenger: Contender, folder: RunFolder) -> Contender:
     update = {"task": challenger.config.task, "seed": challenger.config.seed, "cluster": challenger.config.cluster}
     config = with_engine_of(folder, own.model_copy(update=update))
     setup = build(config)
-    _require_same(_sampling(own, setup, challenger))
+    _require_same(_sampling(setup, challenger.setup))
     return Contender(config, setup, state)
 
 
-def _sampling(own: Config, setup: AnySetup, challenger: Contender) -> list[str]:
+def _sampling(setup: Setup, challenger: Setup) -> list[str]:
     """How much of a task the two are shown before they are scored, where it differs."""
-    if isinstance(setup, PolicySetup):
-        pair = (own.select_steps, challenger.config.select_steps)
-        return [] if pair[0] == pair[1] else [f"inner steps, each with rollouts: {pair[0]} there, {pair[1]} here"]
-    modes = (batch_norm_of(setup.algorithm.model), batch_norm_of(challenger.setup.algorithm.model))
-    return [] if modes[0] == modes[1] else [f"batch norm: {modes[0] or 'none'} there, {modes[1] or 'none'} here"]
+    mine, other = setup.sampling(), challenger.sampling()
+    return [
+        f"{name}: {value} there, {other.get(name)} here" for name, value in mine.items() if value != other.get(name)
+    ]
 
 
 def _require_same(found: list[str]) -> None:
@@ -146,7 +143,7 @@ def _scores(one: Contender, tasks: int, first: int) -> Scores:
     """Scores [T] of the test tasks from number ``first`` on after the model's own number of inner steps."""
     theta = one.setup.layout.flatten(one.state.params).numpy()
     steps = (one.config.select_steps,)
-    with open_pool(one.config) as pool:
+    with open_pool(one.setup) as pool:
         ticket = start(pool, one.config, theta, step=0, split="test", tasks=tasks, steps=steps, first=first)
         column: Scores = table(pool.gather(ticket))[:, 0]
     return column

@@ -21,7 +21,8 @@ from cluster.registry.adapting import (
 )
 from cluster.registry.fields import Arrays, Field, ImageFiles, checked
 from cluster.registry.package import Package
-from cluster.setups.build import DTYPES, build_algorithm
+from cluster.setups.base import DTYPES
+from cluster.setups.episodes import build_algorithm
 from meta.algorithms import MAML, Algorithm
 from meta.episode import Episode, Examples
 from meta.params import Params
@@ -35,6 +36,7 @@ class AdaptableModel(Adaptable):
         config, spec = package.config, package.spec
         self._package, self._classes = package, spec.outputs if spec.objective == "cross_entropy" else None
         self.inner_steps, self.inner_lr = config.select_steps, config.inner.lr
+        self._model = build_algorithm(config, spec).model  # built once: only α differs between calls
         require_shapes(package, self._algorithm(self.inner_lr).init(torch.Generator(), DTYPES[config.dtype]))
         shape, reals = spec.input_shape, "float64"
         if package.pixels:
@@ -87,7 +89,7 @@ class AdaptableModel(Adaptable):
             return lost_as_nan(outputs if self._classes is None else torch.softmax(outputs, dim=-1), outputs)
 
     def _algorithm(self, lr: float) -> Algorithm:
-        return build_algorithm(with_step_size(self._package.config, lr), self._package.spec)
+        return build_algorithm(with_step_size(self._package.config, lr), self._package.spec, self._model)
 
     def _as_tensor(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
         """Inputs as the family gives them: pixels [T, B, H, W, C] become [T, B, C, H, W] in [0, 1]."""

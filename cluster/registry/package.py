@@ -19,7 +19,7 @@ from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder, write_json
 from cluster.runs.storage import Store, write_file
-from cluster.setups.build import AnySetup
+from cluster.setups.build import Setup
 from meta.params import Params
 from tasks.environments.contract import EnvironmentSpec
 from tasks.family import FamilySpec
@@ -49,7 +49,7 @@ class Package:
 
 
 def write_package(
-    path: Path, folder: RunFolder, setup: AnySetup, state: Checkpoint, evaluation: Mapping[str, Any]
+    path: Path, folder: RunFolder, setup: Setup, state: Checkpoint, evaluation: Mapping[str, Any]
 ) -> None:
     """Write a run's model into a folder.
 

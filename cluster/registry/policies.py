@@ -18,13 +18,13 @@ from cluster.registry.adapting import (
 )
 from cluster.registry.fields import Arrays, Field, checked
 from cluster.registry.package import Package
-from cluster.setups.build import DTYPES
+from cluster.setups.base import DTYPES
 from cluster.setups.policies import build_policy_algorithm
-from cluster.workers.rollouts import as_examples
 from meta.episode import Examples
 from meta.params import Params
 from meta.policy import GaussianPolicy, Policy, PolicyMAML
 from meta.policy.advantages import AdvantageSettings, Trajectories
+from meta.policy.samples import as_examples
 from tasks.environments.contract import EnvironmentSpec
 
 

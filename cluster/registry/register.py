@@ -22,8 +22,6 @@ from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder, read_json
 from cluster.setups.build import build
-from cluster.setups.policies import PolicySetup
-from meta.algorithms import Oracle
 from meta.engine.arithmetic import fix_arithmetic
 from meta.params import fingerprint
 
@@ -138,7 +136,7 @@ def _contender(folder: RunFolder, overrides: Sequence[str]) -> Contender:
     config = with_engine_of(folder, overridden(folder.config, overrides))
     _, state = checkpoints.chosen(folder.checkpoints)
     setup = build(config)
-    if isinstance(setup.algorithm, Oracle) or (isinstance(setup, PolicySetup) and setup.algorithm.informed):
+    if getattr(setup.algorithm, "informed", False):
         raise ConfigError(
             "expected a run that adapts to tasks, received one of an oracle, which is told them; register one of "
             "maml, fomaml or pretrain"

@@ -8,7 +8,6 @@ from cluster.reports.run_page import draw_figures, write_report
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder
 from cluster.setups.build import Setup, build
-from cluster.setups.policies import PolicySetup
 from meta.engine.arithmetic import fix_arithmetic
 from meta.params import Params
 
@@ -16,18 +15,14 @@ from meta.params import Params
 def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
     """Draw a run's figures and its page, with what the configuration is to say otherwise, such as ``task.root=…``."""
     fix_arithmetic(threads=1)
-    learned: dict[str, tuple[Setup, Params]] = {}
-    policies: dict[str, tuple[PolicySetup, Params]] = {}
+    trained: dict[str, tuple[Setup, Params]] = {}
     for label, one in {folder.config.algorithm: folder, **folder.baselines}.items():
         config = overridden(one.config, overrides)
         if config.algorithm != "oracle" and one.checkpoints.names():
             _, state = checkpoints.chosen(one.checkpoints)
             setup = build(config)
-            checkpoints.require_data(state, setup.family.spec.data)
-            if isinstance(setup, PolicySetup):
-                policies[label] = (setup, state.params)
-            else:
-                learned[label] = (setup, state.params)
-    drawn = draw_figures(folder.path, learned, policies)
+            checkpoints.require_data(state, setup.data)
+            trained[label] = (setup, state.params)
+    drawn = draw_figures(folder.path, trained)
     write_report(folder.path, drawn.paths, drawn.notes)
     return drawn.paths

@@ -16,7 +16,7 @@ from cluster.errors import MetarayError
 from cluster.evaluation.intervals import INTERVAL
 from cluster.evaluation.protocol import protocol, rows
 from cluster.reports import figures as drawing
-from cluster.reports.figures import Learned, Policies, curve, learners
+from cluster.reports.figures import Trained, curve, learners
 from cluster.reports.html import NOT_FINITE, embedded, interval, rounded, template
 from cluster.runs.folder import RunFolder
 from cluster.runs.storage import write_file
@@ -34,13 +34,12 @@ class Drawn(NamedTuple):
     notes: list[str]
 
 
-def draw_figures(run_dir: Path, learned: Learned, policies: Policies | None = None) -> Drawn:
+def draw_figures(run_dir: Path, trained: Trained) -> Drawn:
     """Draw what the run's data permit into its folder ``figures``.
 
     Args:
         run_dir: the run's folder.
-        learned: label -> what it was built from, and its θ; may be empty.
-        policies: likewise, where tasks are acted in.
+        trained: label -> set-up and θ of the run and its baselines; may be empty.
 
     Returns:
         Of ``learning_curves.png``, ``adaptation.png``, ``regression.png``, ``episode.png``, ``paths.png``,
@@ -52,7 +51,7 @@ def draw_figures(run_dir: Path, learned: Learned, policies: Policies | None = No
     folder = RunFolder(run_dir)
     evaluation = _read_evaluation(folder)
     series = _series(folder, evaluation)
-    curves = {name: pair for name, pair in learned.items() if drawing.can_draw_regression(pair[0])}
+    curves = {name: (setup, theta) for name, (setup, theta) in trained.items() if drawing.can_draw_regression(setup)}
     made: dict[str, Any] = {}
     notes: list[str] = []
     if any(CURVE.fullmatch(key) for records in series.values() for record in records for key in record["values"]):
@@ -61,12 +60,13 @@ def draw_figures(run_dir: Path, learned: Learned, policies: Policies | None = No
         made["adaptation"] = drawing.adaptation(evaluation, _label(folder))
     if curves:
         made["regression"] = drawing.regression(curves)
-    for setup, params in islice((pair for pair in learned.values() if drawing.can_draw_episode(pair[0])), 1):
-        made["episode"] = drawing.episode(setup, params, steps=_most_steps(evaluation, setup.algorithm))
-    if policies:
-        first = next(iter(policies.values()))[0]
-        acted, notes = drawing.of_policies(policies, _most_steps(evaluation, first.algorithm))
-        made |= acted
+    for setup, theta in trained.values():
+        if "episode" not in made and drawing.can_draw_episode(setup):
+            made["episode"] = drawing.episode(setup, theta, steps=_most_steps(evaluation, setup.algorithm))
+    policies = {name: (setup, theta) for name, (setup, theta) in trained.items() if drawing.can_draw_rollouts(setup)}
+    for setup, _ in islice(policies.values(), 1):
+        of_rollouts, notes = drawing.of_policies(policies, _most_steps(evaluation, setup.algorithm))
+        made |= of_rollouts
     for name, figure in made.items():
         drawing.save(figure, folder.figures / f"{name}.png")
     return Drawn([folder.figures / f"{name}.png" for name in made], notes)

@@ -31,7 +31,7 @@ def score_again(search: Search, folder: SearchFolder, number: int, first: int | 
     config = with_engine_of(run, run.config)
     setup = build(config)
     _, state = checkpoints.chosen(run.checkpoints)
-    with open_pool(config) as pool:
+    with open_pool(setup) as pool:
         ticket = start(
             pool,
             config,

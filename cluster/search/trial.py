@@ -17,7 +17,7 @@ from cluster.runs.storage import write_file
 from cluster.search.folder import INFO, Status
 from cluster.search.settings import Search
 from cluster.setups.build import build
-from cluster.training.recorder import Books, Validated
+from cluster.training.recorder import Recorder, Validated
 from cluster.training.run import learn
 from cluster.workers.open import open_pool
 from meta.engine.arithmetic import fix_arithmetic
@@ -86,16 +86,16 @@ def train_trial(
 def _train(config: Config, folder: RunFolder, report: Report) -> None:
     setup = build(config)
 
-    def told(validated: Validated) -> None:
+    def on_validation(validated: Validated) -> None:
         score, step = validated.means[config.select_steps], validated.state.step
         if validated.diverged > LOST:
             raise _Diverged(f"{validated.diverged:.0%} of the validation tasks diverged at outer step {step}")
-        if step < config.outer.steps:  # the last one is told when all is saved
+        if step < config.outer.steps:  # the last one is reported when all is saved
             report(step, score, validated.state)
 
-    with open_pool(config) as pool:
-        books = Books(config, setup, folder, pool, _Quiet(), told)
-        learn(pool, config, setup, books, checkpoints.newest(folder.checkpoints), StopFlag())
+    with open_pool(setup) as pool:
+        recorder = Recorder(config, setup, folder, pool, _Quiet(), on_validation)
+        learn(pool, config, setup, recorder, checkpoints.newest(folder.checkpoints), StopFlag())
 
 
 def _settle(folder: RunFolder) -> None:

@@ -1,26 +1,94 @@
-"""What both kinds of set-up have: the configuration, and what follows from it alone."""
+"""What every set-up has: the configuration and what follows from it alone, and what is asked of both kinds."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from cluster.config.schema import Config
+from cluster.workers.worker import Work
+from meta.engine.choice import Choice
 from meta.engine.strategies import Limits
-from meta.params import Layout
+from meta.params import Layout, Params
+from tasks.family import Split
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Basis:
-    """Configuration, layout of θ, names of the parameters that the outer loop leaves alone, type, device and seed."""
+class BaseSetup(ABC):
+    """Everything that a worker or a learner computes with.
+
+    Attributes:
+        config: what it was built from.
+        builder: builds the same from a configuration, in another process for one.
+        layout: the parameters' places in θ.
+        frozen: names of the parameters that the outer loop leaves alone.
+        dtype: type of θ.
+        device: where workers compute.
+        seed: of θ, tasks and rollouts.
+    """
 
     config: Config
+    builder: Callable[[Config], "BaseSetup"]
     layout: Layout
     frozen: tuple[str, ...]
     dtype: torch.dtype
     device: torch.device
     seed: int
 
+    family: Any
+    algorithm: Any
+
     @property
     def limits(self) -> Limits:
-        """What an engine may take of the machine."""
+        """Threads and memory that an engine may take of the machine."""
         return Limits(threads=self.config.cluster.threads, memory=int(self.config.cluster.memory * 1e6))
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of the data that tasks are drawn from, empty if there are none."""
+        data: str = self.family.spec.data
+        return data
+
+    def initial_params(self) -> Params:
+        """θ before the first step, a function of the seed alone."""
+        params: Params = self.algorithm.init(torch.Generator().manual_seed(self.seed), self.dtype)
+        return params
+
+    @property
+    def choice(self) -> Choice:
+        """The strategy that the configuration names, or that its ``auto`` or ``measure`` comes to.
+
+        Raises:
+            ConfigError: if the model or the tasks do not let the algorithm run at all.
+        """
+        raise NotImplementedError
+
+    @property
+    def needs_trial(self) -> bool:
+        """Whether parts are a user's own, so that some may fail late in a run; see :meth:`trial`."""
+        return False
+
+    @property
+    def needs_worker_trial(self) -> bool:
+        """Whether a worker may lack what this process has, or fail where this process does not."""
+        return False
+
+    def trial(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Names and attempts of what a training will do, each on one task, besides writing and drawing."""
+        yield from ()
+
+    @abstractmethod
+    def make_work(self) -> Work:
+        """What computes requests about this kind of tasks in a worker."""
+
+    @abstractmethod
+    def describe(self, split: Split) -> dict[str, Any]:
+        """How much of a task is shown before it is scored: a part of an evaluation's ``--json`` keys."""
+
+    @abstractmethod
+    def sampling(self) -> dict[str, Any]:
+        """What has to be equal before two models are compared on the same tasks, by name."""

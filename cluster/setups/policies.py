@@ -1,5 +1,6 @@
-"""From a configuration of tasks that are acted in to the objects that compute."""
+"""From a configuration of RL tasks to the objects that compute."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -10,52 +11,41 @@ from cluster.config.components import resolve
 from cluster.config.schema import Config
 from cluster.config.sections import EvalConfig, InnerConfig, OuterConfig
 from cluster.errors import ConfigError
-from cluster.setups.base import Basis
+from cluster.setups.base import BaseSetup
 from cluster.setups.models import adapted_of, build_model, frozen_of, require_pure
+from cluster.workers.rollouts import RolloutWork
 from meta.algorithms import Algorithm
-from meta.engine.choice import Choice, fallen_back
-from meta.engine.native.ir import Unsupported
-from meta.engine.native.strategy import native_memory
-from meta.engine.native.toolchain import NoCompiler, probe
+from meta.engine.choice import Choice, choose_for_policies
 from meta.engine.strategies import Engine
 from meta.engine.strategies import build as build_engine
-from meta.params import Layout, Params
+from meta.params import Layout
 from meta.policy import Policy, PolicyMAML
 from meta.policy.advantages import AdvantageSettings
 from meta.policy.engine import PolicyEngine
 from meta.policy.samples import blank
 from tasks.environments.contract import EnvironmentFamily, EnvironmentSpec
+from tasks.family import Split
 
-ONE_BATCH = ("trpo", "ppo")  # ways of the outer step that use a batch of rollouts more than once
+ONE_BATCH = ("trpo", "ppo")  # outer steps that use a batch of rollouts more than once
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicySetup(Basis):
-    """Everything that a worker or a learner computes with, where tasks are acted in."""
+class PolicySetup(BaseSetup):
+    """Everything that a worker or a learner computes with where tasks are RL tasks."""
 
     family: EnvironmentFamily
     algorithm: PolicyMAML
 
     @cached_property
     def choice(self) -> Choice:
-        """The strategy for meta-gradients: compiled where the estimators allow it, else one task after another."""
+        """The strategy for meta-gradients that the configuration names, or that ``auto`` comes to."""
         name = self.config.engine
         if name not in ("auto", "measure"):
             return Choice(name, "named by the configuration", {})
-        if self.device.type != "cpu":
-            return Choice("trace", f"vectorised over tasks on {self.device.type}", {})
         spec, algorithm = self.family.spec, self.algorithm
         rows = spec.trajectories * spec.horizon
         example = blank(algorithm.model, self.observed, algorithm.inner_steps, rows, self.dtype)
-        passed_over = {"trace": f"{rows} rows a task leave nothing to gain by vectorising over tasks"}
-        try:
-            probe()
-            need = self.limits.threads * native_memory(cast(Algorithm, algorithm), self.initial_params(), example)
-        except Unsupported as error:
-            warning = fallen_back("native", error) if isinstance(error, NoCompiler) else None
-            return Choice("loop", "one task after another", passed_over | {"native": str(error)}, warning=warning)
-        recompute = self.limits.memory is not None and need > self.limits.memory
-        return Choice("native", f"compiled; {need / 1e6:.0f} MB", passed_over, recompute)
+        return choose_for_policies(cast(Algorithm, algorithm), self.initial_params(), example, self.device, self.limits)
 
     @cached_property
     def gradients(self) -> Engine:
@@ -77,12 +67,40 @@ class PolicySetup(Basis):
         """How rewards become advantages."""
         return AdvantageSettings(**self.config.advantage.model_dump())
 
-    def initial_params(self) -> Params:
-        """θ before the first step, a function of the seed alone."""
-        return self.algorithm.init(torch.Generator().manual_seed(self.seed), self.dtype)
+    def inner_lr(self, inner_step: int, *, evaluation: bool) -> float:
+        """The step size α of inner step number ``inner_step``; in evaluations another from the second on."""
+        later = self.config.eval.later_lr if evaluation and inner_step > 0 else 1.0
+        return self.config.inner.lr * later
+
+    def make_work(self) -> RolloutWork:
+        """What samples rollouts and computes meta-gradients and scores over them."""
+        return RolloutWork(self)
+
+    def describe(self, split: Split) -> dict[str, Any]:
+        """Trajectories sampled of a task at each number of inner steps, and how long they are."""
+        del split  # rollouts are as many in all of them
+        spec = self.family.spec
+        return {
+            "way": None,
+            "shot": spec.trajectories,
+            "query_per_class": spec.trajectories,
+            "batch_norm": None,
+            "horizon": spec.horizon,
+            "later_lr": self.config.eval.later_lr,
+        }
+
+    def sampling(self) -> dict[str, Any]:
+        """Inner steps: each is taken on rollouts of its own."""
+        return {"inner steps, each with rollouts": self.config.select_steps}
 
 
-def build_policies(config: Config, family: EnvironmentFamily, dtype: torch.dtype, device: torch.device) -> PolicySetup:
+def build_policies(
+    config: Config,
+    builder: Callable[[Config], BaseSetup],
+    family: EnvironmentFamily,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PolicySetup:
     """Construct policy and algorithm for a family of environments.
 
     Raises:
@@ -98,6 +116,7 @@ def build_policies(config: Config, family: EnvironmentFamily, dtype: torch.dtype
         family=family,
         algorithm=algorithm,
         config=config,
+        builder=builder,
         layout=Layout.of(params),
         dtype=dtype,
         device=device,
@@ -123,11 +142,11 @@ def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
     size = _observed(spec, informed=cls.informed)
     if cls.informed and spec.description < 1:
         raise ConfigError("algorithm: oracle expects a family that describes its tasks, this one does not")
-    outer, clipped = config.outer, config.outer.optimizer == "ppo"
-    if outer.estimator == "dice" and outer.optimizer in ONE_BATCH:
+    outer, clipped = config.outer, config.outer.step == "ppo"
+    if outer.estimator == "dice" and outer.step in ONE_BATCH:
         raise ConfigError(
-            f"outer.estimator: expected likelihood_ratio with outer.optimizer={outer.optimizer}, received dice, which "
-            "holds only where the rollouts were sampled; take outer.optimizer=adam"
+            f"outer.estimator: expected likelihood_ratio with outer.step={outer.step}, received dice, which "
+            "holds only where the rollouts were sampled; take outer.step=gradient"
         )
     model = _policy(config, size, spec)
     return cls(
@@ -164,7 +183,7 @@ def _policy(config: Config, size: int, spec: EnvironmentSpec) -> Policy:
 
 
 def require_no_policies(config: Config) -> None:
-    """Refuse settings that only tasks which are acted in know, where examples are drawn.
+    """Refuse settings of RL tasks where tasks are drawn.
 
     Raises:
         ConfigError: naming the key.
@@ -177,8 +196,8 @@ def require_no_policies(config: Config) -> None:
         for key in keys
         if getattr(getattr(config, section), key) != getattr(defaults[section], key)
     ]
-    if config.outer.optimizer in ONE_BATCH:
-        changed.insert(0, "outer.optimizer")
+    if config.outer.step in ONE_BATCH:
+        changed.insert(0, "outer.step")
     if config.advantage != type(config.advantage)():
         changed.append("advantage")
     if changed:
@@ -186,3 +205,15 @@ def require_no_policies(config: Config) -> None:
             f"{changed[0]}: expected only with families of environments (navigation, half_cheetah_direction, …), "
             f"received with family '{config.task.family}'; leave it out"
         )
+
+
+def require_policies(setup: BaseSetup) -> PolicySetup:
+    """The set-up, if its tasks are RL tasks.
+
+    Raises:
+        ConfigError: if they are drawn.
+    """
+    if not isinstance(setup, PolicySetup):
+        family = setup.config.task.family
+        raise ConfigError(f"task.family: expected a family of environments, received episodes, '{family}'")
+    return setup

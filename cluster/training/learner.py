@@ -16,10 +16,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,
-    "ppo": torch.optim.Adam,
-    "trpo": torch.optim.SGD,  # never asked for a step: what is found by line search is moved to
 }
-FUSED = {"adam", "adamw", "sgd", "ppo"}
+FUSED = {"adam", "adamw", "sgd"}
 
 
 class Learner:
@@ -34,6 +32,7 @@ class Learner:
         self.step = 0
         self.skipped = 0
         self.moved = True  # whether the last outer step moved θ by more than rounding
+        self._moves: list[bool] = []  # of the steps of the optimizer in this outer step
         self.layout = layout
         self._config = config
         self._theta = layout.flatten(params)
@@ -70,14 +69,13 @@ class Learner:
             return 0.5 * (1 + math.cos(math.pi * step / self._config.steps))
         return 1.0
 
-    def update(self, gradient: Flat, tasks: int) -> float:
-        """One outer step down the mean of ``tasks`` meta-gradients; see :meth:`descend`."""
-        norm = self.descend(gradient, tasks)
+    def finish_step(self) -> None:
+        """End an outer step, in which θ was changed once or more."""
+        self.moved, self._moves = any(self._moves), []
         self.step += 1
-        return norm
 
     def descend(self, gradient: Flat, tasks: int) -> float:
-        """One step of the optimizer, which may be one of several in an outer step.
+        """One step of the optimizer, which may be one of several in an outer step; see :meth:`finish_step`.
 
         Args:
             gradient: sum of meta-gradients, [P].
@@ -101,7 +99,7 @@ class Learner:
         self._optimizer.step()
         if self._frozen is not None:  # an optimizer may move what has no gradient, by decay for one
             theta[self._frozen] = self._before[self._frozen]
-        self.moved = _moved(self._before, theta)
+        self._moves.append(_moved(self._before, theta))
         return norm
 
     def without_frozen(self, vector: Tensor) -> Tensor:
@@ -111,12 +109,11 @@ class Learner:
         return vector
 
     def move(self, theta: Flat) -> None:
-        """An outer step to ``theta`` [P], found by other means than the optimizer."""
+        """Take over parameters [P] that another method than the optimizer has computed; see :meth:`finish_step`."""
         new = torch.from_numpy(theta)
-        self.moved = _moved(self._theta.detach(), new)
+        self._moves.append(_moved(self._theta.detach(), new))
         with torch.no_grad():
             self._theta.copy_(new)
-        self.step += 1
 
     def skip(self) -> None:
         """Count a step that leaves θ as it is."""

@@ -1,7 +1,9 @@
-"""The outer step: what the learner does with a meta-batch's gradient. Some ask the workers again before θ moves."""
+"""The outer step: what the learner does with a meta-batch's gradient, ``outer.step`` of the configuration.
 
-import dataclasses
-from collections.abc import Sequence
+``gradient`` takes one step of the optimizer. ``trpo`` and ``ppo`` ask the workers again about the same rollouts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,23 +11,25 @@ from torch import Tensor
 
 from cluster.config.schema import Config
 from cluster.training.learner import Learner
-from cluster.training.reduction import Total, total_gradient, total_judgement, total_vector
-from cluster.workers.messages import Flat, Order
+from cluster.training.reduction import GradientSum, sum_gradients, sum_products, sum_surrogates
+from cluster.workers.messages import FisherProduct, Flat, GradientAt, Reply, Request, RolloutRequest, SurrogateAndKL
 from cluster.workers.pool import Pool, Ticket
 from meta.policy.trust_region import TrustRegion, full_step, line_search
 
 Metrics = dict[str, float]
 
 
-def outer_step(config: Config, learner: Learner, pool: Pool, orders: Sequence[Order], total: Total) -> Metrics:
-    """Move θ by the gradient of a meta-batch, or deal with one that is not finite.
+def outer_step(
+    config: Config, learner: Learner, pool: Pool, requests: Sequence[Request], total: GradientSum
+) -> Metrics:
+    """Move θ by the gradient of a meta-batch, or pass over one that is not finite.
 
     Args:
         config: the run's configuration.
         learner: holds θ.
         pool: the workers that computed the gradient; they keep rollouts until the next one.
-        orders: what they were asked.
-        total: their answers' sum.
+        requests: those of the gradient.
+        total: the sum of their replies.
 
     Returns:
         The step's mean metrics.
@@ -38,74 +42,92 @@ def outer_step(config: Config, learner: Learner, pool: Pool, orders: Sequence[Or
             raise total.diverged(learner.step, config)
         learner.skip()
         return {"skipped": 1.0}
-    again = _Again(config, learner, pool, orders, total)
-    if config.outer.optimizer == "trpo":
-        found = again.trust_region_step()
-    elif config.outer.optimizer == "ppo":
-        found = again.clipped_steps()
-    else:
-        found = {"gradient_norm": learner.update(total.gradient, total.tasks)}
-    return _with_rate(total) | found | {"skipped": 0.0}
+    step = STEPS[config.outer.step]
+    metrics = step(config, learner, RolloutRequests(pool, requests, learner.theta), total)
+    learner.finish_step()
+    return _with_rate(total) | metrics | {"skipped": 0.0}
 
 
-def _with_rate(total: Total) -> Metrics:
-    """The means; of rollouts, steps of the environments in the meta-batch and how many a worker takes a second."""
+class RolloutRequests:
+    """Requests about the rollouts that a gradient was computed from, sampled under the θ of this step."""
+
+    def __init__(self, pool: Pool, requests: Sequence[Request], theta: Flat) -> None:
+        """Ask nothing yet."""
+        self.theta = theta
+        self.shards = len(requests)
+        self._pool, self._requests = pool, requests
+
+    def submit(self, kind: type[RolloutRequest], second: Flat) -> Ticket:
+        """Requests of a kind with their second vector [P], one for each shard."""
+        requests = [kind(step=one.step, shard=one.shard, tasks=one.tasks) for one in self._requests]
+        return self._pool.submit(requests, self.theta, second)
+
+    def ask(self, kind: type[RolloutRequest], second: Flat) -> Iterator[Reply]:
+        """The replies, as they come."""
+        return self._pool.gather(self.submit(kind, second))
+
+    def gradient_at(self, theta: Flat) -> GradientSum:
+        """The sum of meta-gradients at other parameters [P]."""
+        return sum_gradients(self.submit(GradientAt, theta), self._pool)
+
+
+def gradient_step(config: Config, learner: Learner, rollouts: RolloutRequests, total: GradientSum) -> Metrics:
+    """One step of the optimizer down the mean meta-gradient."""
+    del config, rollouts
+    return {"gradient_norm": learner.descend(total.gradient, total.tasks)}
+
+
+def trust_region_step(config: Config, learner: Learner, rollouts: RolloutRequests, total: GradientSum) -> Metrics:
+    """A natural-gradient step within the bound of KL (Finn et al. 2017, 5.3; Schulman et al. 2015)."""
+    settings = TrustRegion(**config.outer.trpo.model_dump())
+    tasks, dtype = total.tasks, rollouts.theta.dtype
+
+    def product(vector: Tensor) -> Tensor:
+        replies = rollouts.ask(FisherProduct, vector.numpy().astype(dtype))
+        mean = torch.from_numpy(sum_products(replies, rollouts.shards).astype(np.float64)) / tasks
+        return learner.without_frozen(mean)
+
+    def surrogate_and_kl(params: Tensor) -> tuple[float, float]:
+        replies = rollouts.ask(SurrogateAndKL, params.numpy().astype(dtype))
+        surrogate, kl = sum_surrogates(replies, rollouts.shards)
+        return surrogate / tasks, kl / tasks
+
+    gradient = learner.without_frozen(torch.from_numpy(total.gradient.astype(np.float64)) / tasks)
+    step = full_step(product, gradient, settings)
+    before = torch.from_numpy(rollouts.theta.astype(np.float64))
+    search = line_search(surrogate_and_kl, before, step, total.means["surrogate"], settings)
+    learner.move(search.params.numpy().astype(dtype))
+    return {
+        "gradient_norm": float(gradient.norm()),
+        "kl": search.kl,
+        "step_share": search.share,
+        "surrogate_after": search.surrogate,
+    }
+
+
+def clipped_steps(config: Config, learner: Learner, rollouts: RolloutRequests, total: GradientSum) -> Metrics:
+    """``outer.ppo.epochs`` steps of the optimizer on the clipped surrogate, over the same rollouts (ProMP)."""
+    norm = learner.descend(total.gradient, total.tasks)
+    for _ in range(config.outer.ppo.epochs - 1):
+        later = rollouts.gradient_at(learner.theta)
+        if not later.finite:
+            raise later.diverged(learner.step, config)
+        learner.descend(later.gradient, later.tasks)
+    return {"gradient_norm": norm}
+
+
+STEPS: dict[str, Callable[[Config, Learner, RolloutRequests, GradientSum], Metrics]] = {
+    "gradient": gradient_step,
+    "trpo": trust_region_step,
+    "ppo": clipped_steps,
+}
+
+
+def _with_rate(total: GradientSum) -> Metrics:
+    """Mean metrics; of rollouts, the environment steps of the meta-batch and how many a worker takes a second."""
     means, steps = total.means, total.metrics.get("environment_steps")
     if steps is not None:
         seconds = total.metrics["sampling_seconds"]
         del means["sampling_seconds"]
         means |= {"environment_steps": steps, "environment_steps_per_second_per_worker": steps / max(seconds, 1e-9)}
     return means
-
-
-class _Again:
-    """Questions about the rollouts that a gradient was computed from, sampled under the θ of this step."""
-
-    def __init__(self, config: Config, learner: Learner, pool: Pool, orders: Sequence[Order], total: Total) -> None:
-        self._config, self._learner, self._pool, self._orders, self._total = config, learner, pool, orders, total
-        self._theta = learner.theta
-
-    def _ask(self, kind: str, vector: Flat) -> Ticket:
-        orders = [dataclasses.replace(order, kind=kind, upcoming=None) for order in self._orders]  # type: ignore[arg-type]
-        return self._pool.submit(orders, np.concatenate([self._theta, vector]))
-
-    def trust_region_step(self) -> Metrics:
-        """A natural-gradient step within the bound of KL (Finn et al. 2017, 5.3; Schulman et al. 2015)."""
-        settings = TrustRegion(**self._config.outer.trpo.model_dump())
-        tasks, shards, dtype = self._total.tasks, len(self._orders), self._theta.dtype
-
-        def product(vector: Tensor) -> Tensor:
-            answer = self._pool.gather(self._ask("product", vector.numpy().astype(dtype)))
-            found = torch.from_numpy(total_vector(answer, shards).astype(np.float64)) / tasks
-            return self._learner.without_frozen(found)
-
-        def judge(params: Tensor) -> tuple[float, float]:
-            answer = self._pool.gather(self._ask("judge", params.numpy().astype(dtype)))
-            surrogate, kl = total_judgement(answer, shards)
-            return surrogate / tasks, kl / tasks
-
-        gradient = self._learner.without_frozen(torch.from_numpy(self._total.gradient.astype(np.float64)) / tasks)
-        step = full_step(product, gradient, settings)
-        before = torch.from_numpy(self._theta.astype(np.float64))
-        search = line_search(judge, before, step, self._total.means["surrogate"], settings)
-        self._learner.move(search.params.numpy().astype(dtype))
-        return {
-            "gradient_norm": float(gradient.norm()),
-            "kl": search.kl,
-            "step_share": search.share,
-            "surrogate_after": search.surrogate,
-        }
-
-    def clipped_steps(self) -> Metrics:
-        """``outer.ppo.epochs`` steps of Adam on the clipped surrogate, over the same rollouts (ProMP)."""
-        norm = self._learner.descend(self._total.gradient, self._total.tasks)
-        moved = self._learner.moved
-        for _ in range(self._config.outer.ppo.epochs - 1):
-            total = total_gradient(self._ask("again", self._learner.theta), self._pool, self._learner.layout.size)
-            if not total.finite:
-                raise total.diverged(self._learner.step, self._config)
-            self._learner.descend(total.gradient, total.tasks)
-            moved |= self._learner.moved
-        self._learner.moved = moved
-        self._learner.step += 1
-        return {"gradient_norm": norm}

@@ -1,4 +1,4 @@
-"""What is kept beside the training: metrics, validation, checkpoints. All of it while the workers compute."""
+"""Records a training: metrics, validation, checkpoints. All of it while the workers compute."""
 
 import dataclasses
 import time
@@ -12,7 +12,7 @@ from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder
 from cluster.runs.metrics import MetricsLog
-from cluster.setups.build import AnySetup
+from cluster.setups.build import Setup
 from cluster.training.learner import Learner
 from cluster.training.standstill import Standstill
 from cluster.workers.pool import Pool, Ticket
@@ -39,8 +39,8 @@ class Validated:
     diverged: float
 
 
-class Books:
-    """Keeps the books of one training.
+class Recorder:
+    """Records one training.
 
     A checkpoint waits for the validation that was started at or before its step, so that a run resumed from it
     knows every score that the undisturbed run knew; best θ and metrics come out the same.
@@ -49,13 +49,13 @@ class Books:
     def __init__(
         self,
         config: Config,
-        setup: AnySetup,
+        setup: Setup,
         folder: RunFolder,
         pool: Pool,
         progress: Progress,
-        told: Callable[[Validated], None] | None = None,
+        on_validation: Callable[[Validated], None] | None = None,
     ) -> None:
-        """Open the metrics file of ``folder``; ``told`` is called with every validation once all of it is kept."""
+        """Open the metrics file of ``folder``; ``on_validation`` is called with every validation that was recorded."""
         self.best: tuple[float, int] | None = None
         self._config = config
         self._setup = setup
@@ -65,7 +65,7 @@ class Books:
         self._store = folder.checkpoints
         self._pool = pool
         self._progress = progress
-        self._told = told
+        self._on_validation = on_validation
         self._log = MetricsLog(folder.metrics_path)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[str] | None = None
@@ -186,10 +186,10 @@ class Books:
         if self._deferred is not None:
             deferred, self._deferred = self._deferred, None
             self._write(dataclasses.replace(deferred, best=self.best))
-        if self._told is not None:
+        if self._on_validation is not None:
             diverged = diverged_tasks(scores, steps, objective)[:, steps.index(self._config.select_steps)]
             state = dataclasses.replace(validation.state, best=self.best)
-            self._told(Validated(state, means, float(diverged.mean())))
+            self._on_validation(Validated(state, means, float(diverged.mean())))
 
     def _write_best(self, state: Checkpoint) -> str:
         self._store.write(checkpoints.BEST, checkpoints.encode(state))

@@ -1,4 +1,4 @@
-"""Sums over a meta-batch: what the shards answer, added along one fixed tree as it comes in."""
+"""Sums over a meta-batch: the shards' replies, added along one fixed tree as they come in."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ import numpy as np
 
 from cluster.config.schema import Config
 from cluster.errors import DivergedError
-from cluster.workers.messages import Flat, Result
+from cluster.workers.messages import FisherReply, Flat, GradientReply, Reply, SurrogateReply
 from cluster.workers.pool import Pool, Ticket
 from meta.reduce import TreeSum
 
 
 @dataclass(frozen=True, kw_only=True)
-class Total:
+class GradientSum:
     """A meta-batch's sum of gradients [P], sums of metrics, and the tasks whose gradient is not finite."""
 
     tasks: int
@@ -41,36 +41,40 @@ class Total:
         )
 
 
-def total_gradient(ticket: Ticket, pool: Pool, size: int) -> Total:
-    """The sum of a ticket of gradients, for P = ``size``."""
-    gradients: TreeSum[Flat] = TreeSum(len(ticket.orders))
-    metrics: TreeSum[Flat] = TreeSum(len(ticket.orders))
+def sum_gradients(ticket: Ticket, pool: Pool) -> GradientSum:
+    """The sum of a ticket of gradients."""
+    shards = len(ticket.requests)
+    gradients: TreeSum[Flat] = TreeSum(shards)
+    metrics: TreeSum[Flat] = TreeSum(shards)
     nonfinite: list[int] = []
-    for result in pool.gather(ticket):
-        gradients.add(result.order.shard, result.gradient(size))
-        metrics.add(result.order.shard, result.metric_sums(size))
-        nonfinite += result.nonfinite
-        names = result.metrics
-    return Total(
-        tasks=sum(len(order.tasks.indices) for order in ticket.orders),
+    for reply in pool.gather(ticket):
+        assert isinstance(reply, GradientReply), reply
+        gradients.add(reply.request.shard, reply.gradient)
+        metrics.add(reply.request.shard, reply.metric_sums)
+        nonfinite += reply.nonfinite
+        names = reply.metrics
+    return GradientSum(
+        tasks=sum(len(request.tasks.indices) for request in ticket.requests),
         gradient=gradients.total(),
         metrics=dict(zip(names, metrics.total().tolist(), strict=True)),
         nonfinite=sorted(nonfinite),
     )
 
 
-def total_vector(results: Iterable[Result], shards: int) -> Flat:
-    """The sum of products."""
+def sum_products(replies: Iterable[Reply], shards: int) -> Flat:
+    """The sum of products with the Fisher matrix, [P]."""
     total: TreeSum[Flat] = TreeSum(shards)
-    for result in results:
-        total.add(result.order.shard, result.buffer)
+    for reply in replies:
+        assert isinstance(reply, FisherReply), reply
+        total.add(reply.request.shard, reply.product)
     return total.total()
 
 
-def total_judgement(results: Iterable[Result], shards: int) -> tuple[float, float]:
+def sum_surrogates(replies: Iterable[Reply], shards: int) -> tuple[float, float]:
     """Sums of surrogate and KL divergence, in float64."""
     total: TreeSum[Flat] = TreeSum(shards)
-    for result in results:
-        total.add(result.order.shard, result.judgements.astype(np.float64).sum(axis=0))
+    for reply in replies:
+        assert isinstance(reply, SurrogateReply), reply
+        total.add(reply.request.shard, reply.sums)
     surrogate, kl = total.total().tolist()
     return surrogate, kl

@@ -14,12 +14,12 @@ from cluster.reports.draw import draw
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder, write_json
 from cluster.runs.metrics import record_evaluation
-from cluster.setups.build import AnySetup
+from cluster.setups.build import Setup
 from cluster.tracking import Tracker
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.preflight import try_workers
-from cluster.training.recorder import Books
+from cluster.training.recorder import Recorder
 from cluster.training.start import Start, baseline_of, checked, slower
 from cluster.workers.open import open_pool, shared_session
 from cluster.workers.pool import Pool
@@ -93,8 +93,8 @@ def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
         outcome = _train(own, stop, tracking)
         baselines = {}
         for algorithm, start in beside.items():
-            with _Tracking(start, tracking.tracker) as theirs:
-                baseline = _train(start, stop, theirs)
+            with _Tracking(start, tracking.tracker) as baseline_tracking:
+                baseline = _train(start, stop, baseline_tracking)
             baselines[algorithm] = baseline.evaluation
             outcome.failures.extend(baseline.failures)
             outcome.warnings.extend(f"baseline {algorithm}: {warning}" for warning in baseline.warnings)
@@ -140,10 +140,9 @@ class _Tracking:
 
 def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
     """Train once the workers have shown that they can; only then is anything written."""
-    config = start.setup.config
     try:
-        with open_pool(config) as pool:
-            try_workers(pool, config, start.setup)
+        with open_pool(start.setup) as pool:
+            try_workers(pool, start.setup)
             start.folder.settle("config.yaml", start.config.to_yaml())
             tracking.begin()
             return _train_on(pool, start, stop)
@@ -158,8 +157,8 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
     label = f"{config.task.family} {config.algorithm}"
     began = monotonic()
     with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
-        books = Books(config, setup, folder, pool, shown)
-        learner = learn(pool, config, setup, books, saved, stop)
+        recorder = Recorder(config, setup, folder, pool, shown)
+        learner = learn(pool, config, setup, recorder, saved, stop)
     seconds = monotonic() - began
     if learner.step < config.outer.steps:
         raise Interrupted(
@@ -168,8 +167,8 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
         )
     name, state = checkpoints.chosen(folder.checkpoints)
     evaluation = evaluate_params(pool, config, setup, state)
-    if books.warnings:
-        evaluation["warnings"] = books.warnings
+    if recorder.warnings:
+        evaluation["warnings"] = recorder.warnings
     write_json(folder.path / "evaluation.json", evaluation)
     record_evaluation(folder, evaluation)
     return Outcome(
@@ -185,7 +184,7 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
             *_idle_workers(config),
             *pool.warnings,
             *filter(None, [folder.info.get("engine_warning")]),
-            *books.warnings,
+            *recorder.warnings,
         ],
     )
 
@@ -205,8 +204,8 @@ def _idle_workers(config: Config) -> list[str]:
 def learn(
     pool: Pool,
     config: Config,
-    setup: AnySetup,
-    books: Books,
+    setup: Setup,
+    recorder: Recorder,
     saved: checkpoints.Checkpoint | None,
     stop: StopFlag,
 ) -> Learner:
@@ -220,8 +219,8 @@ def learn(
         if saved is not None:
             checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)
             learner.load(dict(saved.tensors), saved.step, saved.skipped)
-            books.best = saved.best
-        meta_train(config, learner, pool, books, stop)
+            recorder.best = saved.best
+        meta_train(config, learner, pool, recorder, stop)
     finally:
-        books.close()
+        recorder.close()
     return learner

@@ -10,7 +10,7 @@ from cluster.runs import checkpoint as checkpoints
 from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder, place, plan, require_name
 from cluster.runs.metrics import recorded
-from cluster.setups.build import AnySetup, build
+from cluster.setups.build import Setup, build
 from cluster.tracking import require_own_checkpoints
 from cluster.training.preflight import require_path
 from meta.engine.choice import fallen_back
@@ -29,7 +29,7 @@ class Start:
 
     config: Config
     folder: RunFolder
-    setup: AnySetup
+    setup: Setup
     saved: checkpoints.Checkpoint | None
 
 

@@ -1,71 +1,118 @@
-"""What a worker does where tasks are drawn: episodes of a shard, then the engine over them."""
+"""Requests about drawn tasks: episodes of a shard, then the engine over them."""
 
-import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NoReturn, Protocol
 
 import torch
 
-from cluster.setups.build import Setup
-from cluster.workers.messages import Order, Result, TaskRange, to_flat
+from cluster.workers.messages import (
+    GradientReply,
+    GradientRequest,
+    Reply,
+    Request,
+    RolloutRequest,
+    ScoresReply,
+    ScoresRequest,
+    TaskRange,
+    to_flat,
+)
+from meta.engine.strategies import Engine
 from meta.episode import Episode, stack, unstack
-from meta.params import Params
-from tasks.family import draw_batch, draws_ranges
+from meta.params import Layout, Params
+from tasks.family import Family, Split, draws_ranges
+
+
+class Drawn(Protocol):
+    """A set-up of drawn tasks, as far as their work asks."""
+
+    @property
+    def family(self) -> Family:
+        """Where episodes come from."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """The parameters' places in θ."""
+        ...
+
+    @property
+    def engine(self) -> Engine:
+        """What computes meta-gradients and scores."""
+        ...
+
+    def training_episodes(self, tasks: range) -> Episode:
+        """Episodes of training tasks [T, ...], with the noise that random layers draw from."""
+        ...
+
+    def held_out_episodes(self, split: Split, tasks: range) -> Episode:
+        """Episodes of tasks of a split [T, ...], without noise."""
+        ...
 
 
 class EpisodeWork:
-    """Gradients and scores of drawn episodes. Stateless but for episodes drawn ahead."""
+    """Meta-gradients and scores of drawn episodes. Stateless but for episodes drawn ahead."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Drawn) -> None:
         """Draw nothing yet."""
         self._setup = setup
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
         self._ahead: tuple[TaskRange, Future[Episode]] | None = None
 
-    def run(self, order: Order, params: Params, other: Params | None) -> Result:
-        """Compute one order under θ."""
-        del other
-        episodes = self._episodes(order)
+    def run(self, request: Request, params: Params) -> Reply:
+        """Compute one request under θ."""
+        if isinstance(request, GradientRequest):
+            return self._gradient(request, params)
+        if isinstance(request, ScoresRequest):
+            return self._scores(request, params)
+        raise TypeError(f"expected a request for gradients or scores, received {request.kind}")
+
+    def run_on_rollouts(self, request: RolloutRequest, params: Params, second: Params) -> NoReturn:
+        """Refuse: drawn tasks have no rollouts."""
+        del params, second
+        raise TypeError(f"expected a request for gradients or scores, received {request.kind}: drawn tasks have none")
+
+    def _scores(self, request: ScoresRequest, params: Params) -> ScoresReply:
+        tasks = request.tasks
+        episodes = self._setup.held_out_episodes(tasks.split, tasks.indices)
+        scores = self._setup.engine.scores(params, episodes, request.inner_steps)
+        return ScoresReply(request=request, buffer=to_flat(scores))
+
+    def _gradient(self, request: GradientRequest, params: Params) -> GradientReply:
+        episodes = self._episodes(request.tasks)
         at_once = draws_ranges(self._setup.family)
         if not at_once:
-            self._draw_ahead(order)
-        if order.kind == "scores":
-            scores = self._setup.engine.scores(params, episodes, order.inner_steps)
-            return Result(order=order, buffer=to_flat(scores))
+            self._draw_ahead(request)
         gradient, metrics = self._setup.engine.meta_gradient(params, episodes)
         flat = self._setup.layout.flatten(gradient)
         finite = bool(torch.isfinite(flat).all())
         names = tuple(sorted(metrics))
         if at_once:
-            # Drawn sooner than a second thread gets its turn beside the engine, but well while the answer is under way.
-            self._draw_ahead(order)
-        return Result(
-            order=order,
+            # Drawn sooner than a second thread gets its turn beside the engine, but well while the reply is under way.
+            self._draw_ahead(request)
+        return GradientReply(
+            request=request,
             buffer=to_flat(torch.cat([flat, *(metrics[name] for name in names)])),
             metrics=names,
-            nonfinite=() if finite else self._culprits(order.tasks, params, episodes),
+            nonfinite=() if finite else self._nonfinite(request.tasks, params, episodes),
         )
 
-    def _draw_ahead(self, order: Order) -> None:
-        if order.upcoming is not None:
-            upcoming = dataclasses.replace(order, tasks=order.upcoming, upcoming=None)
-            self._ahead = (upcoming.tasks, self._drawer.submit(self._draw, upcoming))
+    def _draw_ahead(self, request: GradientRequest) -> None:
+        if request.upcoming is not None:
+            drawn = self._drawer.submit(self._setup.training_episodes, request.upcoming.indices)
+            self._ahead = (request.upcoming, drawn)
 
-    def _episodes(self, order: Order) -> Episode:
+    def _episodes(self, tasks: TaskRange) -> Episode:
         ahead, self._ahead = self._ahead, None
-        return ahead[1].result() if ahead is not None and ahead[0] == order.tasks else self._draw(order)
+        if ahead is not None and ahead[0] == tasks:
+            return ahead[1].result()
+        return self._setup.training_episodes(tasks.indices)
 
-    def _draw(self, order: Order) -> Episode:
-        setup, tasks = self._setup, order.tasks
-        if order.kind != "scores":
-            return setup.training_episodes(tasks.indices)
-        return draw_batch(setup.family, setup.seed, tasks.split, tasks.indices, setup.dtype, setup.device)
-
-    def _culprits(self, tasks: TaskRange, params: Params, episodes: Episode) -> tuple[int, ...]:
+    def _nonfinite(self, tasks: TaskRange, params: Params, episodes: Episode) -> tuple[int, ...]:
         """Indices of the tasks whose own meta-gradient is not finite; all, if only their sum is not."""
-        found = []
+        indices = []
         for position, index in enumerate(tasks.indices):
             one = stack([unstack(episodes, position)])
             gradient, _ = self._setup.engine.meta_gradient(params, one)
             if not all(bool(torch.isfinite(part).all()) for part in gradient.values()):
-                found.append(index)
-        return tuple(found) or tuple(tasks.indices)
+                indices.append(index)
+        return tuple(indices) or tuple(tasks.indices)

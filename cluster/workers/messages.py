@@ -1,8 +1,14 @@
-"""What crosses a process boundary: orders to workers, results from them."""
+"""What crosses a process boundary: requests to workers, replies from them.
+
+Shapes: P parameters, T tasks of a shard, K numbers of inner steps, M metrics.
+
+A request names one shard of tasks and a version of θ. θ, and for some requests a second vector of its size, travel
+beside it as flat arrays: they are the same for all shards of a batch of requests.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,64 +38,160 @@ class TaskRange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Request:
     """One shard of work under version ``step`` of θ.
 
     Attributes:
-        kind: ``gradient``: the sum of meta-gradients; ``scores``: query scores after inner steps. Over rollouts that a
-            gradient order has sampled in the same step: ``again``: the sum of meta-gradients at another θ;
-            ``product``: the sum of products of KL's Hessian with a vector; ``judge``: surrogate and KL at another θ.
+        kind: name of the request's class in a message.
         step: outer step at which θ was taken; its version.
         shard: number of the shard among those of its step or evaluation.
         tasks: the shard's tasks.
-        inner_steps: for scores, the numbers of inner steps.
-        upcoming: tasks this worker will most likely be asked for next, to be drawn ahead.
     """
 
-    kind: Literal["gradient", "scores", "again", "product", "judge"]
+    kind: ClassVar[str]
+
     step: int
     shard: int
     tasks: TaskRange
-    inner_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientRequest(Request):
+    """The sum of meta-gradients at θ.
+
+    Attributes:
+        upcoming: tasks that this worker will most likely be asked for next, to be drawn ahead.
+    """
+
+    kind = "gradient"
+
     upcoming: TaskRange | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """The answer to an order, in one flat buffer.
+class ScoresRequest(Request):
+    """Query scores after each of ``inner_steps`` numbers of inner steps from θ."""
+
+    kind = "scores"
+
+    inner_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutRequest(Request):
+    """A question about the rollouts that a gradient request has sampled under θ in the same outer step.
+
+    A second vector [P] travels with it. Goes to the worker that has kept the rollouts; another samples them again.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAt(RolloutRequest):
+    """The sum of meta-gradients at other parameters, the second vector."""
+
+    kind = "gradient_at"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherProduct(RolloutRequest):
+    """The sum over tasks of the Hessian of KL, the Fisher matrix at θ, times the second vector."""
+
+    kind = "fisher_product"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurrogateAndKL(RolloutRequest):
+    """Surrogate objective and KL divergence of each task at other parameters, the second vector."""
+
+    kind = "surrogate_and_kl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """The answer to a request, in one flat buffer whose layout its class knows.
 
     Attributes:
-        order: the order answered.
-        buffer: for a gradient, P sums of meta-gradients and then one row of T values per metric; for a product its
-            P sums; for scores the rows of a [T, K] table; for a judgement those of a [T, 2] table.
+        request: the request answered.
+        buffer: the numbers.
+    """
+
+    request: Request
+    buffer: Flat
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientReply(Reply):
+    """P sums of meta-gradients, then one row of T values per metric.
+
+    Attributes:
         metrics: names of the metric rows.
         nonfinite: indices of tasks whose own meta-gradient is not finite.
     """
 
-    order: Order
-    buffer: Flat
     metrics: tuple[str, ...] = ()
     nonfinite: tuple[int, ...] = ()
 
-    def gradient(self, size: int) -> Flat:
-        """The sum of the shard's meta-gradients, [P], for P = ``size``."""
-        return self.buffer[:size]
+    @property
+    def size(self) -> int:
+        """The number of parameters P."""
+        return len(self.buffer) - len(self.metrics) * len(self.request.tasks.indices)
 
-    def metric_sums(self, size: int) -> Flat:
+    @property
+    def gradient(self) -> Flat:
+        """The sum of the shard's meta-gradients, [P]."""
+        return self.buffer[: self.size]
+
+    @property
+    def metric_sums(self) -> Flat:
         """Sums over the shard's tasks, one per metric, in float64."""
-        table = self.buffer[size:].reshape(len(self.metrics), -1).astype(np.float64)
+        table = self.buffer[self.size :].reshape(len(self.metrics), -1).astype(np.float64)
         sums: Flat = table.sum(axis=1)
         return sums
 
-    @property
-    def scores(self) -> Flat:
-        """The table [T, K] of a scores order."""
-        return self.buffer.reshape(-1, len(self.order.inner_steps))
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresReply(Reply):
+    """The rows of a table of scores."""
+
+    request: ScoresRequest
 
     @property
-    def judgements(self) -> Flat:
-        """Surrogate and KL divergence of each task of a judge order, [T, 2]."""
-        return self.buffer.reshape(-1, 2)
+    def scores(self) -> Flat:
+        """Scores of each task after each number of inner steps, [T, K]."""
+        return self.buffer.reshape(-1, len(self.request.inner_steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherReply(Reply):
+    """The sum of the shard's products, [P]."""
+
+    @property
+    def product(self) -> Flat:
+        """The sum over the shard's tasks, [P]."""
+        return self.buffer
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurrogateReply(Reply):
+    """The rows of a table of surrogates and KL divergences."""
+
+    @property
+    def sums(self) -> Flat:
+        """Sums over the shard's tasks of surrogate and KL divergence, [2], float64."""
+        sums: Flat = self.buffer.reshape(-1, 2).astype(np.float64).sum(axis=0)
+        return sums
+
+
+REQUESTS: dict[str, type[Request]] = {
+    cls.kind: cls for cls in (GradientRequest, ScoresRequest, GradientAt, FisherProduct, SurrogateAndKL)
+}
+REPLIES: dict[str, type[Reply]] = {
+    GradientRequest.kind: GradientReply,
+    ScoresRequest.kind: ScoresReply,
+    GradientAt.kind: GradientReply,
+    FisherProduct.kind: FisherReply,
+    SurrogateAndKL.kind: SurrogateReply,
+}
 
 
 def to_flat(tensor: Tensor) -> Flat:
@@ -108,21 +210,21 @@ def shards(split: Split, start: int, count: int, size: int) -> Sequence[TaskRang
     return [TaskRange(split=split, start=at, stop=min(at + size, stop)) for at in range(start, stop, size)]
 
 
-def gradient_orders(step: int, meta_batch: int, shard: int) -> list[Order]:
-    """The orders of one outer step: its meta-batch in shards, each with the same shard of the next step."""
+def gradient_requests(step: int, meta_batch: int, shard: int) -> list[GradientRequest]:
+    """The requests of one outer step: its meta-batch in shards, each with the same shard of the next step."""
     now = shards("train", step * meta_batch, meta_batch, shard)
     following = shards("train", (step + 1) * meta_batch, meta_batch, shard)
     return [
-        Order(kind="gradient", step=step, shard=number, tasks=tasks, upcoming=upcoming)
+        GradientRequest(step=step, shard=number, tasks=tasks, upcoming=upcoming)
         for number, (tasks, upcoming) in enumerate(zip(now, following, strict=True))
     ]
 
 
-def score_orders(
+def scores_requests(
     step: int, split: Split, tasks: int, shard: int, inner_steps: tuple[int, ...], first: int = 0
-) -> list[Order]:
-    """The orders of one evaluation: ``tasks`` tasks of a split from number ``first`` on, always the same ones."""
+) -> list[ScoresRequest]:
+    """The requests of one evaluation: ``tasks`` tasks of a split from number ``first`` on, always the same ones."""
     return [
-        Order(kind="scores", step=step, shard=number, tasks=part, inner_steps=inner_steps)
+        ScoresRequest(step=step, shard=number, tasks=part, inner_steps=inner_steps)
         for number, part in enumerate(shards(split, first, tasks, shard))
     ]

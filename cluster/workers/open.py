@@ -5,18 +5,19 @@ from contextlib import contextmanager
 
 from cluster.config.schema import Config
 from cluster.workers.pool import InlinePool, Pool
+from cluster.workers.worker import Workable
 
 
 @contextmanager
-def open_pool(config: Config) -> Iterator[Pool]:
-    """Workers for ``config``: Ray actors, or this process itself with ``cluster.workers=0``."""
-    with shared_session(config):
-        if config.cluster.workers == 0:
-            pool: Pool = InlinePool(config)
+def open_pool(setup: Workable) -> Iterator[Pool]:
+    """Workers for a set-up: Ray actors, or this process itself with ``cluster.workers=0``."""
+    with shared_session(setup.config):
+        if setup.config.cluster.workers == 0:
+            pool: Pool = InlinePool(setup)
         else:
             from cluster.workers.ray_pool import RayPool  # Ray is loaded only where it is used
 
-            pool = RayPool(config)
+            pool = RayPool(setup)
         try:
             yield pool
         finally:

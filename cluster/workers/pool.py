@@ -6,32 +6,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cluster.config.schema import Config
-from cluster.workers.messages import Flat, Order, Result
-from cluster.workers.worker import Worker
+from cluster.workers.messages import Flat, GradientRequest, Reply, Request
+from cluster.workers.worker import Workable, Worker
 
 
 @dataclass(eq=False)
 class Ticket:
-    """Orders handed in together, and the results that have come so far."""
+    """Requests submitted together, and the replies that have come so far."""
 
-    orders: Sequence[Order]
-    results: deque[Result] = field(default_factory=deque)
+    requests: Sequence[Request]
+    replies: deque[Reply] = field(default_factory=deque)
     delivered: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether every order has been answered."""
-        return self.delivered == len(self.orders)
+        """Whether every request has its reply."""
+        return self.delivered == len(self.requests)
 
-    def deliver(self, result: Result) -> None:
-        """Take in one result."""
-        self.results.append(result)
+    def deliver(self, reply: Reply) -> None:
+        """Add one reply."""
+        self.replies.append(reply)
         self.delivered += 1
 
 
 class Pool(Protocol):
-    """Workers that compute orders under a version of θ; each order is answered exactly once.
+    """Workers that compute requests under a version of θ; each request gets exactly one reply.
 
     Attributes:
         failures: one line per worker that was lost.
@@ -44,16 +43,25 @@ class Pool(Protocol):
         """Lines about workers that were asked for and not there."""
         ...
 
-    def submit(self, orders: Sequence[Order], theta: Flat, *, background: bool = False) -> Ticket:
-        """Hand in orders; returns at once. Background orders run when no others wait."""
+    def submit(
+        self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
+    ) -> Ticket:
+        """Submit requests under θ [P]; returns at once. Background requests run when no others wait.
+
+        Args:
+            requests: all about rollouts, or none of them.
+            theta: θ.
+            second: the second vector [P] of requests about rollouts.
+            background: whether others go first.
+        """
         ...
 
-    def gather(self, ticket: Ticket) -> Iterator[Result]:
-        """The ticket's results as they come, until it is complete."""
+    def gather(self, ticket: Ticket) -> Iterator[Reply]:
+        """The ticket's replies as they come, until it is complete."""
         ...
 
     def poll(self) -> None:
-        """Let work that has been handed in move on, without waiting."""
+        """Let submitted work move on, without waiting."""
         ...
 
     def close(self) -> None:
@@ -64,40 +72,44 @@ class Pool(Protocol):
 class InlinePool:
     """One worker in this process: for debugging, for small jobs, and where Ray is not wanted (``workers: 0``)."""
 
-    def __init__(self, config: Config) -> None:
-        """Build the worker."""
+    def __init__(self, setup: Workable) -> None:
+        """Make the worker."""
         self.failures: list[str] = []
-        self._worker = Worker(config)
-        self._waiting: deque[tuple[Ticket, Order, Flat]] = deque()
+        self._worker = Worker(setup)
+        self._waiting: deque[tuple[Ticket, Request, Flat, Flat | None]] = deque()
 
     @property
     def warnings(self) -> list[str]:
         """None: this process is always there."""
         return []
 
-    def submit(self, orders: Sequence[Order], theta: Flat, *, background: bool = False) -> Ticket:
-        """Keep the orders until somebody waits for them."""
+    def submit(
+        self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
+    ) -> Ticket:
+        """Queue the requests; they are computed by :meth:`gather` or :meth:`poll`."""
         del background
-        ticket = Ticket(orders)
-        self._waiting.extend((ticket, order, theta) for order in orders)
+        ticket = Ticket(requests)
+        self._waiting.extend((ticket, request, theta, second) for request in requests)
         return ticket
 
-    def gather(self, ticket: Ticket) -> Iterator[Result]:
+    def gather(self, ticket: Ticket) -> Iterator[Reply]:
         """Compute in order of submission until the ticket is complete."""
-        while ticket.results or not ticket.complete:
-            if not ticket.results:
+        while ticket.replies or not ticket.complete:
+            if not ticket.replies:
                 self.poll()
             else:
-                yield ticket.results.popleft()
+                yield ticket.replies.popleft()
 
     def poll(self) -> None:
-        """Compute the oldest waiting order."""
+        """Compute the oldest queued request."""
         if self._waiting:
-            ticket, order, theta = self._waiting.popleft()
-            # Nothing is drawn ahead: there is no idle moment to draw in.
-            result = self._worker.run(dataclasses.replace(order, upcoming=None), theta)
-            ticket.deliver(dataclasses.replace(result, order=order))
+            ticket, request, theta, second = self._waiting.popleft()
+            alone = request
+            if isinstance(request, GradientRequest):
+                alone = dataclasses.replace(request, upcoming=None)  # there is no idle moment to draw ahead in
+            reply = self._worker.run(alone, theta, second)
+            ticket.deliver(dataclasses.replace(reply, request=request))
 
     def close(self) -> None:
-        """Forget what waits."""
+        """Drop what is queued."""
         self._waiting.clear()

@@ -1,7 +1,7 @@
-"""The pool of Ray actors: hands orders out, replaces workers that are lost, repeats what they held.
+"""The pool of Ray actors: hands requests out, replaces workers that are lost, repeats what they held.
 
-Every order has one entry in the books from submission until its result is delivered. A lost worker's orders go back
-to the head of the queue; since a worker has no state that matters, whoever computes them gives the same bits.
+Every request has one job from submission until its reply is delivered. A lost worker's jobs go back to the head of the
+queue; since a worker has no state that matters, whoever computes them gives the same bits.
 """
 
 import time
@@ -21,27 +21,25 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from cluster.config.schema import Config
 from cluster.errors import ClusterError, MetarayError
 from cluster.progress import warn
-from cluster.setups.build import build
 from cluster.workers.actor import start_actor
-from cluster.workers.messages import Flat, Order, Result
+from cluster.workers.messages import Flat, Reply, Request, RolloutRequest, ScoresRequest
 from cluster.workers.pool import Ticket
-from cluster.workers.wire import decode_result, encode_numbers, encode_order
+from cluster.workers.wire import decode_reply, encode_request, encode_vectors
+from cluster.workers.worker import Workable
 
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError)
-RETURNING = ("again", "product", "judge")  # kinds of orders about rollouts that a worker has kept
-MOST_SILENCES = 3  # workers in turn that give no answer for one order: then it is the order that takes too long
-DEPTH = 2  # orders at one worker: the one it computes and the one it finds when it has finished
+MOST_SILENCES = 3  # workers in turn that give no reply to one request: then it is the request that takes too long
+DEPTH = 2  # requests at one worker: the one it computes and the one it finds when it has finished
 
 
 @dataclass(eq=False)
 class _Job:
     ticket: Ticket
-    order: Order
-    theta: Any  # the bytes themselves, or a reference to them in the object store
-    silences: int = 0  # workers that gave no answer for it in time
+    request: Request
+    vectors: Any  # the bytes themselves, or a reference to them in the object store
+    silences: int = 0  # workers that gave no reply to it in time
 
 
 @dataclass(eq=False)
@@ -58,23 +56,22 @@ class _Member:
 class RayPool:
     """``cluster.workers`` actors on the connected Ray cluster."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, setup: Workable) -> None:
         """Start the actors and wait until the first of them is ready.
 
         Raises:
             ClusterError: if none is within ``cluster.start_timeout`` seconds, or one has other data than we have.
         """
         self.failures: list[str] = []
-        self._config = config
-        self._data = build(config).family.spec.data
+        self._setup, self._config = setup, setup.config
         self._foreground: deque[_Job] = deque()
         self._background: deque[_Job] = deque()
         self._failed_in_a_row = 0
         self._most = 0  # workers that were ready at a time
         self._members: list[_Member] = []
-        self._holders: dict[int, _Member] = {}  # by shard: who has been given its latest order
+        self._holders: dict[int, _Member] = {}  # by shard: who has its latest request
         try:
-            for number in range(config.cluster.workers):
+            for number in range(self._config.cluster.workers):
                 self._members.append(self._start(number))
             while not any(member.ready for member in self._members):
                 self._advance(timeout=1.0)
@@ -116,22 +113,24 @@ class RayPool:
         """Process ids of the workers that are ready."""
         return [member.pid for member in self._members if member.pid is not None]
 
-    def submit(self, orders: Sequence[Order], theta: Flat, *, background: bool = False) -> Ticket:
-        """Queue orders and hand out as many as the workers take."""
-        ticket = Ticket(orders)
-        payload: Any = encode_numbers(theta)
+    def submit(
+        self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
+    ) -> Ticket:
+        """Queue requests and hand out as many as the workers take."""
+        ticket = Ticket(requests)
+        payload: Any = encode_vectors(theta, second)
         if not isinstance(payload, bytes):
             payload = ray.put(payload)  # once, for all workers
         queue = self._background if background else self._foreground
-        queue.extend(_Job(ticket, order, payload) for order in orders)
+        queue.extend(_Job(ticket, request, payload) for request in requests)
         self._hand_out()
         return ticket
 
-    def gather(self, ticket: Ticket) -> Iterator[Result]:
-        """Results in order of arrival."""
-        while ticket.results or not ticket.complete:
-            if ticket.results:
-                yield ticket.results.popleft()
+    def gather(self, ticket: Ticket) -> Iterator[Reply]:
+        """Replies in order of arrival."""
+        while ticket.replies or not ticket.complete:
+            if ticket.replies:
+                yield ticket.replies.popleft()
             else:
                 self._advance(timeout=1.0, all_of=self._in_flight_alone(ticket))
 
@@ -152,7 +151,7 @@ class RayPool:
             ray.kill(member.actor)
 
     def _start(self, number: int) -> _Member:
-        actor = start_actor(self._config)
+        actor = start_actor(self._setup)
         return _Member(number, actor, actor.ready.remote(), time.monotonic())
 
     def _hand_out(self) -> None:
@@ -161,9 +160,9 @@ class RayPool:
         if self._foreground and ready:
             waiting, self._foreground = self._foreground, deque()
             for job in waiting:
-                member = self._member_for(job.order, ready)
+                member = self._member_for(job.request, ready)
                 if len(member.jobs) < DEPTH:
-                    self._holders[job.order.shard] = member
+                    self._holders[job.request.shard] = member
                     self._send(member, job)
                 else:
                     self._foreground.append(job)
@@ -171,18 +170,18 @@ class RayPool:
             if self._background and not member.jobs:
                 self._send(member, self._background.popleft())
 
-    def _member_for(self, order: Order, ready: list[_Member]) -> _Member:
-        """Who has the order's rollouts, or has drawn its tasks ahead, or has least to do."""
-        holder = self._holders.get(order.shard)
-        if order.kind in RETURNING and holder in ready:
+    def _member_for(self, request: Request, ready: list[_Member]) -> _Member:
+        """Who has the request's rollouts, or has drawn its tasks ahead, or has least to do."""
+        holder = self._holders.get(request.shard)
+        if isinstance(request, RolloutRequest) and holder in ready:
             return holder
-        own = ready[order.shard % len(ready)]
+        own = ready[request.shard % len(ready)]
         return own if len(own.jobs) < DEPTH else min(ready, key=lambda member: len(member.jobs))
 
     def _send(self, member: _Member, job: _Job) -> None:
         if not member.jobs:
             member.asked = time.monotonic()  # it was idle; its silence counts from now on
-        member.jobs[member.actor.run.remote(encode_order(job.order), job.theta)] = job
+        member.jobs[member.actor.run.remote(encode_request(job.request), job.vectors)] = job
 
     def _advance(self, timeout: float, *, all_of: int = 1) -> None:
         """Wait up to ``timeout`` seconds for one thing to happen, or for more at once, and act on all that has."""
@@ -223,24 +222,24 @@ class RayPool:
         job = member.jobs.pop(ref)
         member.asked = time.monotonic()
         self._failed_in_a_row = 0
-        job.ticket.deliver(decode_result(job.order, answer))
+        job.ticket.deliver(decode_reply(job.request, answer))
 
     def _require_same_data(self, data: str) -> None:
         """Refuse a worker whose machine has other data at the place that the configuration names."""
-        if data != self._data:
+        if data != self._setup.data:
             raise ClusterError(
-                f"expected data of fingerprint {self._data or 'none'} on every machine, a worker found "
+                f"expected data of fingerprint {self._setup.data or 'none'} on every machine, a worker found "
                 f"{data or 'none'}; copy the same store to all of them, or set task.root to an address that all reach"
             )
 
     def _replace(self, member: _Member, reason: str) -> None:
         """Put a new actor in a lost member's place and its jobs back at the head of their queues."""
-        at = next((f" at step {job.order.step}" for job in member.jobs.values()), "")
+        at = next((f" at step {job.request.step}" for job in member.jobs.values()), "")
         self.failures.append(f"worker {member.number} was lost{at} ({reason}); its shards were computed again")
         self._failed_in_a_row += 1
         ray.kill(member.actor)
         for job in reversed(member.jobs.values()):
-            queue = self._foreground if job.order.kind != "scores" else self._background
+            queue = self._background if isinstance(job.request, ScoresRequest) else self._foreground
             queue.appendleft(job)
         if self._failed_in_a_row > self._config.cluster.max_failures:
             raise ClusterError(
@@ -250,16 +249,16 @@ class RayPool:
         self._members[self._members.index(member)] = self._start(member.number)
 
     def _count_silence(self, job: _Job) -> None:
-        """Give up on an order that one worker after another does not answer: it is too long for the time it is given.
+        """Give up on a request that one worker after another does not reply to: it is too long for its deadline.
 
         Raises:
-            ClusterError: naming the order and the key to change.
+            ClusterError: naming the request and the key to change.
         """
         job.silences += 1
         if job.silences >= MOST_SILENCES:
             raise ClusterError(
                 f"cluster.order_timeout: expected an answer within {self._config.cluster.order_timeout:g} s, received "
-                f"none from {job.silences} workers in turn for step {job.order.step} on {job.order.tasks}; raise "
+                f"none from {job.silences} workers in turn for step {job.request.step} on {job.request.tasks}; raise "
                 "cluster.order_timeout, or lower shard"
             )
 

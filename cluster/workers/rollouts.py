@@ -1,24 +1,88 @@
-"""What a worker does where tasks are acted in: sampling and adapting in turn, and gradients over what was sampled."""
+"""Requests about RL tasks: sampling and adapting in turn, and gradients over the rollouts that were sampled."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.setups.policies import PolicySetup
-from cluster.workers.messages import Order, Result, TaskRange, to_flat
+from cluster.workers.messages import (
+    FisherProduct,
+    FisherReply,
+    GradientAt,
+    GradientReply,
+    GradientRequest,
+    Reply,
+    Request,
+    RolloutRequest,
+    ScoresReply,
+    ScoresRequest,
+    SurrogateAndKL,
+    SurrogateReply,
+    TaskRange,
+    to_flat,
+)
 from meta.episode import Episode, Examples
-from meta.params import Params
-from meta.policy.advantages import AdvantageSettings, Trajectories, advantages
-from meta.policy.distributions import Policy
-from meta.policy.samples import Samples, pack, require_shape
-from tasks.environments.contract import Numbers
+from meta.params import Layout, Params
+from meta.policy import PolicyMAML
+from meta.policy.advantages import AdvantageSettings, Trajectories
+from meta.policy.engine import PolicyEngine
+from meta.policy.samples import as_examples
+from tasks.environments.contract import EnvironmentFamily, Numbers
 from tasks.environments.rollout import Rollouts, roll
 from tasks.family import TaskKey
+
+
+class Acted(Protocol):
+    """A set-up of RL tasks, as far as their work asks."""
+
+    @property
+    def family(self) -> EnvironmentFamily:
+        """The environments."""
+        ...
+
+    @property
+    def algorithm(self) -> PolicyMAML:
+        """How policies adapt."""
+        ...
+
+    @property
+    def engine(self) -> PolicyEngine:
+        """What computes over batches of tasks."""
+        ...
+
+    @property
+    def advantage(self) -> AdvantageSettings:
+        """How rewards become advantages."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """The parameters' places in θ."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of θ."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where policies are computed."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of tasks and rollouts."""
+        ...
+
+    def inner_lr(self, inner_step: int, *, evaluation: bool) -> float:
+        """The step size α of inner step number ``inner_step``."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -40,51 +104,55 @@ class Sampled:
     products: Callable[[Params], Params] | None = None
 
 
-class PolicyWork:
-    """Orders about policies.
+class RolloutWork:
+    """Meta-gradients and scores of policies.
 
-    Rollouts are kept for the orders that come back to them in the same outer step. A worker that has none, because it
-    stands in for a lost one, samples them again: under the same θ they are the same bits.
+    Rollouts are kept for the requests that come back to them in the same outer step. A worker that has none, because
+    it replaces a lost one, samples them again: under the same θ they are the same bits.
     """
 
-    def __init__(self, setup: PolicySetup) -> None:
+    def __init__(self, setup: Acted) -> None:
         """Sample nothing yet."""
         self._setup = setup
         self._kept: dict[tuple[int, TaskRange], Sampled] = {}
 
-    def run(self, order: Order, params: Params, other: Params | None) -> Result:
-        """Compute one order.
+    def run(self, request: Request, params: Params) -> Reply:
+        """Compute one request under θ."""
+        if isinstance(request, GradientRequest):
+            return self._gradient(request, params, self._sampled(request, params))
+        if isinstance(request, ScoresRequest):
+            return self._scores(request, params)
+        raise TypeError(f"expected a request for gradients or scores, received {request.kind}")
+
+    def run_on_rollouts(self, request: RolloutRequest, params: Params, second: Params) -> Reply:
+        """Compute one request about rollouts sampled under θ.
 
         Args:
-            order: what to compute.
-            params: θ that the rollouts are, or were, sampled under.
-            other: for ``again`` and ``judge`` θ to compute at, for ``product`` the vector; else None.
+            request: what to compute.
+            params: θ.
+            second: the parameters to compute at, or the vector to multiply.
         """
-        if order.kind == "scores":
-            return self._scores(order, params)
-        sampled = self._sampled(order, params)
-        engine = self._setup.engine
-        if order.kind == "gradient":
-            return self._gradient(order, params, sampled)
-        assert other is not None, order.kind
-        if order.kind == "again":
-            return self._gradient(order, other, sampled)
-        if order.kind == "product":
-            product = sampled.products or engine.products(_copied(params), sampled.episodes)
+        sampled, engine = self._sampled(request, params), self._setup.engine
+        if isinstance(request, GradientAt):
+            return self._gradient(request, second, sampled)
+        if isinstance(request, FisherProduct):
+            product = sampled.products or engine.fisher_products(_copied(params), sampled.episodes)
             sampled.products = product
-            return Result(order=order, buffer=to_flat(self._setup.layout.flatten(product(other))))
-        return Result(order=order, buffer=to_flat(engine.judged(other, sampled.episodes)))
+            return FisherReply(request=request, buffer=to_flat(self._setup.layout.flatten(product(second))))
+        if isinstance(request, SurrogateAndKL):
+            return SurrogateReply(request=request, buffer=to_flat(engine.surrogate_and_kl(second, sampled.episodes)))
+        raise TypeError(f"expected a request about rollouts, received {request.kind}")
 
-    def _scores(self, order: Order, params: Params) -> Result:
-        walk = self.walk(self._keys(order.tasks), params, max(order.inner_steps), evaluation=True)
+    def _scores(self, request: ScoresRequest, params: Params) -> ScoresReply:
+        walk = self.walk(self._keys(request.tasks), params, max(request.inner_steps), evaluation=True)
         returns = [rollouts.returns for rollouts, _ in walk]
-        columns = [returns[min(number, len(returns) - 1)] for number in order.inner_steps]
-        return Result(order=order, buffer=to_flat(torch.from_numpy(np.stack(columns, axis=1))))
+        columns = [returns[min(number, len(returns) - 1)] for number in request.inner_steps]
+        return ScoresReply(request=request, buffer=to_flat(torch.from_numpy(np.stack(columns, axis=1))))
 
-    def _gradient(self, order: Order, params: Params, sampled: Sampled) -> Result:
+    def _gradient(self, request: Request, params: Params, sampled: Sampled) -> GradientReply:
         setup = self._setup
-        gradient, found = setup.engine.meta_gradient(params, sampled.episodes)
-        metrics: dict[str, Tensor] = {**found, "return": self._row(sampled.returns[-1])}
+        gradient, means = setup.engine.meta_gradient(params, sampled.episodes)
+        metrics: dict[str, Tensor] = {**means, "return": self._row(sampled.returns[-1])}
         if len(sampled.returns) > 1:
             metrics["return_before"] = self._row(sampled.returns[0])
         metrics["environment_steps"] = self._row(sampled.environment_steps)
@@ -92,22 +160,22 @@ class PolicyWork:
         flat = setup.layout.flatten(gradient)
         names = tuple(sorted(metrics))
         finite = bool(torch.isfinite(flat).all())
-        return Result(
-            order=order,
+        return GradientReply(
+            request=request,
             buffer=to_flat(torch.cat([flat, *(metrics[name] for name in names)])),
             metrics=names,
-            nonfinite=() if finite else tuple(order.tasks.indices),
+            nonfinite=() if finite else tuple(request.tasks.indices),
         )
 
     def _row(self, values: Numbers) -> Tensor:
         return torch.from_numpy(values).to(self._setup.dtype).to(self._setup.device)
 
-    def _sampled(self, order: Order, params: Params) -> Sampled:
-        key = (order.step, order.tasks)
-        if order.kind == "gradient" or key not in self._kept:
-            # A gradient order of a new step ends the use of the rollouts of the one before.
-            self._kept = {kept: value for kept, value in self._kept.items() if kept[0] == order.step}
-            self._kept[key] = self.sample(order.tasks, params, self._setup.algorithm.trained_steps)
+    def _sampled(self, request: Request, params: Params) -> Sampled:
+        key = (request.step, request.tasks)
+        if isinstance(request, GradientRequest) or key not in self._kept:
+            # A gradient request of a new step ends the use of the rollouts of the one before.
+            self._kept = {kept: value for kept, value in self._kept.items() if kept[0] == request.step}
+            self._kept[key] = self.sample(request.tasks, params, self._setup.algorithm.trained_steps)
         return self._kept[key]
 
     def sample(self, tasks: TaskRange, params: Params, steps: int) -> Sampled:
@@ -153,7 +221,7 @@ class PolicyWork:
             if evaluation and setup.algorithm.informed:
                 return
             if number < steps:
-                own = setup.engine.step(own, examples(), self._lr(number, evaluation=evaluation))
+                own = setup.engine.step(own, examples(), setup.inner_lr(number, evaluation=evaluation))
 
     def _keys(self, tasks: TaskRange) -> list[TaskKey]:
         return [TaskKey(self._setup.seed, tasks.split, index) for index in tasks.indices]
@@ -161,35 +229,33 @@ class PolicyWork:
     def roll(self, keys: list[TaskKey], own: Params, inner_step: int) -> Rollouts:
         """Rollouts of each task's own policy, parameters [T, …]."""
         setup = self._setup
-        told = self._told(keys)
+        descriptions = self._descriptions(keys)
 
         def act(observations: Numbers, noise: Numbers) -> tuple[Numbers, Numbers]:
-            seen = np.concatenate([observations, np.broadcast_to(told, (*observations.shape[:2], told.shape[-1]))], -1)
+            seen = np.concatenate(
+                [observations, np.broadcast_to(descriptions, (*observations.shape[:2], descriptions.shape[-1]))], -1
+            )
             given = [torch.from_numpy(array).to(setup.device, setup.dtype) for array in (seen, noise)]
             actions, outputs = setup.engine.act(own, given[0], given[1])
             return actions.cpu().double().numpy(), outputs.cpu().double().numpy()
 
         return roll(setup.family, keys, inner_step, act)
 
-    def _told(self, keys: list[TaskKey]) -> Numbers:
+    def _descriptions(self, keys: list[TaskKey]) -> Numbers:
         """What stands beside every observation, [T, 1, D]: an oracle sees the tasks' descriptions, others nothing."""
         if not self._setup.algorithm.informed:
             return np.zeros((len(keys), 1, 0))
         return self._setup.family.describe(keys)[:, None]
 
-    def _lr(self, number: int, *, evaluation: bool) -> float:
-        config = self._setup.config
-        return config.inner.lr * (config.eval.later_lr if evaluation and number > 0 else 1.0)
-
     def _examples(self, keys: list[TaskKey], rollouts: Rollouts) -> Examples:
         """Rollouts as the algorithm takes them, [T, B, …]: with advantages, and with the policy that acted."""
         setup = self._setup
-        told = self._told(keys)[:, :, None]
-        told = np.broadcast_to(told, (*rollouts.observations.shape[:3], told.shape[-1]))
+        descriptions = self._descriptions(keys)[:, :, None]
+        descriptions = np.broadcast_to(descriptions, (*rollouts.observations.shape[:3], descriptions.shape[-1]))
         observed, rewards, actions, outputs = (
             torch.from_numpy(np.ascontiguousarray(array)).to(setup.dtype)
             for array in (
-                np.concatenate([rollouts.observations, told], axis=-1),
+                np.concatenate([rollouts.observations, descriptions], axis=-1),
                 rollouts.rewards,
                 rollouts.actions,
                 rollouts.outputs,
@@ -201,28 +267,8 @@ class PolicyWork:
         return Examples(packed.inputs.to(setup.device), packed.targets.to(setup.device))
 
 
-def as_examples(
-    policy: Policy, settings: AdvantageSettings, seen: Trajectories, actions: Tensor, outputs: Tensor
-) -> Examples:
-    """Rollouts of T tasks as an algorithm takes them, [T, N · H, …].
-
-    Args:
-        policy: gives the log-probabilities of what was done.
-        settings: how rewards become advantages.
-        seen: observations, rewards and ends.
-        actions: [T, N, H, A], as sampled ([T, N, H, 1] numbers if discrete).
-        outputs: [T, N, H, M], the distributions they were sampled from.
-    """
-    observed, rewards, taken, _ = seen
-    weights = taken.to(observed.dtype) / taken.sum(dim=(1, 2), keepdim=True)
-    found = advantages(seen, settings)
-    log_probabilities = require_shape("log_probability", policy.log_probability(outputs, actions), weights.shape)
-    columns = (observed[:, :, :-1], actions, weights, rewards, found, log_probabilities, outputs)
-    return pack(Samples(*(column.flatten(1, 2).contiguous() for column in columns)))
-
-
 def _copied(params: Params) -> Params:
-    """Parameters that later orders leave alone."""
+    """Parameters that later requests leave alone."""
     return {name: value.clone() for name, value in params.items()}
 
 

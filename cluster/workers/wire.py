@@ -5,81 +5,74 @@ pickled objects or arrays. From :data:`LARGE` bytes on numbers travel as an arra
 store once per node and is read there without a copy. Nothing is unpickled on either side.
 """
 
+import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.workers.messages import Flat, Order, Result, TaskRange
-from tasks.family import Split
+from cluster.workers.messages import REPLIES, REQUESTS, Flat, Reply, Request, RolloutRequest, TaskRange
 
 LARGE = 1_000_000
 ALIGNMENT = 64
 Payload = bytes | NDArray[np.uint8]
+RANGES = ("tasks", "upcoming")  # fields that hold a range of tasks
+BESIDE = ("request", "buffer")  # fields of a reply that do not travel in its header
 
 
-def encode_order(order: Order) -> bytes:
-    """An order as bytes."""
-    upcoming = None if order.upcoming is None else _span(order.upcoming)
-    fields = (order.kind, order.step, order.shard, _span(order.tasks), order.inner_steps, upcoming)
-    return json.dumps(fields).encode()
+def encode_request(request: Request) -> bytes:
+    """A request as bytes: its kind and its fields."""
+    return json.dumps([request.kind, dataclasses.asdict(request)]).encode()
 
 
-def decode_order(message: bytes) -> Order:
-    """The inverse of :func:`encode_order`."""
-    kind, step, shard, tasks, inner_steps, upcoming = json.loads(message)
-    return Order(
-        kind=kind,
-        step=step,
-        shard=shard,
-        tasks=_range(tasks),
-        inner_steps=tuple(inner_steps),
-        upcoming=None if upcoming is None else _range(upcoming),
-    )
+def decode_request(message: bytes) -> Request:
+    """The inverse of :func:`encode_request`."""
+    kind, values = json.loads(message)
+    for name in RANGES:
+        if values.get(name) is not None:
+            values[name] = TaskRange(**values[name])
+    return REQUESTS[kind](**_with_tuples(values))
 
 
-def _span(tasks: TaskRange) -> tuple[Split, int, int]:
-    return tasks.split, tasks.start, tasks.stop
-
-
-def _range(span: tuple[Split, int, int]) -> TaskRange:
-    split, start, stop = span
-    return TaskRange(split=split, start=start, stop=stop)
-
-
-def encode_numbers(numbers: Flat) -> Payload:
-    """A flat vector as a payload."""
+def encode_vectors(theta: Flat, second: Flat | None) -> Payload:
+    """θ [P], and a second vector [P] where the requests have one, as a payload."""
+    numbers = theta if second is None else np.concatenate([theta, second.astype(theta.dtype, copy=False)])
     return numbers.tobytes() if numbers.nbytes < LARGE else numbers.view(np.uint8)
 
 
-def decode_numbers(payload: Payload, dtype: str) -> Flat:
-    """The inverse of :func:`encode_numbers`; a read-only view."""
+def decode_vectors(payload: Payload, dtype: str, request: Request) -> tuple[Flat, Flat | None]:
+    """The inverse of :func:`encode_vectors`; read-only views."""
     numbers: Flat = np.frombuffer(payload, dtype=dtype)
-    return numbers
+    if not isinstance(request, RolloutRequest):
+        return numbers, None
+    theta, second = np.split(numbers, 2)
+    return theta, second
 
 
-def encode_result(result: Result) -> Payload:
-    """A result's header and buffer in one piece; its order is known to whoever gave it."""
-    header = json.dumps([result.buffer.dtype.str, result.metrics, result.nonfinite]).encode()
+def encode_reply(reply: Reply) -> Payload:
+    """A reply's header and buffer in one piece; its request is known to whoever made it."""
+    fields = {f.name: getattr(reply, f.name) for f in dataclasses.fields(reply) if f.name not in BESIDE}
+    header = json.dumps([reply.buffer.dtype.str, fields]).encode()
     header += b" " * (-len(header) % ALIGNMENT)
     start = ALIGNMENT + len(header)
     first = len(header).to_bytes(ALIGNMENT, "little")
-    if result.buffer.nbytes < LARGE:
-        return b"".join((first, header, result.buffer.tobytes()))
-    message = np.empty(start + result.buffer.nbytes, dtype=np.uint8)
+    if reply.buffer.nbytes < LARGE:
+        return b"".join((first, header, reply.buffer.tobytes()))
+    message = np.empty(start + reply.buffer.nbytes, dtype=np.uint8)
     message[:start] = np.frombuffer(first + header, dtype=np.uint8)
-    message[start:] = result.buffer.view(np.uint8)
+    message[start:] = reply.buffer.view(np.uint8)
     return message
 
 
-def decode_result(order: Order, message: Payload) -> Result:
-    """The inverse of :func:`encode_result`."""
+def decode_reply(request: Request, message: Payload) -> Reply:
+    """The inverse of :func:`encode_reply`."""
     data = np.frombuffer(message, dtype=np.uint8)
     start = ALIGNMENT + int.from_bytes(data[:ALIGNMENT].tobytes(), "little")
-    dtype, metrics, nonfinite = json.loads(data[ALIGNMENT:start].tobytes())
-    return Result(
-        order=order,
-        buffer=data[start:].view(dtype),
-        metrics=tuple(metrics),
-        nonfinite=tuple(nonfinite),
-    )
+    dtype, fields = json.loads(data[ALIGNMENT:start].tobytes())
+    return REPLIES[request.kind](request=request, buffer=data[start:].view(dtype), **_with_tuples(fields))
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields as messages hold them: JSON has lists where they have tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

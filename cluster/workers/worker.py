@@ -1,66 +1,98 @@
-"""A worker: computes orders, whatever kind of tasks they are about. A plain class."""
+"""A worker: computes requests, whatever kind of tasks they are about. A plain class."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 
 from cluster.config.schema import Config
 from cluster.errors import EngineError, MetarayError
-from cluster.setups.build import build
-from cluster.setups.policies import PolicySetup
-from cluster.workers.episodes import EpisodeWork
-from cluster.workers.messages import Flat, Order, Result
-from cluster.workers.rollouts import PolicyWork
+from cluster.workers.messages import Flat, Reply, Request, RolloutRequest
 from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.memory import keep_freed_memory
 from meta.engine.native.ir import Unsupported
-from meta.params import Params
+from meta.params import Layout, Params
 
 
 class Work(Protocol):
-    """How orders about one kind of tasks are computed."""
+    """How requests about one kind of tasks are computed."""
 
-    def run(self, order: Order, params: Params, other: Params | None) -> Result:
-        """Compute one order under θ; ``other`` is a second vector of θ's shape, for orders that have one."""
+    def run(self, request: Request, params: Params) -> Reply:
+        """Compute one request under θ."""
+        ...
+
+    def run_on_rollouts(self, request: RolloutRequest, params: Params, second: Params) -> Reply:
+        """Compute one request about rollouts sampled under θ, with its second vector of θ's shape."""
+        ...
+
+
+class Workable(Protocol):
+    """A set-up, as far as workers and pools ask: see :class:`cluster.setups.base.BaseSetup`."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration that it was built from."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """The parameters' places in θ."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of θ."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where workers compute."""
+        ...
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of the data that tasks are drawn from, empty if there are none."""
+        ...
+
+    @property
+    def builder(self) -> Callable[[Config], Any]:
+        """Builds the same from its configuration in another process."""
+        ...
+
+    def make_work(self) -> Work:
+        """What computes requests about its kind of tasks."""
         ...
 
 
 class Worker:
-    """Computes orders. No state of it decides a bit of a result, so any worker may compute any order."""
+    """Computes requests. No state of it decides a bit of a reply, so any worker may compute any request."""
 
-    def __init__(self, config: Config) -> None:
-        """Build family, model, algorithm and engine from ``config``."""
-        fix_arithmetic(config.cluster.threads)
+    def __init__(self, setup: Workable) -> None:
+        """Fix the arithmetic of this process, and make what computes."""
+        fix_arithmetic(setup.config.cluster.threads)
         keep_freed_memory()
-        self._setup = build(config)
-        self._work: Work
-        if isinstance(self._setup, PolicySetup):
-            self._work = PolicyWork(self._setup)
-        else:
-            self._work = EpisodeWork(self._setup)
-        self._theta = _Received(self._setup.layout.size, self._setup.dtype, self._setup.device)
-        self._other = _Received(self._setup.layout.size, self._setup.dtype, self._setup.device)
+        self._layout = setup.layout
+        self._work = setup.make_work()
+        self._theta = _Received(setup.layout.size, setup.dtype, setup.device)
+        self._second = _Received(setup.layout.size, setup.dtype, setup.device)
 
-    @property
-    def data(self) -> str:
-        """Fingerprint of the data that this worker draws tasks from."""
-        return self._setup.family.spec.data
-
-    def run(self, order: Order, vectors: Flat) -> Result:
-        """Compute one order under θ (flat, [P]), or θ and another vector behind it ([2 P]).
+    def run(self, request: Request, theta: Flat, second: Flat | None = None) -> Reply:
+        """Compute one request under θ [P], with a second vector [P] if it is about rollouts.
 
         Raises:
             MetarayError: naming step and tasks, whatever the family, model or algorithm raised.
         """
-        size, layout = self._setup.layout.size, self._setup.layout
         try:
-            params = layout.unflatten(self._theta.take(vectors[:size]))
-            other = layout.unflatten(self._other.take(vectors[size:])) if len(vectors) > size else None
-            return self._work.run(order, params, other)
+            params = self._layout.unflatten(self._theta.take(theta))
+            if not isinstance(request, RolloutRequest):
+                return self._work.run(request, params)
+            if second is None:
+                raise TypeError(f"expected a second vector with a {request.kind} request, received none")
+            return self._work.run_on_rollouts(request, params, self._layout.unflatten(self._second.take(second)))
         except Unsupported as error:
             raise EngineError(f"a worker cannot run the engine: {error}") from error
         except Exception as error:
-            where = f"at step {order.step} on {order.tasks}"
+            where = f"at step {request.step} on {request.tasks}"
             raise MetarayError(f"a worker failed {where}: {type(error).__name__}: {error}") from error
 
 

@@ -112,21 +112,54 @@ def _in_order(
         passed_over["native"] = f"compiling pays from {least} training tasks on, this run has {tasks}"
     else:
         try:
-            probe()
-            need = limits.threads * native_memory(algorithm, params, episodes)
+            found.append(_native(algorithm, params, episodes, limits, f"{tasks} training tasks pay for compiling"))
         except NoCompiler as error:
             passed_over["native"], warning = str(error), fallen_back("native", error)
         except Exception as error:  # what has no translation, and what a user's model raises while it is recorded
             passed_over["native"] = _said(error)
-        else:
-            recompute = limits.memory is not None and need > limits.memory
-            reason = f"{tasks} training tasks pay for compiling; {need / 1e6:.0f} MB"
-            found.append(Choice("native", f"{reason}, over the limit" if recompute else reason, {}, recompute))
     loop = Choice("loop", f"convolutions over {images} images a task", {})
     if convolves and images > rule["vectorised_images"]:
         return [*found, loop, slow], passed_over, warning
     loop = loop._replace(reason="one task after another, since the model does not vectorise over tasks")
     return [*found, Choice("trace", "vectorised over tasks", {}), loop, slow], passed_over, warning
+
+
+def choose_for_policies(
+    algorithm: Algorithm, params: Params, episode: Episode, device: torch.device, limits: Limits = NONE
+) -> Choice:
+    """The strategy for meta-gradients of policies: compiled where the estimators allow it, else task by task.
+
+    Args:
+        algorithm: whose meta-gradients are computed.
+        params: θ, for the shapes of its weights.
+        episode: one task's rollouts, [1, ...], for their sizes.
+        device: where it will run.
+        limits: threads, and the memory above which inner steps are computed again.
+    """
+    if device.type != "cpu":
+        return Choice("trace", f"vectorised over tasks on {device.type}", {})
+    rows = episode.query.inputs.shape[1]
+    passed_over = {"trace": f"{rows} rows a task leave nothing to gain by vectorising over tasks"}
+    try:
+        native = _native(algorithm, params, episode, limits, "compiled")
+    except Unsupported as error:
+        warning = fallen_back("native", error) if isinstance(error, NoCompiler) else None
+        return Choice("loop", "one task after another", passed_over | {"native": str(error)}, warning=warning)
+    return native._replace(passed_over=passed_over)
+
+
+def _native(algorithm: Algorithm, params: Params, episodes: Episode, limits: Limits, why: str) -> Choice:
+    """The compiled strategy, with inner steps computed again where memory asks for it.
+
+    Raises:
+        NoCompiler: if this machine cannot compile.
+        Unsupported: if the algorithm has no translation.
+    """
+    probe()
+    need = limits.threads * native_memory(algorithm, params, episodes)
+    recompute = limits.memory is not None and need > limits.memory
+    reason = f"{why}; {need / 1e6:.0f} MB" + (", over the limit" if recompute else "")
+    return Choice("native", reason, {}, recompute)
 
 
 def fallen_back(engine: str, error: Exception) -> str:

@@ -125,7 +125,7 @@ class PolicyMAML:
         """Distributions [B, M] of the adapted policy at the query observations."""
         return self.model.apply(self.adapted(params, episode)[-1], episode.query.inputs)
 
-    def judged(self, params: Params, episode: Episode) -> Tensor:
+    def surrogate_and_kl(self, params: Params, episode: Episode) -> Tensor:
         """Surrogate and KL(old ‖ new) of the adapted policy on the query rollouts, [2]."""
         query = unpack(episode.query, self.model)
         outputs = self.outputs(params, episode)

@@ -78,7 +78,7 @@ class PolicyEngine:
         """The sum of the tasks' meta-gradients, and their metrics, each [T]."""
         return self._gradients().meta_gradient(params, episodes)
 
-    def products(self, params: Params, episodes: Episode) -> Callable[[Params], Params]:
+    def fisher_products(self, params: Params, episodes: Episode) -> Callable[[Params], Params]:
         """The function that gives the sum over tasks of :func:`meta.policy.algorithms.fisher_product` for a vector.
 
         What does not depend on the vector, two thirds of the work, is computed for each task at its first product and
@@ -94,7 +94,7 @@ class PolicyEngine:
         def prepared(task: int, vector: Params) -> Prepared:
             if task in kept:
                 return kept[task]
-            found = self._calls.prepare("product", one, (params, _apart(episodes, task)), vector)
+            found = self._calls.prepare("fisher_product", one, (params, _apart(episodes, task)), vector)
             if self._memory is None or sum(one.nbytes for one in self._kept) + found.nbytes <= self._memory:
                 kept[task] = found
                 self._kept.add(found)
@@ -109,14 +109,14 @@ class PolicyEngine:
 
         return product
 
-    def judged(self, params: Params, episodes: Episode) -> Tensor:
+    def surrogate_and_kl(self, params: Params, episodes: Episode) -> Tensor:
         """Surrogate and KL divergence of each task's adapted policy, [T, 2]."""
         tasks = range(len(episodes.description))
 
         def one(params: Params, parts: tuple[Tensor, ...]) -> Tensor:
-            return self._algorithm.judged(params, from_leaves(parts))
+            return self._algorithm.surrogate_and_kl(params, from_leaves(parts))
 
-        return torch.stack([self._calls.run("judged", one, params, _apart(episodes, task)) for task in tasks])
+        return torch.stack([self._calls.run("surrogate_and_kl", one, params, _apart(episodes, task)) for task in tasks])
 
 
 def _apart(episodes: Episode, task: int) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from meta.episode import Episode, Examples
+from meta.policy.advantages import AdvantageSettings, Trajectories, advantages
 from meta.policy.distributions import Policy, action_columns
 
 
@@ -75,3 +76,23 @@ def blank(policy: Policy, observation: int, steps: int, rows: int, dtype: torch.
         return Examples(*(torch.zeros(shape, dtype=dtype) for shape in shapes))
 
     return Episode(examples(1, steps), examples(1), torch.zeros(1, 0, dtype=dtype))
+
+
+def as_examples(
+    policy: Policy, settings: AdvantageSettings, seen: Trajectories, actions: Tensor, outputs: Tensor
+) -> Examples:
+    """Rollouts of T tasks as an algorithm takes them, [T, N · H, …].
+
+    Args:
+        policy: gives the log-probabilities of what was done.
+        settings: how rewards become advantages.
+        seen: observations, rewards and ends.
+        actions: [T, N, H, A], as sampled ([T, N, H, 1] numbers if discrete).
+        outputs: [T, N, H, M], the distributions they were sampled from.
+    """
+    observed, rewards, taken, _ = seen
+    weights = taken.to(observed.dtype) / taken.sum(dim=(1, 2), keepdim=True)
+    found = advantages(seen, settings)
+    log_probabilities = require_shape("log_probability", policy.log_probability(outputs, actions), weights.shape)
+    columns = (observed[:, :, :-1], actions, weights, rewards, found, log_probabilities, outputs)
+    return pack(Samples(*(column.flatten(1, 2).contiguous() for column in columns)))

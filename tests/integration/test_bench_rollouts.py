@@ -12,7 +12,7 @@ from cluster.commands.cli import app
 SETTINGS = {
     "task": {"family": "gymnasium", "id": "Pendulum-v1", "vary": {"g": [8.0, 12.0]}, "horizon": 5, "trajectories": 2},
     "model": {"name": "gaussian", "hidden": [4]},
-    "outer": {"steps": 1, "optimizer": "trpo"},
+    "outer": {"steps": 1, "step": "trpo"},
     "meta_batch": 4,
 }
 

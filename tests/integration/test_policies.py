@@ -15,8 +15,8 @@ from cluster.interrupts import StopFlag
 from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
-from cluster.training.recorder import Books
-from cluster.workers.messages import Flat, Order
+from cluster.training.recorder import Recorder
+from cluster.workers.messages import Flat, Request
 from cluster.workers.pool import InlinePool, Pool, Ticket
 from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "task": {"family": "navigation", "horizon": 10, "trajectories": 4, "scale": 0.1},
     "model": {"name": "gaussian", "hidden": [12]},
     "inner": {"lr": 0.1, "steps": 1},
-    "outer": {"steps": 3, "optimizer": "trpo"},
+    "outer": {"steps": 3, "step": "trpo"},
     "meta_batch": 7,
     "shard": 2,
     "eval": {"tasks": 6, "val_tasks": 4, "steps": [0, 1, 2], "later_lr": 0.5, "every": 2},
@@ -50,7 +50,7 @@ class Silent:
 def trained(config: Config, pool: Pool) -> str:
     setup = build(config)
     learner = Learner(config.outer, setup.layout, setup.initial_params())
-    books = Books(config, setup, new_run(config, f"run{config.cluster.workers}"), pool, Silent())
+    books = Recorder(config, setup, new_run(config, f"run{config.cluster.workers}"), pool, Silent())
     meta_train(config, learner, pool, books, StopFlag())
     assert learner.step == config.outer.steps
     return learner.fingerprint
@@ -58,25 +58,25 @@ def trained(config: Config, pool: Pool) -> str:
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, str]:
-    """θ by outer optimizer as computed without Ray; filled by the first test that needs it."""
+    """θ by outer step as computed without Ray; filled by the first test that needs it."""
     return {}
 
 
 def expected(reference: dict[str, str], config: Config) -> str:
-    name = config.outer.optimizer
+    name = config.outer.step
     if name not in reference:
         alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
-        reference[name] = trained(alone, InlinePool(alone))
+        reference[name] = trained(alone, InlinePool(build(alone)))
         start = build(alone)
         untrained = Learner(alone.outer, start.layout, start.initial_params()).fingerprint
         assert reference[name] != untrained
     return reference[name]
 
 
-@pytest.mark.parametrize(("workers", "optimizer"), [(1, "trpo"), (2, "trpo"), (3, "trpo"), (2, "ppo"), (2, "adam")])
-def test_any_number_of_workers(local_ray, make, reference, workers, optimizer):
-    config = make(workers, optimizer=optimizer)
-    pool = RayPool(config)
+@pytest.mark.parametrize(("workers", "step"), [(1, "trpo"), (2, "trpo"), (3, "trpo"), (2, "ppo"), (2, "gradient")])
+def test_any_number_of_workers(local_ray, make, reference, workers, step):
+    config = make(workers, step=step)
+    pool = RayPool(build(config))
     try:
         assert trained(config, pool) == expected(reference, config)
     finally:
@@ -85,7 +85,7 @@ def test_any_number_of_workers(local_ray, make, reference, workers, optimizer):
 
 
 class Murderous:
-    """A pool that loses a worker as soon as orders of a kind are handed in, while it holds the rollouts they need."""
+    """A pool that loses a worker as soon as requests of a kind are submitted, while it holds the rollouts they need."""
 
     def __init__(self, pool: RayPool, kind: str, at: int) -> None:
         self._pool, self._kind, self._left = pool, kind, at
@@ -95,26 +95,33 @@ class Murderous:
     def failures(self) -> list[str]:
         return self._pool.failures
 
-    def submit(self, orders: Sequence[Order], theta: Flat, *, background: bool = False) -> Ticket:
-        if orders[0].kind == self._kind:
+    def submit(
+        self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
+    ) -> Ticket:
+        if requests[0].kind == self._kind:
             self._left -= 1
             if self._left == 0:
                 self.killed = self._pool.pids[0]
                 os.kill(self.killed, signal.SIGKILL)
-        return self._pool.submit(orders, theta, background=background)
+        return self._pool.submit(requests, theta, second, background=background)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "kind", "at"),
-    [("trpo", "product", 1), ("trpo", "product", 4), ("trpo", "judge", 2), ("ppo", "again", 3)],
+    ("step", "kind", "at"),
+    [
+        ("trpo", "fisher_product", 1),
+        ("trpo", "fisher_product", 4),
+        ("trpo", "surrogate_and_kl", 2),
+        ("ppo", "gradient_at", 3),
+    ],
     ids=["between sampling and conjugate gradient", "within conjugate gradient", "in the line search", "within ppo"],
 )
-def test_a_lost_worker_changes_no_bit(local_ray, make, reference, optimizer, kind, at):
-    config = make(2, optimizer=optimizer)
-    pool = Murderous(RayPool(config), kind, at)
+def test_a_lost_worker_changes_no_bit(local_ray, make, reference, step, kind, at):
+    config = make(2, step=step)
+    pool = Murderous(RayPool(build(config)), kind, at)
     try:
         assert trained(config, pool) == expected(reference, config)
     finally:

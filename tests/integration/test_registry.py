@@ -35,11 +35,12 @@ from cluster.registry.register import Registered, register
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder
-from cluster.setups.build import Setup, build
+from cluster.setups.build import build
+from cluster.setups.episodes import EpisodeSetup
 from cluster.setups.policies import PolicySetup
 from cluster.training import run as training
 from cluster.workers.open import open_pool
-from cluster.workers.rollouts import PolicyWork
+from cluster.workers.rollouts import RolloutWork
 from helpers.folders import new_run
 from tasks.family import TaskKey, draw_batch
 
@@ -48,7 +49,7 @@ NAVIGATION = {
     "task": {"family": "navigation", "horizon": 6, "trajectories": 4, "scale": 0.1},
     "model": {"name": "gaussian", "hidden": [7]},
     "inner": {"lr": 0.1, "steps": 1},
-    "outer": {"steps": 2, "optimizer": "trpo"},
+    "outer": {"steps": 2, "step": "trpo"},
     "eval": {"tasks": 4, "steps": [0, 1]},
 }
 
@@ -203,7 +204,7 @@ def test_a_policy_adapts_in_a_fresh_process(place: Place, policy: RunFolder, tmp
     setup, params = best(policy)
     assert isinstance(setup, PolicySetup)
     keys = [TaskKey(setup.seed, "test", index) for index in range(3)]
-    first, second = [rollouts for rollouts, _ in PolicyWork(setup).walk(keys, params, 1, evaluation=True)]
+    first, second = [rollouts for rollouts, _ in RolloutWork(setup).walk(keys, params, 1, evaluation=True)]
     given = {
         "support_observations": first.observations[:, None],
         "support_actions": first.actions[:, None],
@@ -221,7 +222,7 @@ def scores(folder: RunFolder, like: RunFolder, tasks: int, first: int) -> np.nda
     """Scores of a run's θ after its own inner steps, on test tasks of another run's seed from number ``first`` on."""
     config = with_engine_of(folder, folder.config).model_copy(update={"seed": like.config.seed})
     theta = build(config).layout.flatten(best(folder)[1]).numpy()
-    with open_pool(config) as pool:
+    with open_pool(build(config)) as pool:
         steps = (config.inner.steps,)
         ticket = start(pool, config, theta, step=0, split="test", tasks=tasks, steps=steps, first=first)
         return table(pool.gather(ticket))[:, 0]
@@ -550,7 +551,7 @@ def test_a_server_answers(place: Place, policy: RunFolder, strong: RunFolder, tm
     given, targets = episodes_of(strong, 2)
     inputs = {name: array.tolist() for name, array in given.items()}
     setup, params = best(strong)
-    assert isinstance(setup, Setup)
+    assert isinstance(setup, EpisodeSetup)
     episodes = draw_batch(setup.family, setup.seed, "test", range(2), setup.dtype)
     with served("models:/at_your_service@champion", place.uri, tmp_path) as address:
         for steps in (2, 5):  # the run's own number, and another

@@ -18,7 +18,7 @@ from cluster.runs.folder import RunFolder
 from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
-from cluster.training.recorder import Books
+from cluster.training.recorder import Recorder
 from cluster.workers.pool import InlinePool, Pool
 from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
@@ -41,7 +41,7 @@ class Silent:
 def trained(config: Config, pool: Pool, folder: RunFolder, progress: Silent | None = None) -> str:
     setup = build(config)
     learner = Learner(config.outer, setup.layout, setup.initial_params())
-    books = Books(config, setup, folder, pool, progress or Silent())
+    books = Recorder(config, setup, folder, pool, progress or Silent())
     meta_train(config, learner, pool, books, StopFlag())
     assert learner.step == config.outer.steps
     return learner.fingerprint
@@ -64,7 +64,7 @@ def reference() -> dict[str, str]:
 def expected(reference: dict[str, str], config: Config) -> str:
     if config.dtype not in reference:
         alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
-        pool = InlinePool(alone)
+        pool = InlinePool(build(alone))
         reference[config.dtype] = trained(alone, pool, new_run(alone, "alone"))
     return reference[config.dtype]
 
@@ -73,7 +73,7 @@ def expected(reference: dict[str, str], config: Config) -> str:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers(local_ray, long_config, reference, dtype, workers):
     config = long_config(dtype=dtype, cluster__workers=workers)
-    pool = RayPool(config)
+    pool = RayPool(build(config))
     try:
         assert trained(config, pool, new_run(config, "run")) == expected(reference, config)
     finally:
@@ -84,7 +84,7 @@ def test_any_number_of_workers(local_ray, long_config, reference, dtype, workers
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_worker_killed_at_step_50(local_ray, long_config, reference, dtype):
     config = long_config(dtype=dtype, cluster__workers=2)
-    pool = RayPool(config)
+    pool = RayPool(build(config))
     kill = Silent(at=50, do=lambda: os.kill(pool.pids[0], signal.SIGKILL))
     try:
         assert trained(config, pool, new_run(config, "run"), kill) == expected(reference, config)
@@ -101,8 +101,8 @@ def test_images_with_a_worker_killed(local_ray, make_config, make_store, engine)
     model = {"name": "conv4", "channels": 4, "blocks": 2}
     config = make_config(task=images, model=model, outer__steps=30, engine=engine, cluster__workers=2)
     alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
-    reference = trained(alone, InlinePool(alone), new_run(alone, "alone"))
-    pool = RayPool(config)
+    reference = trained(alone, InlinePool(build(alone)), new_run(alone, "alone"))
+    pool = RayPool(build(config))
     kill = Silent(at=10, do=lambda: os.kill(pool.pids[0], signal.SIGKILL))
     try:
         assert trained(config, pool, new_run(config, "run"), kill) == reference
@@ -158,10 +158,10 @@ def test_resume_repeats_no_metric(long_config):
     folder = new_run(config, "run")
     short = config.model_copy(update={"outer": config.outer.model_copy(update={"steps": 120})})
     for part in (short, config):
-        pool = InlinePool(part)
+        pool = InlinePool(build(part))
         setup = build(part)
         learner = Learner(part.outer, setup.layout, setup.initial_params())
-        books = Books(part, setup, folder, pool, Silent())
+        books = Recorder(part, setup, folder, pool, Silent())
         saved = checkpoints.newest(folder.checkpoints)
         if saved is not None:
             learner.load(dict(saved.tensors), saved.step, saved.skipped)

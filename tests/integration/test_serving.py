@@ -42,7 +42,7 @@ NAVIGATION = {
     "task": {"family": "navigation", "horizon": 6, "trajectories": 4, "scale": 0.1},
     "model": {"name": "gaussian", "hidden": [7]},
     "inner": {"lr": 0.1, "steps": 1},
-    "outer": {"steps": 2, "optimizer": "trpo"},
+    "outer": {"steps": 2, "step": "trpo"},
     "eval": {"tasks": 4, "steps": [0, 1]},
 }
 JSON = {"Content-Type": "application/json"}

@@ -1,6 +1,7 @@
 """The local Ray session and the pool's ways of failing."""
 
 import contextlib
+import dataclasses
 import time
 
 import psutil
@@ -31,17 +32,17 @@ def test_a_cluster_without_room_is_said(local_ray, make_config):
     config = make_config(cluster__threads=512, cluster__start_timeout=2.0)
     before = time.monotonic()
     with pytest.raises(ClusterError, match=r"expected a worker with 512 CPU .* the cluster has \d+ CPU"):
-        RayPool(config)
+        RayPool(build(config))
     assert time.monotonic() - before < 60
 
 
-def test_a_machine_with_other_data_is_refused(local_ray, make_config, make_store, monkeypatch):
+def test_a_machine_with_other_data_is_refused(local_ray, make_config, make_store):
     config = make_config(task={"family": "images", "root": str(make_store())}, cluster__workers=1)
     elsewhere = config.model_copy(update={"task": config.task.model_copy(update={"root": str(make_store(seed=1))})})
     # The driver looks at another store than the workers, as on a cluster whose machines hold different ones.
-    monkeypatch.setattr("cluster.workers.ray_pool.build", lambda _: build(elsewhere))
+    driver = dataclasses.replace(build(elsewhere), config=config)
     with pytest.raises(ClusterError, match=r"on every machine, a worker found [0-9a-f]{64}; copy the same store"):
-        RayPool(config)
+        RayPool(driver)
 
 
 def test_a_worker_that_cannot_be_built_is_not_replaced_for_ever(local_ray, make_config, tmp_path, monkeypatch):
@@ -50,4 +51,4 @@ def test_a_worker_that_cannot_be_built_is_not_replaced_for_ever(local_ray, make_
     monkeypatch.syspath_prepend(tmp_path)
     config = make_config(task={"family": "only_here:Elsewhere"}, cluster__workers=1)
     with pytest.raises(MetarayError, match="only_here"):
-        RayPool(config)
+        RayPool(build(config))

@@ -19,9 +19,9 @@ from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder
 from cluster.setups.build import build
 from cluster.training.learner import Learner
-from cluster.training.recorder import Books, Validated
+from cluster.training.recorder import Recorder, Validated
 from cluster.training.run import learn
-from cluster.workers.messages import Order, TaskRange
+from cluster.workers.messages import ScoresRequest, TaskRange
 from cluster.workers.open import open_pool
 from cluster.workers.worker import Worker
 from helpers.folders import make_run
@@ -68,7 +68,7 @@ class Run:
         self.validated: list[Validated] = []
         self.stop, self.last = StopFlag(), math.inf
 
-    def told(self, validated: Validated) -> None:
+    def on_validation(self, validated: Validated) -> None:
         self.validated.append(validated)
         if validated.state.step >= self.last:
             self.stop.reason = "a test"
@@ -76,9 +76,9 @@ class Run:
     def go(self) -> Learner:
         """Train on from the newest checkpoint, until the end or the validation of step ``last``."""
         saved = checkpoints.newest(self.folder.checkpoints)
-        with open_pool(self.config) as pool:
-            books = Books(self.config, self.setup, self.folder, pool, Quiet(), self.told)
-            return learn(pool, self.config, self.setup, books, saved, self.stop)
+        with open_pool(build(self.config)) as pool:
+            recorder = Recorder(self.config, self.setup, self.folder, pool, Quiet(), self.on_validation)
+            return learn(pool, self.config, self.setup, recorder, saved, self.stop)
 
     def state(self, step: int) -> Checkpoint:
         return checkpoints.load(self.folder.checkpoints, checkpoints.step_name(step))
@@ -107,9 +107,9 @@ class Run:
     def score(self, state: Checkpoint, split: Split, steps: int) -> float:
         """The mean score of a state's θ on the first tasks of a split, as a worker of its own finds it."""
         tasks = TaskRange(split=split, start=0, stop=self.config.eval.val_tasks)
-        order = Order(kind="scores", step=state.step, shard=0, tasks=tasks, inner_steps=(steps,))
+        request = ScoresRequest(step=state.step, shard=0, tasks=tasks, inner_steps=(steps,))
         theta = self.setup.layout.flatten(state.params).numpy()
-        return float(Worker(self.config).run(order, theta).scores.astype(np.float64).mean())
+        return float(Worker(build(self.config)).run(request, theta).scores.astype(np.float64).mean())
 
 
 @FAMILIES
@@ -235,12 +235,12 @@ def test_the_last_theta_is_validated_whatever_the_rhythm(tmp_path):
 def test_training_metrics_are_means_over_the_steps_since_the_last_line(tmp_path):
     run = Run(SINUSOID, tmp_path / "run", tracking={"every": 2}, eval={"every": 0}, checkpoint={"every": 9})
     learner = Learner(run.config.outer, run.setup.layout, run.setup.initial_params())
-    with open_pool(run.config) as pool:
-        books = Books(run.config, run.setup, run.folder, pool, Quiet())
+    with open_pool(build(run.config)) as pool:
+        recorder = Recorder(run.config, run.setup, run.folder, pool, Quiet())
         for loss in (1.0, 3.0, 10.0, 20.0, 7.0):
             learner.skip()
-            books.after_step(learner, {"loss": loss, "half": loss / 2})
-        books.close()
+            recorder.after_step(learner, {"loss": loss, "half": loss / 2})
+        recorder.close()
     found = run.metrics
     assert found.keys() == {2, 4}
     assert [(one["train/loss"], one["train/half"]) for one in found.values()] == [(2.0, 1.0), (15.0, 7.5)]
@@ -252,13 +252,13 @@ def test_the_rate_is_steps_by_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     run = Run(SINUSOID, tmp_path / "run", tracking={"every": 2}, eval={"every": 0}, checkpoint={"every": 9})
     learner = Learner(run.config.outer, run.setup.layout, run.setup.initial_params())
-    with open_pool(run.config) as pool:
-        books = Books(run.config, run.setup, run.folder, pool, Quiet())
+    with open_pool(build(run.config)) as pool:
+        recorder = Recorder(run.config, run.setup, run.folder, pool, Quiet())
         for _ in range(4):
             learner.skip()
-            books.after_step(learner, {})
+            recorder.after_step(learner, {})
         monkeypatch.undo()
-        books.close()
+        recorder.close()
     assert [one["train/steps_per_second"] for one in run.metrics.values()] == [0.5, 2.0]
 
 

@@ -194,6 +194,16 @@ def test_a_file_that_holds_no_configuration_is_refused(content: str | bytes, mes
         load(path)
 
 
+def test_a_kind_of_step_is_no_optimizer() -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"outer.optimizer: expected an optimizer, received .trpo., which is a kind of step: set outer.step=trpo",
+    ):
+        changed("outer.optimizer=trpo")
+    with pytest.raises(ConfigError, match=r"outer.optimizer: expected none with outer.step=trpo.*received sgd"):
+        changed("outer.step=trpo", "outer.optimizer=sgd")
+
+
 def test_a_missing_file_is_named_with_the_nearest_there_is(tmp_path: Path) -> None:
     (tmp_path / "sinusoid.yaml").touch()
     with pytest.raises(ConfigError) as raised:

@@ -16,7 +16,7 @@ from cluster.search.confirm import fresh_tasks
 from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
-from cluster.training.recorder import Books
+from cluster.training.recorder import Recorder
 from cluster.workers.pool import InlinePool
 from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.choice import Choice
@@ -67,7 +67,7 @@ def evaluated(config: Config) -> dict[str, Any]:
     fix_arithmetic(threads=1)
     setup = build(config)
     theta = setup.layout.flatten(setup.initial_params()).numpy()
-    return evaluate(InlinePool(config), config, setup, theta, split="test")
+    return evaluate(InlinePool(build(config)), config, setup, theta, split="test")
 
 
 def test_what_is_asked_for_decides_nothing_about_what_is_found() -> None:
@@ -88,7 +88,7 @@ def test_scores_are_means_over_kinds_and_each_kind_has_its_rows() -> None:
     assert set(names) == {"x_init=0", "x_init=1.5"}
     assert found["kind_tasks"] == {name: names.count(name) for name in ("x_init=0", "x_init=1.5")}
     assert list(found["kinds"]["x_init=0"]) == ["1", "2"]
-    pool, theta = InlinePool(config), setup.layout.flatten(setup.initial_params()).numpy()
+    pool, theta = InlinePool(build(config)), setup.layout.flatten(setup.initial_params()).numpy()
     scores = table(pool.gather(start(pool, config, theta, step=0, split="test", tasks=20, steps=[1, 2])))
     for column, number in enumerate(("1", "2")):
         parts = [scores[[name == kind for name in names], column] for kind in ("x_init=0", "x_init=1.5")]
@@ -104,9 +104,9 @@ def test_validation_averages_over_kinds_and_records_what_was_asked_for(tmp_path:
     config = acted()
     setup, folder = build(config), plan(config, "run", Choice("loop", "", {}), tmp_path / "run")
     folder.settle("config.yaml", config.to_yaml())
-    pool, learner = InlinePool(config), Learner(config.outer, setup.layout, setup.initial_params())
+    pool, learner = InlinePool(build(config)), Learner(config.outer, setup.layout, setup.initial_params())
     told: list[Any] = []
-    meta_train(config, learner, pool, Books(config, setup, folder, pool, Silent(), told.append), StopFlag())
+    meta_train(config, learner, pool, Recorder(config, setup, folder, pool, Silent(), told.append), StopFlag())
     kinds = task_kinds(setup, "val", 7)
     assert kinds is not None
     last = told[-1]

@@ -10,7 +10,7 @@ import pytest
 from cluster.config.schema import Config, parse
 from cluster.evaluation.scores import difference, evaluate, interval, is_better, mean_score, start, summary, table
 from cluster.setups.build import build
-from cluster.workers.messages import Order, Result, TaskRange, score_orders
+from cluster.workers.messages import ScoresReply, ScoresRequest, TaskRange, scores_requests
 from cluster.workers.pool import InlinePool
 from cluster.workers.worker import Worker
 from meta.objectives import CROSS_ENTROPY, MSE, RETURN
@@ -41,14 +41,13 @@ def theta(config: Config) -> np.ndarray:
 
 def own_scores(config: Config, split: Any, tasks: range) -> np.ndarray:
     """Scores as a worker of its own finds them in one go."""
-    order = Order(
-        kind="scores",
+    request = ScoresRequest(
         step=0,
         shard=0,
         tasks=TaskRange(split=split, start=tasks.start, stop=tasks.stop),
         inner_steps=config.eval.steps,
     )
-    return Worker(config).run(order, theta(config)).scores.astype(np.float64)
+    return Worker(build(config)).run(request, theta(config)).scores.astype(np.float64)
 
 
 @pytest.mark.parametrize("raw", [SINUSOID, NAVIGATION], ids=["sinusoid", "navigation"])
@@ -56,7 +55,7 @@ def own_scores(config: Config, split: Any, tasks: range) -> np.ndarray:
 def test_an_evaluation_is_of_the_first_tasks_of_the_split_asked_for(raw, split):
     config = parse(raw)
     setup = build(config)
-    found = evaluate(InlinePool(config), config, setup, theta(config), split=split)
+    found = evaluate(InlinePool(build(config)), config, setup, theta(config), split=split)
     scores = own_scores(config, split, range(8))
     assert list(found["steps"]) == ["0", "1", "3"]
     for column, row in enumerate(found["steps"].values()):
@@ -84,17 +83,17 @@ def test_the_protocol_of_a_classification_counts_by_class(make_store):
     inner = {"lr": 0.4, "steps": 1, "adapt": ["*.weight", "*.bias"]}
     model = {"name": "conv4", "channels": 4, "blocks": 2}
     config = parse({**SINUSOID, "task": task, "inner": inner, "model": model})
-    found = evaluate(InlinePool(config), config, build(config), theta(config), split="test")
+    found = evaluate(InlinePool(build(config)), config, build(config), theta(config), split="test")
     assert (found["metric"], found["way"], found["shot"], found["query_per_class"]) == ("accuracy", 3, 2, 4)
     assert found["batch_norm"] is not None
     assert found["data"] == build(config).family.spec.data
 
 
 def test_scores_stand_in_order_of_their_tasks_whatever_arrives_first():
-    orders = score_orders(0, "test", 8, 3, (0, 2))
+    orders = scores_requests(0, "test", 8, 3, (0, 2))
     every = np.arange(16, dtype=np.float32).reshape(8, 2)
-    results = [Result(order=order, buffer=every[order.tasks.start : order.tasks.stop].reshape(-1)) for order in orders]
-    found = table(results[::-1])
+    replies = [ScoresReply(request=one, buffer=every[one.tasks.start : one.tasks.stop].reshape(-1)) for one in orders]
+    found = table(replies[::-1])
     assert found.dtype == np.float64
     assert (found == every).all()
     assert mean_score(found, 1) == every[:, 1].mean()
@@ -104,17 +103,17 @@ def test_an_evaluation_is_background_work_on_the_tasks_from_a_number_on():
     config = parse(SINUSOID)
 
     class Noted(InlinePool):
-        def submit(self, orders: Any, theta: Any, *, background: bool = False) -> Any:
+        def submit(self, requests: Any, theta: Any, second: Any = None, *, background: bool = False) -> Any:
             self.background = background
-            return super().submit(orders, theta, background=background)
+            return super().submit(requests, theta, second, background=background)
 
-    pool = Noted(config)
+    pool = Noted(build(config))
     ticket = start(pool, config, theta(config), step=4, split="val", tasks=5, steps=[1], first=20)
     assert pool.background
-    ranges = [(order.tasks.split, order.tasks.start, order.tasks.stop) for order in ticket.orders]
+    ranges = [(order.tasks.split, order.tasks.start, order.tasks.stop) for order in ticket.requests]
     assert ranges == [("val", 20, 23), ("val", 23, 25)]
-    assert {(order.kind, order.step, order.inner_steps) for order in ticket.orders} == {("scores", 4, (1,))}
-    (first, *_) = start(pool, config, theta(config), step=4, split="val", tasks=5, steps=[1]).orders
+    assert {(order.kind, order.step, order.inner_steps) for order in ticket.requests} == {("scores", 4, (1,))}
+    (first, *_) = start(pool, config, theta(config), step=4, split="val", tasks=5, steps=[1]).requests
     assert first.tasks.start == 0
 
 

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from cluster.config.schema import parse
 from cluster.errors import MetarayError
 from cluster.reports import figures
-from cluster.setups.build import Setup, build
+from cluster.setups.build import build
+from cluster.setups.episodes import EpisodeSetup
 from meta.params import Params
 from tasks.family import Family, FamilySpec, TaskKey, draw_batch
 
@@ -223,7 +224,7 @@ def test_a_dollar_sign_in_a_name_starts_no_formula() -> None:
 # --- regression ---
 
 
-def setup(algorithm: str = "maml", **task: Any) -> tuple[Setup, Params]:
+def setup(algorithm: str = "maml", **task: Any) -> tuple[EpisodeSetup, Params]:
     built = build(
         parse(
             {
@@ -241,7 +242,7 @@ def setup(algorithm: str = "maml", **task: Any) -> tuple[Setup, Params]:
     return built, built.initial_params()
 
 
-def descended(learned: tuple[Setup, Params], index: int, x: np.ndarray, steps: int) -> np.ndarray:
+def descended(learned: tuple[EpisodeSetup, Params], index: int, x: np.ndarray, steps: int) -> np.ndarray:
     """Predictions after ``steps`` of gradient descent, by torch's own autograd."""
     built, params = learned
     support = draw_batch(built.family, built.seed, "test", range(index, index + 1), built.dtype).support

@@ -17,7 +17,8 @@ from cluster.errors import MetarayError
 from cluster.reports import figures
 from cluster.reports.figures.images import FRAMES
 from cluster.reports.run_page import draw_figures
-from cluster.setups.build import Setup, build
+from cluster.setups.build import build
+from cluster.setups.episodes import EpisodeSetup
 from meta.episode import Episode, place, stack, unstack
 from meta.params import Params
 from tasks.data.writer import StoreWriter
@@ -39,7 +40,7 @@ def write_store(root: Path, channels: int, classes: int = 12) -> Path:
     return root
 
 
-def built(root: Path, **task: Any) -> tuple[Setup, Params]:
+def built(root: Path, **task: Any) -> tuple[EpisodeSetup, Params]:
     setup = build(
         parse(
             {
@@ -73,7 +74,7 @@ def images(axes: Axes) -> list[np.ndarray]:
     return [np.asarray(image.get_array()) for image in axes.images]
 
 
-def classes_after(setup: Setup, params: Params, index: int, steps: int) -> tuple[Episode, list[int]]:
+def classes_after(setup: EpisodeSetup, params: Params, index: int, steps: int) -> tuple[Episode, list[int]]:
     episode = unstack(place(stack([setup.family.draw(TaskKey(5, "test", index))]), setup.dtype, "cpu"))
     outputs = setup.algorithm.predict(params, episode, episode.query.inputs, steps)
     return episode, outputs.argmax(dim=-1).tolist()

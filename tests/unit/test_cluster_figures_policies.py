@@ -17,7 +17,7 @@ from cluster.reports.figures import of_policies, policies, replay, save, walks
 from cluster.reports.run_page import draw_figures
 from cluster.setups.build import build
 from cluster.setups.policies import PolicySetup
-from cluster.workers.rollouts import PolicyWork
+from cluster.workers.rollouts import RolloutWork
 from meta.params import Params
 from tasks.environments.navigation import Navigation
 from tasks.family import TaskKey
@@ -77,7 +77,7 @@ def learner(
                 "task": {"family": family, **task},
                 "model": {"name": model, "hidden": [8]},
                 "inner": {"lr": 0.5, "steps": 1},
-                "outer": {"steps": 1, "optimizer": "trpo"},
+                "outer": {"steps": 1, "step": "trpo"},
                 "meta_batch": 2,
                 "algorithm": algorithm,
                 "engine": "loop",
@@ -146,7 +146,7 @@ def test_a_walk_adapts_as_an_evaluation_does() -> None:
     setup, params = navigator()
     one = walks.walk(setup, params, tasks=2, steps=(0, 2))
     assert list(one.rollouts) == [0, 2]
-    expected = [found for found, _ in PolicyWork(setup).walk(list(one.keys), params, 2, evaluation=True)]
+    expected = [found for found, _ in RolloutWork(setup).walk(list(one.keys), params, 2, evaluation=True)]
     for number, rollouts in one.rollouts.items():
         assert (rollouts.observations == expected[number].observations).all()
     faster = walks.walk(*navigator(later=1.0), tasks=2, steps=(0, 1, 2))
@@ -233,7 +233,7 @@ def test_a_policy_that_has_diverged_is_said_to_have() -> None:
 
 def test_a_run_has_the_figure_among_its_files(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"name": "n", "algorithm": "maml"}')
-    found = draw_figures(tmp_path, {}, {"maml": navigator()})
+    found = draw_figures(tmp_path, {"maml": navigator()})
     assert found == ([tmp_path / "figures" / "paths.png"], [])
     save(of_policies({"maml": navigator()}, 1)[0]["paths"], tmp_path / "expected.png")
     assert found.paths[0].read_bytes() == (tmp_path / "expected.png").read_bytes()

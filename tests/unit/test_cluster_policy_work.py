@@ -18,14 +18,21 @@ from cluster.setups.build import build
 from cluster.setups.policies import PolicySetup
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
-from cluster.workers.messages import Order, TaskRange
+from cluster.workers.messages import (
+    FisherProduct,
+    GradientAt,
+    GradientRequest,
+    ScoresRequest,
+    SurrogateAndKL,
+    TaskRange,
+)
 from cluster.workers.pool import InlinePool
-from cluster.workers.rollouts import PolicyWork, as_examples
+from cluster.workers.rollouts import RolloutWork
 from cluster.workers.worker import Worker
 from meta.episode import Examples, leaves
 from meta.policy.advantages import AdvantageSettings, Trajectories
 from meta.policy.distributions import GaussianPolicy
-from meta.policy.samples import step_of, unpack
+from meta.policy.samples import as_examples, step_of, unpack
 from tasks.environments.navigation import Navigation
 from tasks.environments.rollout import roll
 from tasks.environments.tabular import Tabular
@@ -35,7 +42,7 @@ RAW: Mapping[str, Any] = {
     "task": {"family": "navigation", "horizon": 6, "trajectories": 3, "scale": 0.1},
     "model": {"name": "gaussian", "hidden": [7]},
     "inner": {"lr": 0.1, "steps": 2},
-    "outer": {"steps": 2, "optimizer": "trpo"},
+    "outer": {"steps": 2, "step": "trpo"},
     "meta_batch": 4,
     "shard": 2,
     "engine": "loop",
@@ -48,10 +55,10 @@ def changed(**sections: Any) -> Config:
     return parse({**RAW, **sections})
 
 
-def made(config: Config) -> tuple[PolicySetup, PolicyWork, np.ndarray]:
+def made(config: Config) -> tuple[PolicySetup, RolloutWork, np.ndarray]:
     setup = build(config)
     assert isinstance(setup, PolicySetup)
-    return setup, PolicyWork(setup), setup.layout.flatten(setup.initial_params()).numpy()
+    return setup, RolloutWork(setup), setup.layout.flatten(setup.initial_params()).numpy()
 
 
 def tasks(start: int, stop: int) -> TaskRange:
@@ -118,8 +125,7 @@ def test_actions_are_drawn_anew_before_and_after_adaptation():
         assert not torch.equal(one.actions, other.actions)
         noise = [(each.actions - each.outputs[:, :2]) * torch.exp(-each.outputs[:, 2:]) for each in (one, other)]
         assert abs(float((noise[0] * noise[1]).mean())) < 0.2  # 400 pairs: four standard errors
-    wanted = dataclasses.replace(order("scores"), inner_steps=(0, 1, 2))
-    scores = Worker(setup.config).run(wanted, theta).scores
+    scores = Worker(setup).run(scores_request(0, 1, 2), theta).scores
     assert len(np.unique(scores)) == scores.size
 
 
@@ -130,7 +136,7 @@ def test_the_step_sizes_of_an_evaluation_change_nothing_in_training():
         config = changed(inner={"lr": 0.1, "steps": 3}, eval={"later_lr": later}, outer={"steps": 1})
         setup, work, theta = made(config)
         sampled.append(leaves(work.sample(tasks(0, 2), setup.initial_params(), 3).episodes))
-        gradients.append(Worker(config).run(order("gradient"), theta).gradient(setup.layout.size).tobytes())
+        gradients.append(Worker(build(config)).run(gradient_request(), theta).gradient.tobytes())
         thetas.append(train(config).fingerprint)
     assert all(torch.equal(*pair) for pair in zip(*sampled, strict=True))
     assert gradients[0] == gradients[1]
@@ -173,21 +179,25 @@ def test_a_worker_gives_no_weight_to_steps_after_an_end():
     assert weights.sum(dim=1).tolist() == pytest.approx([3.0] * 4)  # one for each of three batches of rollouts
 
 
-def order(kind: Any, step: int = 0) -> Order:
-    return Order(kind=kind, step=step, shard=0, tasks=tasks(0, 2))
+def gradient_request(step: int = 0) -> GradientRequest:
+    return GradientRequest(step=step, shard=0, tasks=tasks(0, 2))
 
 
-@pytest.mark.parametrize("kind", ["again", "product", "judge"])
+def scores_request(*inner_steps: int) -> ScoresRequest:
+    return ScoresRequest(step=0, shard=0, tasks=tasks(0, 2), inner_steps=inner_steps)
+
+
+@pytest.mark.parametrize("kind", [GradientAt, FisherProduct, SurrogateAndKL])
 def test_a_worker_without_the_rollouts_samples_the_same_ones(kind):
     config = changed()
     _, _, theta = made(config)
     other = theta + np.float32(0.01)
-    keeps, fresh = Worker(config), Worker(config)
-    keeps.run(order("gradient"), theta)
-    both = np.concatenate([theta, other])
-    kept, again = keeps.run(order(kind), both), fresh.run(order(kind), both)
+    keeps, fresh = Worker(build(config)), Worker(build(config))
+    keeps.run(gradient_request(), theta)
+    request = kind(step=0, shard=0, tasks=tasks(0, 2))
+    kept, again = keeps.run(request, theta, other), fresh.run(request, theta, other)
     assert np.isfinite(kept.buffer).all()
-    if kind != "again":  # whose metrics say how long sampling took
+    if kind is not GradientAt:  # whose metrics say how long sampling took
         assert kept.buffer.tobytes() == again.buffer.tobytes()
     assert kept.buffer[: len(theta)].tobytes() == again.buffer[: len(theta)].tobytes()
 
@@ -198,7 +208,7 @@ def test_rollouts_of_a_step_that_is_over_are_let_go():
     params = setup.initial_params()
     for step in range(3):
         for shard in (tasks(4 * step, 4 * step + 2), tasks(4 * step + 2, 4 * step + 4)):
-            work.run(dataclasses.replace(order("gradient", step), tasks=shard), params, None)
+            work.run(dataclasses.replace(gradient_request(step), tasks=shard), params)
     assert {step for step, _ in work._kept} == {2}
     assert len(work._kept) == 2
 
@@ -208,24 +218,23 @@ def test_evaluation_takes_smaller_steps_after_the_first():
     for later in (1.0, 0.5):
         config = changed(eval={"later_lr": later, "steps": [0, 1, 2, 3]})
         _, _, theta = made(config)
-        wanted = dataclasses.replace(order("scores"), inner_steps=(0, 1, 2, 3))
-        scores[later] = Worker(config).run(wanted, theta).scores
+        scores[later] = Worker(build(config)).run(scores_request(0, 1, 2, 3), theta).scores
     assert (scores[1.0][:, :2] == scores[0.5][:, :2]).all()
     assert (scores[1.0][:, 2:] != scores[0.5][:, 2:]).any()
 
 
 def train(config: Config) -> Learner:
-    setup, pool = build(config), InlinePool(config)
+    setup, pool = build(config), InlinePool(build(config))
     learner = Learner(config.outer, setup.layout, setup.initial_params())
 
-    class Books:
+    class Recorder:
         def after_step(self, learner: Learner, metrics: Mapping[str, float]) -> None:
             self.metrics = metrics
 
         def finish(self, learner: Learner) -> None:
             pass
 
-    books = Books()
+    books = Recorder()
     meta_train(config, learner, pool, books, StopFlag())  # type: ignore[arg-type]
     learner.metrics = books.metrics
     return learner
@@ -241,7 +250,7 @@ def test_a_trust_region_step_stays_within_its_bound_and_lowers_the_surrogate():
 
 @pytest.mark.parametrize(
     ("outer", "sections"),
-    [({"optimizer": "ppo"}, {}), ({"optimizer": "adam", "estimator": "dice"}, {}), ({}, {"algorithm": "pretrain"})],
+    [({"step": "ppo"}, {}), ({"step": "gradient", "estimator": "dice"}, {}), ({}, {"algorithm": "pretrain"})],
 )
 def test_other_outer_steps_move_too(outer, sections):
     config = changed(outer={**RAW["outer"], **outer}, **sections)
@@ -316,7 +325,7 @@ def test_a_policy_that_explodes_names_its_task():
         ({"task": TABULAR}, ["model.name", "discrete actions", "tabular", "set model.name=categorical"]),
         ({"model": {"name": "categorical"}}, ["model.name", "real numbers", "navigation", "set model.name=gaussian"]),
         ({"model": {"name": "mlp"}}, ["model.name", "policy", "navigation"]),
-        ({"outer": {**RAW["outer"], "estimator": "dice"}}, ["outer.estimator", "trpo", "outer.optimizer=adam"]),
+        ({"outer": {**RAW["outer"], "estimator": "dice"}}, ["outer.estimator", "trpo", "outer.step=gradient"]),
         ({"algorithm": "fomaml"}, ["algorithm", "maml, oracle, pretrain"]),
         ({"inner": {"adapt": ["nothing*"]}}, ["inner.adapt", "nothing*"]),
     ],
@@ -331,7 +340,7 @@ def test_parts_that_do_not_fit_say_which_would(sections, words):
 @pytest.mark.parametrize(
     ("key", "sections"),
     [
-        ("outer.optimizer", {"outer": {"steps": 2, "optimizer": "trpo"}}),
+        ("outer.step", {"outer": {"steps": 2, "step": "trpo"}}),
         ("outer.trpo", {"outer": {"steps": 2, "trpo": {"kl": 0.5}}}),
         ("inner.estimator", {"inner": {"estimator": "dice"}}),
         ("eval.later_lr", {"eval": {"later_lr": 0.5}}),

@@ -154,7 +154,7 @@ def test_an_engine_asked_for_by_name_is_not_left(tmp_path: Path) -> None:
 
 
 def test_without_other_machines_no_worker_is_tried(tmp_path: Path) -> None:
-    one = config(tmp_path)
-    pool = InlinePool(one)
-    try_workers(pool, one, build(one))
+    setup = build(config(tmp_path))
+    pool = InlinePool(setup)
+    try_workers(pool, setup)
     assert not pool.failures

@@ -24,7 +24,7 @@ from cluster.runs.folder import find
 from cluster.runs.metrics import MetricsLog
 from cluster.runs.storage import write_file
 from cluster.workers import ray_pool, session
-from cluster.workers.messages import Order, TaskRange
+from cluster.workers.messages import GradientRequest, TaskRange
 from cluster.workers.pool import Ticket
 from helpers.folders import make_search
 
@@ -232,8 +232,8 @@ def worker(number: int) -> Any:
 
 
 def job() -> Any:
-    order = Order(kind="gradient", step=7, shard=0, tasks=TaskRange(split="train", start=0, stop=4))
-    return ray_pool._Job(Ticket([order]), order, b"")
+    request = GradientRequest(step=7, shard=0, tasks=TaskRange(split="train", start=0, stop=4))
+    return ray_pool._Job(Ticket([request]), request, b"")
 
 
 def test_the_time_for_an_order_begins_when_it_is_sent(pool: Any) -> None:

@@ -20,10 +20,11 @@ from cluster.registry.package import SPEC, write_package
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder
-from cluster.setups.build import AnySetup, Setup, build
+from cluster.setups.build import Setup, build
+from cluster.setups.episodes import EpisodeSetup
 from cluster.setups.policies import PolicySetup
 from cluster.workers.open import open_pool
-from cluster.workers.rollouts import PolicyWork
+from cluster.workers.rollouts import RolloutWork
 from helpers.folders import make_run
 from meta.params import Params
 from tasks.family import TaskKey, draw_batch
@@ -44,7 +45,7 @@ NAVIGATION: Mapping[str, Any] = {
     "task": {"family": "navigation", "horizon": 6, "trajectories": 4, "scale": 0.1, "radius": 0.3},
     "model": {"name": "gaussian", "hidden": [7]},
     "inner": {"lr": 0.1, "steps": 1},
-    "outer": {"steps": 2, "optimizer": "trpo"},
+    "outer": {"steps": 2, "step": "trpo"},
     "meta_batch": 4,
     "shard": 2,
     "engine": "loop",
@@ -57,7 +58,7 @@ TABULAR = {
 }
 
 
-def pack(raw: Mapping[str, Any], root: Path) -> tuple[AnySetup, Params, Path]:
+def pack(raw: Mapping[str, Any], root: Path) -> tuple[Setup, Params, Path]:
     """A run that has θ and optimizer state, and its package."""
     config = parse({**raw, "checkpoint": {"root": str(root / "runs")}})
     setup = build(config)
@@ -97,11 +98,11 @@ def test_a_package_is_a_run_folder_with_theta_alone(tmp_path: Path):
     with safe_open(path / "checkpoints" / name, "pt") as file:
         assert set(file.keys()) == {f"theta.{key}" for key in params}
     assert json.loads((path / "evaluation.json").read_text()) == EVALUATION
-    with open_pool(setup.config) as pool:
+    with open_pool(setup) as pool:
         assert evaluate_params(pool, setup.config, setup, state)["tasks"] == 5
 
 
-def drawn(setup: Setup, tasks: int = 5) -> tuple[dict[str, np.ndarray], Any]:
+def drawn(setup: EpisodeSetup, tasks: int = 5) -> tuple[dict[str, np.ndarray], Any]:
     """Test tasks as the family gives them, and as a caller gives them."""
     episodes = draw_batch(setup.family, setup.seed, "test", range(tasks), torch.float64)
     arrays = {
@@ -130,7 +131,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_values_are_those_that_an_evaluation_scores(tmp_path: Path, change: dict[str, Any], steps: int, close):
     setup, params, path = pack({**SINUSOID, **change}, tmp_path)
-    assert isinstance(setup, Setup)
+    assert isinstance(setup, EpisodeSetup)
     arrays, episodes = drawn(setup)
     model = load_adaptable(path, ["torch"])
     outputs = torch.from_numpy(model.predict(arrays, steps, 0.02))
@@ -147,7 +148,7 @@ def test_probabilities_are_those_of_the_algorithm(
         images["model"] = {"name": "mlp", "hidden": [8], "init_std": None}
     images["model"]["batch_norm"] = batch_norm
     setup, params, path = pack(images, tmp_path)
-    assert isinstance(setup, Setup)
+    assert isinstance(setup, EpisodeSetup)
     arrays, episodes = drawn(setup)
     given = {name: as_pixels(array) if "inputs" in name else array for name, array in arrays.items()}
     model = load_adaptable(path)
@@ -165,8 +166,8 @@ def test_probabilities_are_those_of_the_algorithm(
 def test_another_step_size_is_that_of_a_run_trained_with_it(tmp_path: Path, close: Callable[..., None]):
     setup, params, path = pack(SINUSOID, tmp_path / "one")
     other = pack({**SINUSOID, "inner": {"lr": 0.05, "steps": 2}}, tmp_path / "other")[0]
-    assert isinstance(setup, Setup)
-    assert isinstance(other, Setup)
+    assert isinstance(setup, EpisodeSetup)
+    assert isinstance(other, EpisodeSetup)
     arrays, episodes = drawn(setup)
     outputs = torch.from_numpy(load_adaptable(path, ["torch"]).predict(arrays, 2, 0.05))
     close(
@@ -188,7 +189,7 @@ def test_any_number_of_tasks_and_examples(tmp_path: Path):
 def acted(setup: PolicySetup, params: Params, steps: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What the policy did in test tasks after each inner step, and its distributions at the end where it was then."""
     keys = [TaskKey(setup.seed, "test", index) for index in range(3)]
-    walk = [rollouts for rollouts, _ in PolicyWork(setup).walk(keys, params, steps, evaluation=True)]
+    walk = [rollouts for rollouts, _ in RolloutWork(setup).walk(keys, params, steps, evaluation=True)]
     support = walk[: max(steps, 1)]
     actions = np.stack([one.actions for one in support], axis=1)
     arrays = {
@@ -285,7 +286,7 @@ BAD: list[tuple[Change, str]] = [
 @pytest.mark.parametrize(("change", "message"), BAD)
 def test_bad_input_is_named(tmp_path: Path, change: Change, message: str):
     setup, _, path = pack(SINUSOID, tmp_path)
-    assert isinstance(setup, Setup)
+    assert isinstance(setup, EpisodeSetup)
     arrays, _ = drawn(setup)
     model = load_adaptable(path)
     model.predict(arrays, 2, 0.02)
@@ -295,7 +296,7 @@ def test_bad_input_is_named(tmp_path: Path, change: Change, message: str):
 
 def test_missing_input_and_steps_that_are_none_are_named(tmp_path: Path):
     setup, _, path = pack(SINUSOID, tmp_path)
-    assert isinstance(setup, Setup)
+    assert isinstance(setup, EpisodeSetup)
     arrays, _ = drawn(setup)
     model = load_adaptable(path)
     with pytest.raises(ValueError, match="inner_steps: expected 0 or more, received -1"):
@@ -309,7 +310,7 @@ def test_missing_input_and_steps_that_are_none_are_named(tmp_path: Path):
 
 def test_classes_that_are_none_are_named(tmp_path: Path, images: dict[str, Any]):
     setup, _, path = pack(images, tmp_path)
-    assert isinstance(setup, Setup)
+    assert isinstance(setup, EpisodeSetup)
     arrays, _ = drawn(setup)
     given = {name: as_pixels(array) if "inputs" in name else array for name, array in arrays.items()}
     model = load_adaptable(path)

@@ -262,7 +262,7 @@ ROLLOUTS = EVALUATION | {
 def test_the_protocol_of_tasks_that_are_acted_in_speaks_of_trajectories(tmp_path: Path) -> None:
     metrics = [{"step": 5, "values": {"train/loss": 0.0, "train/return": -30.0, "train/return_before": -60.0}}]
     run = write_run(tmp_path / "run", evaluation=ROLLOUTS, metrics=metrics)
-    drawn = draw_figures(run, {}, {})
+    drawn = draw_figures(run, {})
     page = written(run, drawn.paths)
     stated = [
         "600 tasks of the test split",
@@ -572,7 +572,8 @@ def test_families_without_curves_are_left_out_of_the_regression_figure(
     drawn = draw_figures.__globals__["drawing"].regression
     monkeypatch.setattr("cluster.reports.figures.regression", lambda pairs: given.append(list(pairs)) or drawn(pairs))
     monkeypatch.setattr("cluster.reports.figures.can_draw_regression", lambda setup: setup is not None)
-    monkeypatch.setattr("cluster.reports.figures.can_draw_episode", lambda setup: False)
+    for other in ("episode", "rollouts"):
+        monkeypatch.setattr(f"cluster.reports.figures.can_draw_{other}", lambda setup: False)
     assert (run / "figures" / "regression.png") in draw_figures(run, {"other": (None, {}), **learned()}).paths  # type: ignore[dict-item]
     assert given == [["maml"]]
 
@@ -592,7 +593,8 @@ def test_the_first_learner_of_an_image_task_is_shown_after_the_most_steps_evalua
 
     monkeypatch.setattr("cluster.reports.figures.episode", episode)
     monkeypatch.setattr("cluster.reports.figures.can_draw_episode", lambda setup: setup is not None)
-    monkeypatch.setattr("cluster.reports.figures.can_draw_regression", lambda setup: False)
+    for other in ("regression", "rollouts"):
+        monkeypatch.setattr(f"cluster.reports.figures.can_draw_{other}", lambda setup: False)
     learned: Any = {"none": (None, 0), "maml": (Trained, 1), "pretrain": (Trained, 2)}
     run = write_run(tmp_path / "run", evaluation=IMAGES)
     paths = draw_figures(run, learned).paths
@@ -617,12 +619,14 @@ def test_policies_are_shown_after_the_most_steps_evaluated(tmp_path: Path, monke
             inner_steps = 2
 
     monkeypatch.setattr("cluster.reports.figures.of_policies", of_policies)
+    for other in ("regression", "episode", "rollouts"):
+        monkeypatch.setattr(f"cluster.reports.figures.can_draw_{other}", lambda setup, other=other: other == "rollouts")
     policies: Any = {"maml": (Trained, 1)}
     run = write_run(tmp_path / "run", evaluation=ROLLOUTS)
-    drawn = draw_figures(run, {}, policies)
+    drawn = draw_figures(run, policies)
     assert drawn.paths[-1] == run / "figures" / "paths.png"
     assert drawn.notes == ["No film strip."]
-    draw_figures(write_run(tmp_path / "other", evaluation=None), {}, policies)
+    draw_figures(write_run(tmp_path / "other", evaluation=None), policies)
     assert given == [(policies, 3), (policies, 2)]
 
 

@@ -17,7 +17,7 @@ from cluster.search.ranking import rank
 from cluster.search.settings import Search, load
 from cluster.search.trial import train_trial
 from cluster.setups.build import build
-from cluster.workers.messages import Order, TaskRange
+from cluster.workers.messages import ScoresRequest, TaskRange
 from cluster.workers.worker import Worker
 from helpers.folders import make_search
 
@@ -74,14 +74,13 @@ class Found:
         run = self.folder.run(number)
         setup = build(run.config)
         _, state = checkpoints.chosen(run.checkpoints)
-        order = Order(
-            kind="scores",
+        request = ScoresRequest(
             step=0,
             shard=0,
             tasks=TaskRange(split="val", start=tasks.start, stop=tasks.stop),
             inner_steps=(self.search.inner_steps,),
         )
-        return Worker(run.config).run(order, setup.layout.flatten(state.params).numpy()).scores[:, 0]
+        return Worker(build(run.config)).run(request, setup.layout.flatten(state.params).numpy()).scores[:, 0]
 
 
 @pytest.fixture

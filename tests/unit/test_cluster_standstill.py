@@ -199,12 +199,12 @@ class Untracked:
         pass
 
 
-def acted(optimizer: str, **task: Any) -> dict[str, Any]:
+def acted(step: str, **task: Any) -> dict[str, Any]:
     return {
         "task": {"family": f"{__name__}:Paid", "horizon": 6, "trajectories": 3, "scale": 0.1, "radius": 1e-9} | task,
         "model": {"name": "gaussian", "hidden": [8]},
         "inner": {"lr": 0.1},
-        "outer": {"steps": 12, "optimizer": optimizer},
+        "outer": {"steps": 12, "step": step},
     }
 
 

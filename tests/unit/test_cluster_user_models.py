@@ -12,13 +12,15 @@ from cluster.config.schema import parse
 from cluster.config.sections import OuterConfig
 from cluster.errors import ConfigError
 from cluster.runs import checkpoint as checkpoints
-from cluster.setups.build import Setup, build
+from cluster.setups.build import build
+from cluster.setups.episodes import EpisodeSetup
 from cluster.training.learner import Learner
-from cluster.training.recorder import Books
-from cluster.workers.messages import Flat, gradient_orders
+from cluster.training.recorder import Recorder
+from cluster.workers.messages import Flat, gradient_requests
 from cluster.workers.pool import InlinePool
 from cluster.workers.worker import Worker
 from helpers.folders import new_run
+from helpers.learning import update
 from meta.episode import Episode, Examples
 from meta.params import Layout
 from tasks.environments.contract import EnvironmentSpec, Numbers, RolloutError, Step
@@ -65,16 +67,16 @@ def config(model: type[nn.Module] | str, **changes: Any) -> Any:
     return parse(raw | changes)
 
 
-def theta_after(config: Any, steps: int = 3) -> tuple[Flat, Flat, Setup]:
+def theta_after(config: Any, steps: int = 3) -> tuple[Flat, Flat, EpisodeSetup]:
     """θ before and after some outer steps, computed by two workers in this process."""
     setup = build(config)
-    assert isinstance(setup, Setup)
+    assert isinstance(setup, EpisodeSetup)
     learner = Learner(config.outer, setup.layout, setup.initial_params(), setup.frozen)
-    workers, before = [Worker(config), Worker(config)], learner.theta
+    workers, before = [Worker(build(config)), Worker(build(config))], learner.theta
     for step in range(steps):
-        orders = gradient_orders(step, config.meta_batch, config.shard_size)
-        results = [workers[number % 2].run(order, learner.theta) for number, order in enumerate(orders)]
-        learner.update(sum(result.gradient(setup.layout.size) for result in results), config.meta_batch)
+        requests = gradient_requests(step, config.meta_batch, config.shard_size)
+        replies = [workers[number % 2].run(request, learner.theta) for number, request in enumerate(requests)]
+        update(learner, sum(reply.gradient for reply in replies), config.meta_batch)
     return before, learner.theta, setup
 
 
@@ -92,7 +94,7 @@ def test_what_the_constructor_froze_stays_frozen(optimizer: str) -> None:
 
 def test_the_inner_loop_leaves_frozen_parameters_alone() -> None:
     setup = build(config(Frozen))
-    assert isinstance(setup, Setup)
+    assert isinstance(setup, EpisodeSetup)
     params = setup.initial_params()
     episode = setup.family.draw(TaskKey(0, "train", 0))
     *_, (adapted, _) = setup.algorithm._path(params, Examples(*(part.float() for part in episode.support)), 3)  # type: ignore[attr-defined]
@@ -144,9 +146,9 @@ def test_random_layers_do_not_depend_on_what_a_worker_did_before() -> None:
     one = config(Dropping)
     setup = build(one)
     theta = setup.layout.flatten(setup.initial_params()).numpy()
-    fresh, used = Worker(one), Worker(one)
-    orders = gradient_orders(5, one.meta_batch, one.shard_size)
-    used.run(gradient_orders(0, one.meta_batch, one.shard_size)[0], theta)
+    fresh, used = Worker(build(one)), Worker(build(one))
+    orders = gradient_requests(5, one.meta_batch, one.shard_size)
+    used.run(gradient_requests(0, one.meta_batch, one.shard_size)[0], theta)
     torch.rand(3)
     for order in orders:
         assert np.array_equal(fresh.run(order, theta).buffer, used.run(order, theta).buffer)
@@ -157,7 +159,7 @@ def test_losses_of_other_shapes_name_both() -> None:
     setup = build(one)
     theta = setup.layout.flatten(setup.initial_params()).numpy()
     with pytest.raises(Exception, match=r"outputs \(5,\) and targets \(5, 1\)"):
-        Worker(one).run(gradient_orders(0, 4, 2)[0], theta)
+        Worker(build(one)).run(gradient_requests(0, 4, 2)[0], theta)
 
 
 # ---- families ----------------------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ def test_run_and_checkpoint_name_what_is_frozen(tmp_path: Path) -> None:
     setup = build(one)
     state = Learner(one.outer, setup.layout, setup.initial_params(), setup.frozen)
     assert set(folder.info["frozen"]) == {"backbone.weight", "backbone.bias"}
-    Books(one, setup, folder, InlinePool(one), _Silent()).finish(state)  # type: ignore[arg-type]
+    Recorder(one, setup, folder, InlinePool(build(one)), _Silent()).finish(state)  # type: ignore[arg-type]
     saved = checkpoints.newest(folder.checkpoints)
     assert saved is not None
     assert set(saved.frozen) == {"backbone.weight", "backbone.bias"}

@@ -10,7 +10,7 @@ import torch
 
 from cluster.config.schema import Config, parse
 from cluster.setups.build import build
-from cluster.workers.messages import TaskRange, gradient_orders, score_orders
+from cluster.workers.messages import TaskRange, gradient_requests, scores_requests
 from cluster.workers.pool import InlinePool
 from cluster.workers.worker import Worker
 from tasks.family import draw_batch
@@ -59,28 +59,28 @@ def theta(config: Config) -> np.ndarray:
 
 
 def test_a_shard_is_the_engines_sum_over_its_tasks(config):
-    setup, worker = build(config), Worker(config)
-    for order in gradient_orders(4, config.meta_batch, config.shard_size):
+    setup, worker = build(config), Worker(build(config))
+    for order in gradient_requests(4, config.meta_batch, config.shard_size):
         result = worker.run(order, theta(config))
         tasks = order.tasks.indices
         episodes = draw_batch(setup.family, config.seed, "train", tasks, setup.dtype)
         gradient, metrics = setup.engine.meta_gradient(setup.initial_params(), episodes)
-        assert torch.equal(torch.from_numpy(result.gradient(setup.layout.size)), setup.layout.flatten(gradient))
-        sums = dict(zip(result.metrics, result.metric_sums(setup.layout.size), strict=True))
+        assert torch.equal(torch.from_numpy(result.gradient), setup.layout.flatten(gradient))
+        sums = dict(zip(result.metrics, result.metric_sums, strict=True))
         assert sums["loss"] == pytest.approx(metrics["loss"].double().sum().item())
 
 
 def test_workers_agree_whatever_they_did_before(config):
-    one, other = Worker(config), Worker(config)
-    orders = gradient_orders(0, 5, 2) + gradient_orders(1, 5, 2)
+    one, other = Worker(build(config)), Worker(build(config))
+    orders = gradient_requests(0, 5, 2) + gradient_requests(1, 5, 2)
     first = [one.run(order, theta(config)).buffer.tobytes() for order in orders]
     second = [other.run(order, theta(config)).buffer.tobytes() for order in reversed(orders)]
     assert first == second[::-1]
 
 
 def test_scores_come_in_order_of_tasks_and_steps(config):
-    setup, worker = build(config), Worker(config)
-    (order, *_) = score_orders(0, "test", 6, 4, (0, 2))
+    setup, worker = build(config), Worker(build(config))
+    (order, *_) = scores_requests(0, "test", 6, 4, (0, 2))
     result = worker.run(order, theta(config))
     episodes = draw_batch(setup.family, config.seed, "test", range(4), setup.dtype)
     assert torch.equal(
@@ -98,32 +98,32 @@ def faulty(tmp_path: Path, monkeypatch) -> Callable[[int], Config]:
 @pytest.mark.parametrize(("bad", "named"), [(5, (5,)), (7, (7,)), (99, ())])
 def test_a_task_without_a_finite_gradient_is_named(faulty, bad, named):
     config = faulty(bad)
-    (order,) = gradient_orders(1, 5, 5)
+    (order,) = gradient_requests(1, 5, 5)
     assert order.tasks == TaskRange(split="train", start=5, stop=10)
-    assert Worker(config).run(order, theta(config)).nonfinite == named
+    assert Worker(build(config)).run(order, theta(config)).nonfinite == named
 
 
 def test_tasks_drawn_ahead_give_the_bits_of_tasks_drawn_when_asked_for(faulty):
     config = faulty(99)
-    first, second = (gradient_orders(step, 5, 5)[0] for step in (0, 1))
-    ahead = Worker(config)
+    first, second = (gradient_requests(step, 5, 5)[0] for step in (0, 1))
+    ahead = Worker(build(config))
     ahead.run(first, theta(config))
-    fresh = Worker(config).run(second, theta(config))
+    fresh = Worker(build(config)).run(second, theta(config))
     assert ahead.run(second, theta(config)).buffer.tobytes() == fresh.buffer.tobytes()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_worker_fixes_the_arithmetic_of_its_process(threads):
-    Worker(parse({**RAW, "cluster": {"threads": threads}}))
+    Worker(build(parse({**RAW, "cluster": {"threads": threads}})))
     assert torch.get_num_threads() == threads
     assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_pool_answers_every_order_once(config):
-    pool = InlinePool(config)
-    orders = gradient_orders(0, 5, 2)
-    background = pool.submit(score_orders(0, "val", 5, 2, (0,)), theta(config), background=True)
+    pool = InlinePool(build(config))
+    orders = gradient_requests(0, 5, 2)
+    background = pool.submit(scores_requests(0, "val", 5, 2, (0,)), theta(config), background=True)
     ticket = pool.submit(orders, theta(config))
-    assert [result.order for result in pool.gather(ticket)] == orders
+    assert [reply.request for reply in pool.gather(ticket)] == orders
     assert background.complete
     assert len(list(pool.gather(background))) == 3

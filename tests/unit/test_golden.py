@@ -11,8 +11,9 @@ import pytest
 from cluster.config.schema import parse
 from cluster.setups.build import build
 from cluster.training.learner import Learner
-from cluster.workers.messages import gradient_orders
+from cluster.workers.messages import gradient_requests
 from cluster.workers.worker import Worker
+from helpers.learning import update
 from meta.reduce import tree_sum
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sinusoid_losses.json"
@@ -34,16 +35,15 @@ def losses(algorithm: str) -> list[float]:
             "dtype": "float64",
         }
     )
-    setup, worker = build(config), Worker(config)
+    setup, worker = build(config), Worker(build(config))
     learner = Learner(config.outer, setup.layout, setup.initial_params())
     found = []
     for step in range(STEPS):
-        orders = gradient_orders(step, config.meta_batch, config.shard_size)
-        results = [worker.run(order, learner.theta) for order in orders]
-        size = setup.layout.size
-        sums = sum(result.metric_sums(size)[result.metrics.index("loss")] for result in results)
+        requests = gradient_requests(step, config.meta_batch, config.shard_size)
+        replies = [worker.run(request, learner.theta) for request in requests]
+        sums = sum(reply.metric_sums[reply.metrics.index("loss")] for reply in replies)
         found.append(float(sums) / config.meta_batch)
-        learner.update(tree_sum([result.gradient(size) for result in results]), config.meta_batch)
+        update(learner, tree_sum([reply.gradient for reply in replies]), config.meta_batch)
     return found
 
 

@@ -47,15 +47,9 @@ DOORS = {
     },
     "torchvision": {"tasks.vision"},
     "typer": {
-        "cluster.commands.bench",
-        "cluster.commands.cli",
-        "cluster.commands.console",
-        "cluster.commands.data",
-        "cluster.commands.register",
-        "cluster.commands.serve",
-        "cluster.commands.submit",
-        "cluster.commands.tracking",
-        "cluster.commands.tune",
+        f"cluster.commands.{path.stem}"
+        for path in (ROOT / "cluster" / "commands").glob("*.py")
+        if path.stem != "tables"
     },
     "starlette": {
         "cluster.bench.ray_serve",

@@ -241,7 +241,7 @@ def test_rollouts_are_judged_by_surrogate_and_divergence_of_the_adapted_policy(c
     old, new = (Categorical(logits=one) for one in (query.outputs, outputs))
     ratio = (new.log_prob(query.actions.squeeze(-1)) - query.log_probabilities).exp()
     expected = [-(query.weights * ratio * query.advantages).sum(), (query.weights * kl_divergence(old, new)).sum()]
-    close(algorithm.judged(theta, episode), torch.stack(expected))
+    close(algorithm.surrogate_and_kl(theta, episode), torch.stack(expected))
     close(algorithm.outputs(theta, episode), outputs)
 
 

@@ -113,7 +113,7 @@ def test_products_are_differences_of_the_divergences_gradient(row: Row) -> None:
     algorithm, theta, along, h = made(row), start(row), vector(row, 1), 1e-5
 
     def divergence(params: Params) -> Tensor:
-        return algorithm.judged(params, drawn(row, 0))[1]
+        return algorithm.surrogate_and_kl(params, drawn(row, 0))[1]
 
     slopes = [
         flat(grad(divergence)({name: value + sign * h * along[name] for name, value in theta.items()}))
@@ -256,15 +256,15 @@ def test_steps_judgements_and_products_of_a_task_are_alike_alone_and_among_other
     episodes, theta = Episode(support, query, torch.zeros(TASKS, 0, dtype=dtype)), unstacked(one_of(params, 0))
     alone = [from_leaves([leaf[task : task + 1].clone() for leaf in leaves(episodes)]) for task in range(TASKS)]
 
-    moved, judged = one.step(params, query, 0.3), one.judged(theta, episodes)
+    moved, judged = one.step(params, query, 0.3), one.surrogate_and_kl(theta, episodes)
     for task, part in enumerate(alone):
         own = one_of(params, task)
         assert same_bits(one.step(own, part.query, 0.3), one_of(moved, task))
         expected = algorithm.step(unstacked(own), unstack(part).query, 0.3)
         for name, value in expected.items():
             close(moved[name][task], value)
-        assert torch.equal(one.judged(theta, part)[0], judged[task])
-        close(judged[task], algorithm.judged(theta, unstack(part)))
+        assert torch.equal(one.surrogate_and_kl(theta, part)[0], judged[task])
+        close(judged[task], algorithm.surrogate_and_kl(theta, unstack(part)))
     together, *parts = (one.products(theta, given)(theta) for given in (episodes, *alone))
     assert same_bits(together, {name: parts[0][name] + parts[1][name] + parts[2][name] for name in theta})
 

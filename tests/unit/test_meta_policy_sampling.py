@@ -17,7 +17,7 @@ from torch.func import grad, hessian, jacrev, vmap
 from cluster.config.schema import parse
 from cluster.setups.build import build
 from cluster.workers.messages import TaskRange
-from cluster.workers.rollouts import PolicyWork
+from cluster.workers.rollouts import RolloutWork
 from meta.episode import Examples, unstack
 from meta.params import Layout
 from meta.policy import PolicyMAML
@@ -119,7 +119,7 @@ def rolled() -> Rolled:
     """Rollouts before and after an inner step."""
     setup = build(parse(CONFIG))
     params = LAYOUT.unflatten(start())
-    episodes = PolicyWork(setup).sample(TaskRange(split="train", start=TASK, stop=TASK + 1), params, 1).episodes
+    episodes = RolloutWork(setup).sample(TaskRange(split="train", start=TASK, stop=TASK + 1), params, 1).episodes
     episode = unstack(episodes)
     adapted = LAYOUT.flatten(setup.algorithm.adapted(params, episode)[-1])
     return Rolled(setup.algorithm, step_of(episode.support, 0), episode.query, adapted)

@@ -2,16 +2,16 @@
 
 from cluster.reports.figures.curves import can_draw_regression, regression
 from cluster.reports.figures.images import can_draw_episode, episode
-from cluster.reports.figures.policies import of_policies
+from cluster.reports.figures.policies import can_draw_rollouts, of_policies
 from cluster.reports.figures.scores import adaptation, curve, learners, learning_curves
-from cluster.reports.figures.style import Learned, Policies, save
+from cluster.reports.figures.style import Trained, save
 
 __all__ = [
-    "Learned",
-    "Policies",
+    "Trained",
     "adaptation",
     "can_draw_episode",
     "can_draw_regression",
+    "can_draw_rollouts",
     "curve",
     "episode",
     "learners",

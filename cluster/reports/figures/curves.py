@@ -1,6 +1,7 @@
 """Regression tasks: true and predicted curves of a number against a number."""
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from cluster.reports.figures.style import (
     stage_looks,
 )
 from cluster.setups.build import Setup
+from cluster.setups.episodes import EpisodeSetup
 from meta.params import Params
 from tasks.family import TaskKey
 
@@ -59,13 +61,15 @@ def regression(learned: Learned, *, task_indices: Sequence[int] = (0, 1), steps:
     return figure
 
 
-def can_draw_regression(setup: Setup) -> bool:
+def can_draw_regression(setup: Setup) -> TypeGuard[EpisodeSetup]:
     """Whether the family maps a number to a number and offers ``function(key)``, a task's true curve."""
     spec, function = setup.family.spec, getattr(setup.family, "function", None)
     return spec.input_shape == (1,) and spec.outputs == 1 and callable(function)
 
 
-def _task_panel(axes: Axes, setup: Setup, params: Params, index: int, steps: Sequence[int]) -> tuple[float, float]:
+def _task_panel(
+    axes: Axes, setup: EpisodeSetup, params: Params, index: int, steps: Sequence[int]
+) -> tuple[float, float]:
     """Draw one task; returns the range of y worth showing."""
     key = TaskKey(setup.seed, "test", index)
     episode = held_out(setup, params, index)

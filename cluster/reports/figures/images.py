@@ -1,7 +1,7 @@
 """Image classification: one task's support and query images, and what is predicted before and after adaptation."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from cluster.errors import MetarayError
 from cluster.reports.figures.style import STYLE, Array, canvas, held_out, write
 from cluster.setups.build import Setup
+from cluster.setups.episodes import EpisodeSetup
 from meta.params import Params
 
 MOST_CLASSES, MOST_SUPPORT, MOST_QUERY = 10, 5, 7  # rows, and images of each kind in a row
@@ -37,7 +38,7 @@ class _Task:
     after: Array
 
 
-def episode(setup: Setup, params: Params, *, index: int = 0, steps: int) -> Figure:
+def episode(setup: EpisodeSetup, params: Params, *, index: int = 0, steps: int) -> Figure:
     """One test task: support and query images by class, each query image with its prediction before and after.
 
     Predictions are made for the whole query set, as in an evaluation, also where only some of it is shown.
@@ -77,7 +78,7 @@ def episode(setup: Setup, params: Params, *, index: int = 0, steps: int) -> Figu
     return figure
 
 
-def can_draw_episode(setup: Setup) -> bool:
+def can_draw_episode(setup: Setup) -> TypeGuard[EpisodeSetup]:
     """Whether the tasks are to tell classes of grey or RGB images apart, and the algorithm can predict."""
     spec = setup.family.spec
     if not callable(getattr(setup.algorithm, "predict", None)):  # one of the user's own may lack it
@@ -85,7 +86,7 @@ def can_draw_episode(setup: Setup) -> bool:
     return spec.objective == "cross_entropy" and len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3)
 
 
-def _task(setup: Setup, params: Params, index: int, steps: int) -> _Task:
+def _task(setup: EpisodeSetup, params: Params, index: int, steps: int) -> _Task:
     drawn = held_out(setup, params, index)
     before, after = (
         setup.algorithm.predict(params, drawn, drawn.query.inputs, number).argmax(dim=-1) for number in (0, steps)

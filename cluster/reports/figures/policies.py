@@ -1,7 +1,7 @@
 """Policies before and after adaptation: paths in the plane, positions against time, and pictures."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +23,8 @@ from cluster.reports.figures.style import (
     write,
 )
 from cluster.reports.figures.walks import Scene, Walk, asked_velocity, in_words, pictured, walk
+from cluster.setups.build import Setup
+from cluster.setups.policies import PolicySetup
 from tasks.environments.contract import Numbers, RolloutError
 from tasks.environments.navigation import Navigation
 
@@ -34,6 +36,11 @@ THICK: dict[str, Any] = {"linewidth": 2.3}
 PICTURES = 8  # of one trajectory
 BAND = (0.28, 0.93)  # heights in a picture between which a robot is that its camera follows
 SHOT, GAP, EDGE, HEAD, LINE, LINES = 1.02, 0.04, 0.1, 0.36, 0.24, 0.52  # inches: width of a picture, …, text above it
+
+
+def can_draw_rollouts(setup: Setup) -> TypeGuard[PolicySetup]:
+    """Whether the tasks are places in a plane, or environments of gymnasium."""
+    return isinstance(setup.family, Navigation) or gymnasium_tasks(setup.family) is not None
 
 
 def of_policies(learned: Policies, steps: int) -> tuple[dict[str, Figure], list[str]]:

@@ -20,7 +20,7 @@ from cluster.errors import MetarayError
 from tasks.environments.contract import EnvironmentFamily, Numbers
 from tasks.environments.gymnasium_tasks import GymnasiumTasks, clipped
 from tasks.environments.rollout import Rollouts
-from tasks.family import TaskKey
+from tasks.family import Family, TaskKey
 
 Picture = NDArray[np.uint8]
 
@@ -72,7 +72,7 @@ class Replayed:
     pictures: list[Picture]
 
 
-def gymnasium_tasks(family: EnvironmentFamily) -> GymnasiumTasks | None:
+def gymnasium_tasks(family: Family | EnvironmentFamily) -> GymnasiumTasks | None:
     """The gymnasium environments that a family consists of, or None if it is made otherwise."""
     found = getattr(family, "tasks", family)
     return found if isinstance(found, GymnasiumTasks) else None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cluster.runs.storage import write_file
 from cluster.setups.build import Setup
+from cluster.setups.episodes import EpisodeSetup
 from cluster.setups.policies import PolicySetup
 from meta.episode import Episode, unstack
 from meta.params import Params
@@ -22,7 +23,8 @@ from tasks.family import draw_batch
 
 Array = NDArray[np.float64]
 Record = Mapping[str, Any]
-Learned = Mapping[str, tuple[Setup, Params]]
+Trained = Mapping[str, tuple[Setup, Params]]
+Learned = Mapping[str, tuple[EpisodeSetup, Params]]
 Policies = Mapping[str, tuple[PolicySetup, Params]]
 
 # Sizes in points, widths in inches: legible where a page shows the figure 800 pixels wide.
@@ -43,7 +45,7 @@ STYLE: dict[str, Any] = {
 WIDE = 20.0  # ratio of largest to smallest error above which the axis is logarithmic
 
 
-def held_out(setup: Setup, params: Params, index: int) -> Episode:
+def held_out(setup: EpisodeSetup, params: Params, index: int) -> Episode:
     """Test task number ``index`` as the algorithm takes it, where the parameters are."""
     device = next(iter(params.values())).device
     return unstack(draw_batch(setup.family, setup.seed, "test", range(index, index + 1), setup.dtype, device))

@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster.reports.figures.replay import Replayed, Trajectory, gymnasium_tasks, trajectory
 from cluster.setups.policies import PolicySetup
-from cluster.workers.rollouts import PolicyWork
+from cluster.workers.rollouts import RolloutWork
 from meta.params import Params
 from tasks.environments.contract import EnvironmentFamily
 from tasks.environments.rollout import Rollouts
@@ -67,7 +67,7 @@ def walk(setup: PolicySetup, params: Params, *, tasks: int, steps: Sequence[int]
     """
     keys = apart(setup, tasks)
     here = replace(setup, device=next(iter(params.values())).device)
-    found = enumerate(PolicyWork(here).walk(keys, params, max(steps), evaluation=True))
+    found = enumerate(RolloutWork(here).walk(keys, params, max(steps), evaluation=True))
     rollouts = {number: rollouts for number, (rollouts, _) in found if number in steps}
     return Walk(family=setup.family, keys=tuple(keys), rollouts=rollouts)
 

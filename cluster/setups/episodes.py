@@ -1,0 +1,226 @@
+"""From a configuration of drawn tasks to the objects that compute."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cluster.config.schema import Config
+from cluster.errors import ConfigError
+from cluster.setups.base import BaseSetup
+from cluster.setups.models import adapted_of, build_model, frozen_of, is_built_in, require_pure, resolve_offering
+from cluster.workers.episodes import EpisodeWork
+from meta.algorithms import Algorithm, batch_norm_of, noise_size
+from meta.engine.choice import Choice, choose, measure, require_gradient, require_scores
+from meta.engine.strategies import Engine
+from meta.engine.strategies import build as build_engine
+from meta.episode import Episode, unstack, with_noise
+from meta.models import Model
+from meta.objectives import CROSS_ENTROPY, OBJECTIVES
+from meta.params import Layout, Params
+from tasks.family import Family, FamilySpec, Split, TaskKey, draw_batch, draw_noise
+
+MACHINES = ("native", "graph")  # strategies that depend on what a machine has
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSetup(BaseSetup):
+    """Everything that a worker or a learner computes with where tasks are drawn.
+
+    Attributes:
+        family: where episodes come from.
+        algorithm: the method, over the model.
+        draws: whether random layers of the model draw numbers in training.
+    """
+
+    family: Family
+    algorithm: Algorithm
+    draws: bool
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The strategy that the configuration names, or that its ``auto`` or ``measure`` comes to."""
+        if self.config.engine not in ("auto", "measure"):
+            return Choice(self.config.engine, "named by the configuration", {})
+        measured = self.config.engine == "measure"
+        tasks = range(self.config.shard_size if measured else 1)
+        params = {name: value.to(self.device) for name, value in self.initial_params().items()}
+        try:
+            episodes = self.training_episodes(tasks)
+            if measured:
+                return measure(self.algorithm, params, episodes, self.limits)
+            tried_at = None if self.is_built_in else self.config.scored_steps
+            count = self.config.training_tasks
+            return choose(self.algorithm, params, episodes, self.device, count, self.limits, tried_at)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The algorithm under that strategy."""
+        return build_engine(self.choice.name, self.algorithm, self.limits)
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether model and algorithm are of metaray itself."""
+        return is_built_in(self.algorithm) and is_built_in(self.algorithm.model)
+
+    def training_episodes(self, tasks: range) -> Episode:
+        """Episodes of training tasks [T, ...], with the noise that random layers draw from where there are any."""
+        episodes = self._draw(tasks)
+        if not self.noise:
+            return episodes
+        return with_noise(episodes, draw_noise(self.seed, tasks, self.noise, self.dtype, self.device))
+
+    @cached_property
+    def noise(self) -> int:
+        """Random numbers M that the meta-loss of one task takes."""
+        if not self.draws and is_built_in(self.algorithm):
+            return 0
+        params = {name: value.to(self.device) for name, value in self.initial_params().items()}
+        return noise_size(self.algorithm, params, unstack(self._draw(range(1))))
+
+    def held_out_episodes(self, split: Split, tasks: range) -> Episode:
+        """Episodes of tasks of a split [T, ...], without noise: random layers are off in evaluation."""
+        return draw_batch(self.family, self.seed, split, tasks, self.dtype, self.device)
+
+    def _draw(self, tasks: range) -> Episode:
+        return self.held_out_episodes("train", tasks)
+
+    def make_work(self) -> EpisodeWork:
+        """What computes meta-gradients and scores of drawn episodes."""
+        return EpisodeWork(self)
+
+    def describe(self, split: Split) -> dict[str, Any]:
+        """Way, shot, query examples and batch norm of an episode of the split."""
+        episode = self.family.draw(TaskKey(self.seed, split, 0))
+        classified = self.algorithm.objective is CROSS_ENTROPY
+        classes = self.family.spec.outputs if classified else 1
+        return {
+            "way": classes if classified else None,
+            "shot": len(episode.support.inputs) // classes,
+            "query_per_class": len(episode.query.inputs) // classes,
+            "batch_norm": batch_norm_of(self.algorithm.model),
+        }
+
+    def sampling(self) -> dict[str, Any]:
+        """Whose statistics normalise the query examples."""
+        return {"batch norm": batch_norm_of(self.algorithm.model) or "none"}
+
+    @property
+    def needs_trial(self) -> bool:
+        """Whether model, algorithm or family is a user's own."""
+        return not self.is_built_in or type(self.family).__module__.partition(".")[0] != "tasks"
+
+    @property
+    def needs_worker_trial(self) -> bool:
+        """Whether a worker may lack what this process has, or fail where this process does not."""
+        return self.choice.name in MACHINES or not self.is_built_in
+
+    def trial(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Meta-gradient, drawing, scores and predictions, in the strategy of the run.
+
+        A strategy that ``auto`` came to has been tried already if the parts are a user's own.
+        """
+        params = {name: value.to(self.device) for name, value in self.initial_params().items()}
+        if self.config.engine != "auto" and (self.needs_trial or self.choice.name in MACHINES):
+            yield "meta-gradient", lambda: require_gradient(self.engine, params, self.training_episodes(range(1)))
+        yield "drawing val tasks", lambda: self.held_out_episodes("val", range(1))
+        yield "drawing test tasks", lambda: self.held_out_episodes("test", range(1))
+        if self.needs_trial:
+            yield "scores", lambda: self._require_scores(params)
+            yield "predictions", lambda: self._require_predictions(params)
+
+    def _require_scores(self, params: Params) -> None:
+        require_scores(self.engine, params, self.held_out_episodes("val", range(1)), self.config.scored_steps)
+
+    def _require_predictions(self, params: Params) -> None:
+        """Predict as figures, registry and serving do, and check shapes."""
+        episode = unstack(self.held_out_episodes("test", range(1)))
+        queries = episode.query
+        outputs = self.algorithm.predict(params, episode, queries.inputs, max(self.config.scored_steps))
+        if not isinstance(outputs, torch.Tensor) or len(outputs) != len(queries.inputs):
+            received = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+            raise ValueError(f"expected outputs [{len(queries.inputs)}, ...], one for each query, received {received}")
+        if self.family.spec.objective == "mse" and outputs.shape != queries.targets.shape:
+            raise ValueError(
+                f"expected outputs of the targets' shape {tuple(queries.targets.shape)}, received "
+                f"{tuple(outputs.shape)}"
+            )
+
+
+def build_episodes(
+    config: Config,
+    builder: Callable[[Config], BaseSetup],
+    family: Family,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> EpisodeSetup:
+    """Construct model and algorithm for a family of drawn tasks.
+
+    Raises:
+        ConfigError: if the parts do not fit together.
+        ValueError: if a value does not suit a part.
+    """
+    algorithm = build_algorithm(config, family.spec)
+    params = algorithm.init(torch.Generator().manual_seed(config.seed), dtype)
+
+    def inputs() -> Tensor:
+        episode = unstack(draw_batch(family, config.seed, "train", range(1), dtype))
+        examples = episode.support.inputs if len(episode.support.inputs) else episode.query.inputs
+        shape = algorithm.input_shape(family.spec.input_shape, family.spec.description)
+        return examples if tuple(examples.shape[1:]) == shape else examples.new_zeros(len(examples), *shape)
+
+    return EpisodeSetup(
+        family=family,
+        algorithm=algorithm,
+        draws=require_pure(algorithm.model, params, inputs),
+        frozen=frozen_of(config, algorithm.model, params),
+        config=config,
+        builder=builder,
+        layout=Layout.of(params),
+        dtype=dtype,
+        device=device,
+        seed=config.seed,
+    )
+
+
+def build_algorithm(config: Config, spec: FamilySpec, model: Model | None = None) -> Algorithm:
+    """Algorithm for a family's episodes, of which nothing but the spec is asked.
+
+    Args:
+        config: names the algorithm, and its settings.
+        spec: of the family.
+        model: the model, if it has been built before.
+
+    Raises:
+        ConfigError: if the parts do not fit together.
+        ValueError: if a value does not suit a part.
+    """
+    cls = resolve_offering("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores", "predict")
+    if model is None:
+        model = build_model(config, cls.input_shape(spec.input_shape, spec.description), spec.outputs)
+    algorithm: Algorithm = cls(
+        model=model,
+        objective=OBJECTIVES[spec.objective],
+        inner_lr=config.inner.lr,
+        inner_steps=config.inner.steps,
+        adapt=adapted_of(config, model),
+        **({"recompute": True} if config.inner.recompute else {}),  # custom algorithms may not accept `recompute`
+    )
+    return algorithm
+
+
+def require_episodes(setup: BaseSetup) -> EpisodeSetup:
+    """The set-up, if its tasks are drawn.
+
+    Raises:
+        ConfigError: if they are RL tasks.
+    """
+    if not isinstance(setup, EpisodeSetup):
+        family = setup.config.task.family
+        raise ConfigError(f"task.family: expected a family of episodes, received environments, '{family}'")
+    return setup
