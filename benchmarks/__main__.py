@@ -12,9 +12,10 @@ from benchmarks.contest import PEERS, competitors
 from benchmarks.names import Mistake, chosen_suites, require_settings, words
 from benchmarks.page import plain_table, ray_tables, renew, tables
 from benchmarks.peak import peaks
-from benchmarks.process import available_cores, cores
+from benchmarks.process import cores
 from benchmarks.run import PAIRS, Settings, run_suite, to_stderr
 from benchmarks.suites import SUITES, Suite
+from meta.engine.machine import available_cores
 from meta.engine.memory import keep_freed_memory
 
 

@@ -1,4 +1,4 @@
-"""The numbers of ``meta/rule.json``, by which ``engine: auto`` chooses a strategy, measured on this machine.
+"""The numbers of the rule by which ``engine: auto`` chooses a strategy, measured on this machine.
 
 Timed are the strategies ``trace``, ``loop`` and ``native`` on one thread, as workers run them: a small fully connected
 network, Omniglot's convolutions, and these with more and more images a task.
@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks.competitor import LeftOut, Option
-from benchmarks.hardware import hardware, versions
 from benchmarks.ours import Metaray
 from benchmarks.record import FOLDER, machine, slug
 from benchmarks.suites import SUITES, Suite, Work
 from benchmarks.timing import Runner, alternate, calls_for
 from benchmarks.whole import write_whole
+from meta.engine.choice import RULE
+from meta.engine.machine import cache_folder, hardware, versions
 
 STRATEGIES = ("trace", "loop", "native")
 QUERIES = (1, 2, 3, 7, 15)  # query images per class, of the sweep over images a task
@@ -121,8 +121,18 @@ def fit(rounds: int, say: Callable[[str], None]) -> tuple[dict[str, int], list[F
 def keep(
     numbers: Mapping[str, int], found: Sequence[Fitted], folder: Path = FOLDER, rules: Path | None = None
 ) -> tuple[Path, Path]:
-    """Write the rule for processors and the record of its measurements; returns both files."""
-    rules = Path(str(resources.files("meta").joinpath("rule.json"))) if rules is None else rules
+    """Write the rule for processors into the cache folder, and the record of its measurements.
+
+    Args:
+        numbers: the rule's.
+        found: the measurements.
+        folder: of records.
+        rules: file of the rule, unless it is the cache folder's.
+
+    Returns:
+        Both files.
+    """
+    rules = cache_folder() / RULE if rules is None else rules
     known = json.loads(rules.read_text(encoding="utf-8")) if rules.exists() else {}
     write_whole(rules, json.dumps({**known, "cpu": dict(numbers)}, indent=2) + "\n")
     now = datetime.now(UTC)

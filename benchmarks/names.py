@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.contest import PEERS
 from benchmarks.ours import AUTO
-from benchmarks.process import available_cores
 from benchmarks.suites import SUITES, Suite
+from meta.engine.machine import available_cores
 from meta.engine.strategies import STRATEGIES
 
 

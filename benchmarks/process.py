@@ -14,11 +14,6 @@ QUIET = 0.2  # cores that other processes may use while something is timed
 SYSTEM_ALLOCATION = "as the C library does by itself"
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def cores(count: int) -> Iterator[None]:
     """Let this process and those it starts use ``count`` cores; some libraries have no setting of their own."""

@@ -14,12 +14,12 @@ from benchmarks.agreement import compared, errors, reference
 from benchmarks.competitor import Competitor, LeftOut, Option
 from benchmarks.contest import LOOP
 from benchmarks.flops import operations
-from benchmarks.hardware import hardware, versions
 from benchmarks.memory import peak_mb
 from benchmarks.peak import peaks
 from benchmarks.process import ALLOCATION, QUIET, SYSTEM_ALLOCATION, OtherLoad
 from benchmarks.suites import Suite, Work
 from benchmarks.timing import Runner, alternate, calls_for, median_ratio, rounds_for
+from meta.engine.machine import hardware, versions
 
 Say = Callable[[str], None]
 PAIRS = 7

@@ -45,7 +45,7 @@ class Replica:
 
 def main(model: str, port: int) -> None:
     """Serve until SIGTERM, with one replica for each core."""
-    from benchmarks.process import available_cores
+    from meta.engine.machine import available_cores
 
     stop = {signal.SIGTERM, signal.SIGINT}
     with ray_session(ClusterConfig(workers=available_cores())):

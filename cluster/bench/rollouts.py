@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from benchmarks.hardware import hardware, versions
 from cluster.config.schema import Config
 from cluster.errors import ConfigError
 from cluster.evaluation.scores import start
@@ -18,6 +17,7 @@ from cluster.setups.build import build
 from cluster.setups.policies import PolicySetup, require_policies
 from cluster.workers.ray_pool import RayPool
 from cluster.workers.session import ray_session
+from meta.engine.machine import hardware, versions
 from tasks.environments.gymnasium_tasks import GymnasiumTasks
 from tasks.environments.locomotion import Locomotion
 

@@ -19,8 +19,6 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.hardware import hardware, versions
-from benchmarks.process import available_cores
 from cluster.bench import forms as bench_forms
 from cluster.bench.clients import ask, post
 from cluster.bench.forms import Questions, bound, predictions, require_forms
@@ -33,6 +31,7 @@ from cluster.registry.loading import load_adaptable
 from cluster.setups.build import build
 from cluster.setups.episodes import require_episodes
 from meta.engine.arithmetic import fix_arithmetic
+from meta.engine.machine import available_cores, hardware, versions
 from meta.engine.memory import keep_freed_memory
 from tasks.family import draw_batch
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
-from benchmarks.hardware import hardware, versions
 from benchmarks.suites import SUITES, Suite
 from cluster.config import strict_yaml
 from cluster.config.schema import Config, parse
@@ -25,6 +24,7 @@ from cluster.workers.messages import shards
 from cluster.workers.ray_pool import RayPool
 from cluster.workers.session import ray_session
 from meta.engine.arithmetic import fix_arithmetic
+from meta.engine.machine import hardware, versions
 from meta.engine.memory import keep_freed_memory
 from meta.models import MLP, Conv4
 from meta.policy import GaussianPolicy

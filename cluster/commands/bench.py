@@ -13,6 +13,7 @@ from rich.table import Table
 from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
 from cluster.errors import ConfigError
 from cluster.interrupts import interrupt_on_signals
+from cluster.own_packages import HOME
 
 
 @reports_errors
@@ -46,6 +47,7 @@ def bench(
         if fit:
             if suite is not None or workers:
                 raise ConfigError("--fit: expected no SUITE and no --workers, it measures suites of its own")
+            _require_checkout()
             _fit(pairs, as_json)
             return
         if rollouts is not None:
@@ -61,9 +63,23 @@ def bench(
                 _against_peers(suite, threads, pairs, (strategies, peers), device, record, as_json)
 
 
+def _require_checkout() -> None:
+    """Check that the speed suites are there: they are in the repository, not in an installed package.
+
+    Raises:
+        ConfigError: if they are not.
+    """
+    if not (Path(HOME) / "benchmarks").is_dir():
+        raise ConfigError(
+            "bench: expected a checkout of metaray's repository, whose folder benchmarks/ holds the speed suites, "
+            f"received the package installed in {HOME}; --rollouts and --serving need none"
+        )
+
+
 @contextmanager
 def _wrong_usage() -> Iterator[None]:
-    """The benchmarks' own word for it is ours for a wrong configuration."""
+    """Turn the benchmarks' error for wrong usage into the commands'."""
+    _require_checkout()
     from benchmarks.names import Mistake
 
     try:
@@ -86,8 +102,9 @@ def _against_peers(
     from benchmarks.contest import competitors
     from benchmarks.names import chosen_suites, require_settings, words
     from benchmarks.peak import peaks
-    from benchmarks.process import available_cores, cores
+    from benchmarks.process import cores
     from benchmarks.run import Settings, run_suite
+    from meta.engine.machine import available_cores
     from meta.engine.memory import keep_freed_memory
 
     suites = chosen_suites(() if suite is None else (suite,))
@@ -153,7 +170,6 @@ def _rollouts(path: Path, workers: int, pairs: int, as_json: bool) -> None:
 
 def _serving(model: str, asked: tuple[str, str], soak: float, as_json: bool) -> None:
     """Measure how fast servers answer for a registered model, or how much memory ours takes in the long run."""
-    from benchmarks.names import words
     from cluster.bench import serving as bench_serving
 
     if soak:
@@ -164,7 +180,7 @@ def _serving(model: str, asked: tuple[str, str], soak: float, as_json: bool) -> 
             first, last = memory["memory_mb"][0], memory["memory_mb"][-1]
             print_lines({"answers": memory["answers"], "memory": f"{first:.0f} MB at first, {last:.0f} MB at last"})
         return
-    servers, forms = map(words, asked)
+    servers, forms = ([name for name in names.split(",") if name] for names in asked)
     found = bench_serving.serving(model, servers, _say, forms=forms)
     if as_json:
         print_json(found)

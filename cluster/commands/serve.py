@@ -38,7 +38,6 @@ def serve(
     tell how it is, /model what it is. SIGTERM and Ctrl-C let it answer first what has been asked.
     """
     del debug
-    from benchmarks.process import available_cores
     from cluster.serving.access import writer
     from cluster.serving.app import Service
     from cluster.serving.auth import read_token, tls_context
@@ -46,6 +45,7 @@ def serve(
     from cluster.serving.loading import load
     from cluster.serving.memory import default_memory
     from cluster.serving.server import serve as serving
+    from meta.engine.machine import available_cores
 
     limits = Limits(
         body_bytes=int(max_megabytes * 2**20),

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import platform
 import re
 import secrets
 import subprocess
@@ -22,6 +20,7 @@ from cluster.errors import CheckpointError, ConfigError, MetarayError
 from cluster.runs.lasting import require_lasting_root, require_lasting_store
 from cluster.runs.storage import Store, write_file
 from meta.engine.choice import Choice
+from meta.engine.machine import available_cores, processor
 
 PACKAGES = ("metaray", "torch", "ray", "mlflow", "numpy")
 DESCRIBED = ("name", "algorithm", "checkpoints", "engine", "mlflow_run_id", "mlflow_uri")  # keys of every run.json
@@ -128,7 +127,7 @@ def beginning(name: str) -> dict[str, Any]:
         "mlflow_uri": None,
         "versions": {package: version(package) for package in PACKAGES},
         "git_commit": _git_commit(),
-        "hardware": hardware(),
+        "hardware": f"{processor()}, {available_cores()} cores",
     }
 
 
@@ -251,17 +250,6 @@ def _cause(error: Exception) -> str:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all, without secrets."""
     write_file(path, (json.dumps(masked(data), indent=2, allow_nan=False) + "\n").encode())
-
-
-def hardware() -> str:
-    """The processor and its number of cores, in words."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass  # not Linux: the short name will do
-    return f"{model}, {os.cpu_count()} cores"
 
 
 def _git_commit() -> str | None:

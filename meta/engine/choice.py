@@ -1,9 +1,10 @@
 """Which strategy a run uses: by a rule that looks at nothing measured in the run, or, if asked for, by a measurement.
 
 Under the rule equal configurations run equal programs. The rule's numbers are in ``rule.json``, by kind of device;
-``metaray bench --fit`` measures them anew and keeps the measurements under ``benchmarks/``.
+``metaray bench --fit`` measures them anew for this machine and keeps them in its cache folder.
 """
 
+import contextlib
 import json
 import statistics
 import time
@@ -15,12 +16,15 @@ from typing import Any, NamedTuple
 import torch
 
 from meta.algorithms import Algorithm
+from meta.engine.machine import cache_folder
 from meta.engine.native.ir import Unsupported
 from meta.engine.native.strategy import native_memory
 from meta.engine.native.toolchain import NoCompiler, probe
 from meta.engine.strategies import NONE, STRATEGIES, Engine, Limits, build
 from meta.episode import Episode
 from meta.params import Params
+
+RULE = "rule.json"  # in the cache folder, of this machine
 
 
 class Choice(NamedTuple):
@@ -39,7 +43,7 @@ class Choice(NamedTuple):
 
 @cache
 def rules() -> dict[str, dict[str, int]]:
-    """The rule's numbers by kind of device.
+    """The rule's numbers by kind of device: those shipped, or those that ``metaray bench --fit`` measured here.
 
     ``native_tasks``, ``native_convolution_tasks``
         From so many training tasks in the run on, compiling pays for models without and with convolutions.
@@ -47,10 +51,12 @@ def rules() -> dict[str, dict[str, int]]:
         Up to so many support and query images a task, convolutions are vectorised over tasks; above, grouped
         convolutions cost more than one call per task.
     """
-    found: dict[str, dict[str, int]] = json.loads(
+    numbers: dict[str, dict[str, int]] = json.loads(
         resources.files("meta").joinpath("rule.json").read_text(encoding="utf-8")
     )
-    return found
+    with contextlib.suppress(RuntimeError, FileNotFoundError):  # no home, or nothing was measured here
+        numbers |= json.loads((cache_folder() / RULE).read_text(encoding="utf-8"))
+    return numbers
 
 
 def choose(

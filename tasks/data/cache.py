@@ -6,8 +6,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from meta.engine.machine import cache_folder
 from tasks.data.manifest import SCHEMA, Manifest
-from tasks.data.places import cache_folder, scratch
+from tasks.data.places import scratch
 from tasks.data.prepare import prepare
 from tasks.data.remote import RemoteStore, is_remote
 from tasks.data.store import ImageStore

@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from meta.engine.machine import cache_folder
 from tasks.data.archives import extract, is_archive, stem
 from tasks.data.decoder import Progress
 from tasks.data.errors import DataError
 from tasks.data.limits import Limits
 from tasks.data.manifest import Manifest
-from tasks.data.places import cache_folder, scratch
+from tasks.data.places import scratch
 from tasks.data.prepare import check_root, prepare
 from tasks.data.remote import is_remote
 from tasks.data.sources.base import RawData

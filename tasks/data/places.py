@@ -1,7 +1,6 @@
 """Places on this machine's disk: the cache, and folders for work in progress that never stay behind."""
 
 import glob
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,11 +11,6 @@ from filelock import FileLock, Timeout
 
 _LOCK = "lock"
 OLD = "old"  # name, in a scratch folder, of what was taken from the target's place to make room
-
-
-def cache_folder() -> Path:
-    """Where copies of remote stores lie: ``$METARAY_CACHE``, by default ``~/.cache/metaray``."""
-    return Path(os.environ.get("METARAY_CACHE") or "~/.cache/metaray").expanduser()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meta.engine.machine import cache_folder
 from tasks.data import limits as bounds
 from tasks.data.decode import DEEP, bounded
 from tasks.data.decoder import Decoder, FewerBits, Progress
@@ -17,7 +18,7 @@ from tasks.data.errors import DataError
 from tasks.data.limits import Limits
 from tasks.data.manifest import Manifest
 from tasks.data.names import class_name
-from tasks.data.places import cache_folder, scratch
+from tasks.data.places import scratch
 from tasks.data.remote import RemoteStore, is_remote
 from tasks.data.sources.base import RawData
 from tasks.data.writer import StoreWriter, check_place

@@ -19,10 +19,11 @@ from benchmarks.contest import LOOP, PEERS, competitors
 from benchmarks.flops import counted, layers, operations
 from benchmarks.ours import Metaray
 from benchmarks.peak import peaks
-from benchmarks.process import available_cores, cores, in_child
+from benchmarks.process import cores, in_child
 from benchmarks.run import Settings, _Entry, _fastest, run_suite
 from benchmarks.suites import SUITES, Work
 from benchmarks.timing import Runner, alternate
+from meta.engine.machine import available_cores
 from meta.episode import leaves
 from meta.models import MLP, Conv4, ResNet12
 from meta.policy import GaussianPolicy

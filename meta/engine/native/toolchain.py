@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from meta.engine.machine import cache_folder, cpu_info
 from meta.engine.native.ir import Unsupported
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -141,11 +142,7 @@ def _run(command: list[str], timeout: float) -> str:
 
 
 def _processor() -> list[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return [platform.processor()]
-    return sorted({line for line in lines if line.split("\t")[0].strip() in ("model name", "flags", "Features")})
+    return cpu_info("model name", "flags", "Features") or [platform.processor()]
 
 
 def folder() -> Path:
@@ -154,9 +151,8 @@ def folder() -> Path:
     Raises:
         NoCompiler: if there is no home.
     """
-    root = os.environ.get("METARAY_CACHE")
     try:
-        return (Path(root) if root else Path.home() / ".cache" / "metaray") / "native"
+        return cache_folder() / "native"
     except RuntimeError as error:
         raise NoCompiler(f"no folder to keep programs in ({error}); set METARAY_CACHE to one") from error
 
