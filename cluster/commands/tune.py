@@ -91,6 +91,8 @@ def _chosen(
 
 def _print_trials(plain: Mapping[str, Any]) -> None:
     """A table of the trials, those that were looked at again first."""
+    from cluster.search.board import shown
+
     again = list(plain["confirmed"])
     rest = [trial for trial in plain["trials"] if str(trial["trial"]) not in again]
     scored = [trial for trial in rest if trial["value"] is not None]
@@ -107,7 +109,7 @@ def _print_trials(plain: Mapping[str, Any]) -> None:
         found = plain["confirmed"].get(str(trial["trial"]))
         table.add_row(
             f"{trial['trial']}{' (base)' if trial['trial'] == plain['base'] else ''}",
-            *(_value(value) for value in trial["values"].values()),
+            *(shown(value) for value in trial["values"].values()),
             str(trial["steps"]),
             "" if trial["value"] is None else f"{trial['value']:.4g}",
             "" if found is None else _interval(found),
@@ -119,8 +121,10 @@ def _print_trials(plain: Mapping[str, Any]) -> None:
 
 
 def _print_best(plain: Mapping[str, Any]) -> None:
+    from cluster.search.board import shown
+
     best = plain["best"]
-    lines = {"best": f"trial {best['trial']}: " + ", ".join(f"{k}={_value(v)}" for k, v in best["values"].items())}
+    lines = {"best": f"trial {best['trial']}: " + ", ".join(f"{k}={shown(v)}" for k, v in best["values"].items())}
     for name, words in (("lead", "the runner-up"), ("gain", "the base configuration")):
         if plain[name] is not None:
             sure = "sure" if plain[name]["sure"] else "not sure"
@@ -138,7 +142,3 @@ def _interval(found: Mapping[str, Any]) -> str:
     from cluster.evaluation.protocol import mean_in_words
 
     return mean_in_words(found, mean=".4g", half=".2g")
-
-
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

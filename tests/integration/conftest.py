@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import yaml
 from cluster.config.schema import Config, parse
 from cluster.config.sections import ClusterConfig
 from cluster.workers.session import ray_session
+from helpers.waiting import HANGS_AFTER, free_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,7 +129,7 @@ def metaray(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 def finished() -> Callable[..., tuple[int, str, str]]:
     """Wait for a command's end: its exit status, standard output and standard error."""
 
-    def wait(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str, str]:
+    def wait(process: subprocess.Popen[str], seconds: float = HANGS_AFTER) -> tuple[int, str, str]:
         try:
             output, errors = process.communicate(timeout=seconds)
         finally:
@@ -137,13 +137,6 @@ def finished() -> Callable[..., tuple[int, str, str]]:
         return process.returncode, output, errors
 
     return wait
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def _wait_until(ready: Callable[[], object], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
@@ -171,7 +164,7 @@ def _postgresql(folder: Path) -> Iterator[str]:
         user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     made = ["-D", "data", "-U", "mlflow", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]
     subprocess.run([programs / "initdb", *made], cwd=folder, check=True, capture_output=True, **user)
-    port = _free_port()
+    port = free_ports(1)[0]
     with (folder / "postgres.log").open("wb") as log:
         server = subprocess.Popen(
             [programs / "postgres", "-D", "data", "-h", "127.0.0.1", "-p", str(port), "-k", folder, "-F"],
@@ -195,7 +188,7 @@ class MlflowServer:
     def __init__(self, database: str, folder: Path) -> None:
         self.database = database
         self._folder = folder
-        self._port = _free_port()
+        self._port = free_ports(1)[0]
         self.uri = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

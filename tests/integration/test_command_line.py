@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder
 from cluster.training import run as training
 from helpers.folders import new_run
+from helpers.waiting import free_ports, wait_for
 
 INLINE = ("cluster.workers=0",)
 
@@ -216,22 +215,18 @@ def test_a_signal_saves_and_leaves(metaray, finished, config_file, tmp_path, num
     assert saved.step > 0
 
 
-def wait_for_metrics(folder: Path, seconds: float = 90.0) -> Path:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for path in folder.glob("runs/*/metrics.jsonl"):
-            if path.stat().st_size:
-                return path
-        time.sleep(0.05)
-    raise AssertionError(f"no step was recorded within {seconds:g} s")
+def wait_for_metrics(folder: Path) -> Path:
+    def recorded() -> Path | None:
+        return next((path for path in folder.glob("runs/*/metrics.jsonl") if path.stat().st_size), None)
+
+    path = wait_for(recorded, "a step that is recorded")
+    assert path is not None
+    return path
 
 
 @pytest.fixture
 def unused_tcp_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    return free_ports(1)[0]
 
 
 def test_help_is_there_without_ray(metaray, finished):

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cluster.training.recorder import Recorder
 from cluster.workers.pool import InlinePool, Pool
 from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
+from helpers.waiting import wait_for
 
 STEPS = 200
 DTYPES = ["float32", "float64"]
@@ -109,13 +109,6 @@ def test_images_with_a_worker_killed(local_ray, make_config, make_store, engine)
     finally:
         pool.close()
     assert len(pool.failures) == 1
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

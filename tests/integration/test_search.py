@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from cluster.search.settings import Search, load
 from cluster.search.tuner import Suggested
 from cluster.training.run import run
 from helpers.folders import make_search, new_run
+from helpers.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,13 +50,6 @@ def search_file(settings: dict[str, Any], tmp_path: Path) -> Callable[..., Path]
 def searched(search: Search, folder: SearchFolder | None = None) -> Result:
     with stop_on_signals() as stop:
         return searches.run(search, folder or make_search(search, "search"), stop)
-
-
-def wait_for(happened: Callable[[], bool], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.1)
 
 
 def kill_tree(process: subprocess.Popen[str]) -> None:

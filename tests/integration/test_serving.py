@@ -35,6 +35,7 @@ from cluster.serving.limits import Limits
 from cluster.serving.loading import load
 from cluster.training import run as training
 from helpers.folders import new_run
+from helpers.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60.0
@@ -385,11 +386,15 @@ def test_time_is_limited(place: Path, tmp_path: Path):
         assert (status, "take fewer tasks or inner_steps" in answer["message"]) == (504, True)
         # Work that nobody waits for is broken off: whoever comes next need not wait for it.
         eventually(lambda: served.send("POST", "/invocations", body)[0] == 200, served.process)
-        with ThreadPoolExecutor(8) as others:
-            found = list(others.map(lambda _: served.send("POST", "/invocations", long), range(8)))
-        late = [(answer["message"], headers["retry-after"]) for status, answer, headers in found if status == 503]
-        assert {503} <= {status for status, _, _ in found} <= {408, 503, 504}
-        assert all("waited 0.5 s" in message and again == "1" for message, again in late)
+
+        def late() -> list[tuple[str, str]]:
+            """Of eight at once, those that waited too long; on a busy machine some do not arrive in time."""
+            with ThreadPoolExecutor(8) as others:
+                answers = list(others.map(lambda _: served.send("POST", "/invocations", long), range(8)))
+            assert {status for status, _, _ in answers} <= {408, 503, 504}
+            return [(answer["message"], headers["retry-after"]) for status, answer, headers in answers if status == 503]
+
+        assert all("waited 0.5 s" in message and again == "1" for message, again in wait_for(late))
 
 
 def test_no_answer_is_lost_when_it_is_told_to_stop(place: Path, tmp_path: Path):

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,28 +21,11 @@ import yaml
 from cluster.commands import submit as submit_command
 from cluster.errors import ClusterError
 from cluster.jobs.client import JobServer
+from helpers.waiting import free_ports, wait_for
 
 ROOT = Path(__file__).parents[2]
 SECTION = "## From nothing to answers over HTTP"
 LASTING = "checkpoint.root={shared}/runs"
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 90) -> Any:
-    """Ask until the answer is true."""
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)  # between two questions
-    return answer
-
-
-def free_ports(number: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    try:
-        return [listener.getsockname()[1] for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
 
 
 def answers(port: int) -> bool:
@@ -155,7 +137,7 @@ def saved(run: Path) -> int:
     return max((int(path.stem[-9:]) for path in run.glob("checkpoints/step-*.safetensors")), default=0)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_job_that_was_stopped_and_killed_goes_on_to_the_same_bits(head, tree, finished):
     # `auto` picks the engine by the length of a training, which changes here.
     command = ("train", "small.yaml", "engine=trace", "eval.every=0", "--json")
@@ -323,7 +305,7 @@ def test_a_cluster_elsewhere_that_asks_for_no_token_gets_a_warning(head, open_se
         JobServer(head.address)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_the_guide(head, tree, finished):
     """The commands of the guide, one after the other, in a working tree that holds the configuration."""
     (tree / "tune_configs").mkdir()
@@ -382,7 +364,7 @@ esac
 """
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_the_slurm_script_with_slurm_s_commands_stood_in_for(tree, finished):
     """One node: a cluster comes up, the command is stopped as Slurm would, queued again, goes on, and all is gone."""
     home = Path(tempfile.mkdtemp(prefix="mr"))

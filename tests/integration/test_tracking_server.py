@@ -24,20 +24,12 @@ from cluster.tracking import Tracker, tracker
 from cluster.tracking.spool import BATCH, Spool
 from cluster.training.run import run as train
 from helpers.folders import new_run
+from helpers.waiting import wait_for
 
 Arrived = Callable[..., mlflow.MlflowClient]
 Start = Callable[..., subprocess.Popen[str]]
 Finish = Callable[..., tuple[int, str, str]]
 Replay = Callable[..., list[dict[str, Any]]]
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
-    """Ask until the answer is true."""
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)  # between two questions
-    return answer
 
 
 def lines(path: Path) -> int:

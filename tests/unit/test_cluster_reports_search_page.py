@@ -1,7 +1,6 @@
 """A search's page holds its trials, what they were compared by and how sure that is, and loads nothing."""
 
 import shlex
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from cluster.errors import MetarayError
 from cluster.reports.figures.searches import Axis, Searched, Trial
 from cluster.reports.run_page import Drawn
 from cluster.reports.search_page import draw_search, how_sure, write_search_page
+from helpers.pages import Page
 
 AXES = [
     Axis(key="inner.lr", kind="log", low=1e-5, high=1.0),
@@ -43,40 +43,6 @@ def search(**changed: Any) -> Searched:
         "confirmed": {},
     }
     return Searched(**values | changed)
-
-
-class Page(HTMLParser):
-    """The page's tables as rows of text, its tags, and its whole text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tables: list[list[list[str]]] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.pieces: list[str] = []
-        self._inside: list[str] = []
-        self.feed(html)
-        self.text = " ".join("".join(self.pieces).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "link", "img"}:
-            self._inside.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in {"th", "td"}:
-            self.tables[-1][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._inside.pop() == tag, f"</{tag}> closes another element"
-
-    def handle_data(self, data: str) -> None:
-        if self._inside[-1:] == ["style"]:
-            return
-        self.pieces.append(data)
-        if {"th", "td"} & set(self._inside):
-            self.tables[-1][-1][-1] += data
 
 
 def written(folder: Path, searched: Searched, drawn: Drawn | None = None, **changed: Any) -> Page:
