@@ -52,8 +52,8 @@ doctest: $(STAMP) ## Run the examples in docstrings
 unit: $(STAMP) ## Run the unit tests, a file of them on each of two cores
 	$(BIN)/pytest tests/unit -n 2 --dist loadfile
 
-integration: $(STAMP) ## Run the tests on real Ray and MLflow
-	$(BIN)/pytest tests/integration
+integration: $(STAMP) ## Run the tests on real Ray and MLflow, a file of them on each of two cores
+	$(BIN)/pytest tests/integration -n 2 --dist loadfile
 
 # In an environment of its own: what it takes must not mix with what is audited.
 AUDIT := $(VENV)/audit

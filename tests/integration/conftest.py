@@ -30,6 +30,13 @@ from helpers.waiting import HANGS_AFTER, free_ports
 ROOT = Path(__file__).parents[2]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests that start clusters and servers more time before they count as hung."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(3 * HANGS_AFTER))
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray session with room for three workers; its files go when it goes."""

@@ -321,7 +321,7 @@ def test_the_guide(head, tree, finished):
         stderr=subprocess.PIPE,
         text=True,
     )
-    status, output, errors = finished(process, 200)
+    status, output, errors = finished(process)
     assert status == 0, output + errors
     assert "models:/sinusoid/1" in output
     assert "mse after inner steps" in output
