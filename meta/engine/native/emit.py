@@ -92,6 +92,7 @@ class _Source:
             for output in plan.outputs
             if output.total
         ]
+        # Kernels are called one after another: the scratch of the largest serves all.
         return [
             f"static constexpr long SCRATCH = largest({{{', '.join(dict.fromkeys(self.scratch))}}}) * sizeof(real);",
             f"EXPORT long shared_bytes() {{ return {plan.shared_bytes} + SCRATCH; }}",

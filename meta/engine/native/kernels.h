@@ -144,6 +144,7 @@ __attribute__((noinline)) void sweep(const Rows& rows, const Walk& k, const T* x
   T *y2 = y, *y1 = y;
   while (left > 0) {
     const int fresh = int(smaller(left, R));
+    // Rows that were computed before fill up the last tile, so that there is one body of code for every number of rows.
     for (int r = 0; r < R - fresh; ++r) xs[r] = xs[r + fresh], ys[r] = ys[r + fresh];
     for (int r = R - fresh; r < R; ++r) {
       xs[r] = x1 + i0 * rows.x0, ys[r] = y1 + i0 * rows.y0;
@@ -158,6 +159,8 @@ __attribute__((noinline)) void sweep(const Rows& rows, const Walk& k, const T* x
 }
 
 // Rows in a tile: as many as the registers allow, fewer when that wastes less of the last tile.
+// R * C sums, C vectors of b and two more for elements of x have to fit: a sum that is spilled to
+// memory costs a load and a store in every step.
 constexpr int tile_rows(int columns, long rows) {
   const int most = int(smaller(8, (kRegisters - columns - 2) / columns));
   int best = most;
@@ -314,7 +317,6 @@ inline void pad(const T* x, T* out, long images, long h, long w, long c, long to
 }  // namespace detail
 
 // The scratch constants count elements of T; what scratch holds before and after does not matter.
-// With Add the result is added to what the output holds.
 template <class T, long B, long H, long W, long I, long O, long KH, long KW, long SH, long SW, long PH, long PW>
 struct Conv {
   static constexpr long OH = (H + 2 * PH - KH) / SH + 1, OW = (W + 2 * PW - KW) / SW + 1;
@@ -366,8 +368,7 @@ struct Conv {
   static constexpr long data_scratch = gpad + data_piece * In::width;
   static constexpr long weight_scratch = xpad + (direct ? 0 : weight_piece * Out::width);
 
-  // y (+)= conv(x, w)
-  template <bool Add = false>
+  // y = conv(x, w)
   static void forward(const T* __restrict x, const T* __restrict w, T* __restrict y, T* __restrict scratch) {
     T* const packed = scratch + xpad;
     for (long b = 0; b < B; b += xblock) {
@@ -380,14 +381,13 @@ struct Conv {
           const detail::Walk walk(k, detail::smaller(forward_piece, KH * KW * I - k), KH, KW * I, 0, xrow, 1);
           if (!direct) detail::pack<L * C>(w + k * O + n, O, packed, walk.n, columns);
           detail::sweep<T, L, C, R>({images, OH, OW, ximage, SH * xrow, SW * I, OH * OW * O, OW * O, O}, walk, in,
-                                    direct ? w + k * O : packed, L * C, y + b * OH * OW * O + n, columns, Add || k > 0);
+                                    direct ? w + k * O : packed, L * C, y + b * OH * OW * O + n, columns, k > 0);
         }
       });
     }
   }
 
-  // dx (+)= adjoint of x -> conv(x, w), applied to g
-  template <bool Add = false>
+  // dx = adjoint of x -> conv(x, w), applied to g
   static void data(const T* __restrict g, const T* __restrict w, T* __restrict dx, T* __restrict scratch) {
     T* const packed = scratch + gpad;
     for (long b = 0; b < B; b += gblock) {
@@ -404,7 +404,7 @@ struct Conv {
         const detail::Rows rows{images, v.size, h.size, gimage, grow, O, H * W * I, SH * W * I, SW * I};
         const long total = v.taps * h.taps * O;
         if (total == 0) {  // no tap reaches these pixels
-          for (long r = 0; r < images * v.size && !Add; ++r)
+          for (long r = 0; r < images * v.size; ++r)
             for (long c = 0; c < h.size; ++c)
               for (long i = 0; i < I; ++i) to[r / v.size * rows.y2 + r % v.size * rows.y1 + c * rows.y0 + i] = T(0);
           continue;
@@ -424,15 +424,14 @@ struct Conv {
               detail::transpose(w + ((kh * KW + kw) * I + n) * O + o, O, packed + i * L * C, L * C, L * C, columns,
                                 some);
             }
-            detail::sweep<T, L, C, R>(rows, walk, from, packed, L * C, to + n, columns, Add || k > 0);
+            detail::sweep<T, L, C, R>(rows, walk, from, packed, L * C, to + n, columns, k > 0);
           }
         });
       }
     }
   }
 
-  // dw (+)= adjoint of w -> conv(x, w), applied to g
-  template <bool Add = false>
+  // dw = adjoint of w -> conv(x, w), applied to g
   static void weight(const T* __restrict x, const T* __restrict g, T* __restrict dw, T* __restrict scratch) {
     T* const packed = scratch + xpad;
     for (long b = 0; b < B; b += xblock) {
@@ -446,7 +445,7 @@ struct Conv {
           constexpr int R = detail::tile_rows(C, KH * KW * I);
           if (!direct) detail::pack<L * C>(from + n, O, packed, walk.n, columns);
           detail::sweep<T, L, C, R>({1, KH, KW * I, 0, xrow, 1, 0, KW * I * O, O}, walk, in, direct ? from : packed,
-                                    L * C, dw + n, columns, Add || b > 0 || k > 0);
+                                    L * C, dw + n, columns, b > 0 || k > 0);
         });
       }
     }
@@ -477,7 +476,6 @@ struct Product {
   static constexpr long lanes = Cols::vectors * Cols::L + (Cols::tail ? Cols::narrow() : 0);
   static constexpr long cost = M * K * lanes + (direct ? 2 : 6) * K * width + (staged ? 12 * M * N : 0);
 
-  template <bool Add>
   static void run(const T* __restrict a, const T* __restrict b, T* __restrict c, T* __restrict space) {
     T* const out = staged ? space + packed : c;
     for (long k = 0; k < K; k += length) {
@@ -493,23 +491,24 @@ struct Product {
             for (long j = 0; j < L * C; ++j) space[i * L * C + j] = j < columns ? from[i * BK + (n + j) * BN] : T(0);
         sweep<T, L, C, tile_rows(C, M)>({1, 1, M, 0, 0, AM, 0, 0, staged ? N : CM}, walk, a + k * AK,
                                         in_place ? from + n : space, in_place ? BK : L * C, out + n, columns,
-                                        (Add && !staged) || k > 0);
+                                        k > 0);
       });
     }
-    if (staged && CM == 1 && !Add)
+    if (staged && CM == 1)
       transpose(out, N, c, CN, M, M, N);
     else if (staged)
       for (long n = 0; n < N; ++n)
-        for (long m = 0; m < M; ++m) c[m * CM + n * CN] = Add ? c[m * CM + n * CN] + out[m * N + n] : out[m * N + n];
+        for (long m = 0; m < M; ++m) c[m * CM + n * CN] = out[m * N + n];
   }
 };
 
 }  // namespace detail
 
-// C[m*CM + n*CN] (+)= sum over k of A[m*AM + k*AK] * B[k*BK + n*BN]
+// C[m*CM + n*CN] = sum over k of A[m*AM + k*AK] * B[k*BK + n*BN]
 template <class T, long M, long N, long K, long AM, long AK, long BK, long BN, long CM, long CN>
 struct Gemm {
  private:
+  // The vectors of a product run along n, those of its transpose along m: the cheaper one is compiled.
   using Plain = detail::Product<T, M, N, K, AM, AK, BK, BN, CM, CN>;
   using Swapped = detail::Product<T, N, M, K, BN, BK, AK, AM, CN, CM>;
   static constexpr bool plain = Plain::cost <= Swapped::cost;
@@ -517,12 +516,10 @@ struct Gemm {
  public:
   static constexpr long scratch_size = plain ? Plain::scratch : Swapped::scratch;
 
-  template <bool Add = false>
   static void run(const T* __restrict a, const T* __restrict b, T* __restrict c, T* __restrict scratch) {
-    if constexpr (plain) Plain::template run<Add>(a, b, c, scratch);
-    else Swapped::template run<Add>(b, a, c, scratch);
+    if constexpr (plain) Plain::run(a, b, c, scratch);
+    else Swapped::run(b, a, c, scratch);
   }
-  static void run_add(const T* a, const T* b, T* c, T* scratch) { run<true>(a, b, c, scratch); }
 };
 
 }  // namespace metaray

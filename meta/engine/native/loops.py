@@ -125,6 +125,7 @@ class Loops:
         reduced = [level for level, dim in enumerate(self._order) if dim in root.over]
         levels, count = [], 1
         innermost = len(self._order) - 1
+        # The outermost reduced loop needs no partial sum: it adds into the result.
         for level in reversed(reduced[1:] if reduced and reduced[0] != innermost else reduced):
             count *= self._shape[self._order[level]]
             if count >= PART or level == innermost:

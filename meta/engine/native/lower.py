@@ -30,6 +30,7 @@ ELEMENTWISE: dict[Any, str] = {
     aten.mul.Tensor: "({0} * {1})",
     aten.mul.Scalar: "({0} * {1})",
     aten.neg.default: "(-{0})",
+    # A comparison with NaN is false, so that NaN passes.
     aten.relu.default: "({0} <= 0 ? real(0) : {0})",
     aten.abs.default: "std::abs({0})",
     aten.maximum.default: "maximum({0}, {1})",
@@ -139,6 +140,7 @@ def _elementwise(node: Node, args: tuple[Any, ...]) -> Value:
         if zero is not None and len(rest) == 1 and rest[0].shape == tuple(recorded.shape):
             return rest[0]
     if target is aten.div.Scalar and kind == "real":
+        # A multiplication takes a fraction of the time; the result may differ from torch's in the last bit.
         return v.elementwise("({0} * {1})", operands[0], v.constant(1.0 / numbers[0]))
     if target in HEAVY:
         return v.elementwise(HEAVY[target], *operands, kind=kind, heavy=True)
@@ -237,6 +239,7 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.stack.default: lambda _, parts, dim=0: v.cat([v.unsqueeze(part, dim) for part in parts], dim),
     aten.gather.default: lambda _, x, dim, index, **__: v.gather(x, dim, index),
     aten.scatter.value: lambda _, x, dim, index, number: v.scatter(x, dim, index, number),
+    # The derivative has been taken before: a recorded program is plain arithmetic, in which these change nothing.
     aten.alias.default: lambda _, x: x,
     aten.detach.default: lambda _, x: x,
     aten.clone.default: lambda _, x, **__: x,

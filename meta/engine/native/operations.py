@@ -72,6 +72,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "unpool": _unpool,
     "pick": _pick,
 }
+# Explicit autograd: the recorder keeps each call as one node and does not trace into it; the derivatives are those of
+# the autograd functions below, in terms of the same six maps.
 for _name, _function in _FUNCTIONS.items():
     LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"metaray::{_name}", _function, lib=LIBRARY)

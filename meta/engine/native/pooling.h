@@ -28,6 +28,7 @@ void pool(const T* __restrict x, T* __restrict y, int32_t* __restrict at) {
           for (int kh = h0; kh < h1; ++kh)
             for (int kw = w0; kw < w1; ++kw) {
               const T value = corner[(kh * W + kw) * C + c];
+              // No branch, so that channels vectorise; a NaN is never <= best, and a best of NaN stays.
               const bool more = !(value <= best) && best == best;
               best = more ? value : best;
               where = more ? place + kh * W + kw : where;

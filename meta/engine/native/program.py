@@ -137,6 +137,7 @@ class Program:
             with ThreadPoolExecutor(runs) as pool:
                 list(pool.map(run, range(runs)))
         found = []
+        # In order of the runs, whichever ended first: bits depend on the number of threads alone.
         for number, (shape, total, steps) in enumerate(self._shapes):
             result = parts[0][number]
             if total:
@@ -176,6 +177,7 @@ def _record(function: Callable[..., Any], params: Params, episode: Episode) -> t
             found, outputs = tree_flatten(function(given, from_leaves(tensors[len(params) :])))
         return found
 
+    # Fake tensors have shapes and no numbers: recording computes nothing and takes no memory for results.
     recorder = make_fx(flat, decomposition_table=_decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
     with RECORDER:
         program = recorder(*params.values(), *leaves(episode))

@@ -127,6 +127,7 @@ class Plan:
     def _earliest(self, leaves: set[tuple[Value, bool]], where: dict[Value, int], domain: tuple[Shape, Order]) -> int:
         """The first group by which all leaves are there; an expression may join the group that computes them."""
         earliest = 0
+        # A sum is whole after its loops, a kernel's result after its call: who reads them comes in a later group.
         for leaf, same in leaves:
             if leaf in where:
                 joins = same and isinstance(leaf, Map | Choice) and self._domain(leaf) == domain
@@ -198,6 +199,8 @@ class Plan:
         spans = self._lifetimes(groups) if reuse else dict.fromkeys(self._computed(groups), (0, len(groups)))
         placed: list[Value] = []
         total = 0
+        # Both ends of a span count: the loops of a group read and write in turns, so a result must not lie where an
+        # operand is read for the last time. That is also why the pointers of generated loops may be `__restrict`.
         for value in sorted(spans, key=lambda value: (-self.size(value), spans[value][0])):
             taken = sorted(
                 (self.places[other], self.places[other] + self.size(other))

@@ -103,6 +103,7 @@ class Storage:
         for source in value.sources:
             base, _ = _through_views(source)
             if base in self.stored:
+                # A small tensor that is read over and over stays in the first-level cache and costs no load.
                 if 2 * base.numel >= value.numel:
                     loads.add(base)
             elif isinstance(base, Map | Choice):
@@ -157,6 +158,7 @@ class Storage:
             for value, order in zip(kernel.args, kernel.orders, strict=True):
                 if isinstance(value, Map | Choice) and order is not None:
                     asked.setdefault(value, order)
+        # An expression lies as the first kernel asks, others read a copy; whatever follows its strides is found anew.
         self.orders |= asked
         self._strides.clear()
         copies: dict[tuple[Value, Order], Copy] = {}

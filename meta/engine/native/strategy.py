@@ -38,6 +38,7 @@ class Native:
         return result
 
     def _program(self, what: Any, function: Callable[..., Any], adds: bool, params: Params, episodes: Episode) -> Any:
+        # Without the number of tasks: a program loops over as many as there are.
         key = (what, signature(unstack(episodes)))
         if key not in self._programs:
             try:

@@ -24,6 +24,7 @@ from meta.engine.native.ir import Unsupported
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 COMPILES_FOR = 900  # seconds at most; the largest program so far took 40
 
+# Not -ffast-math: NaN and infinity spread as in torch, and additions keep the order that is written.
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -205,6 +206,8 @@ def load(source: str) -> Library:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not path.exists():
                     _compile(source, path)
+            # A process that waits for the lock has the removed file open, one that comes later makes another. At worst
+            # both compile: the library takes its name by a rename and is whole either way.
             lock_path.unlink(missing_ok=True)
         _require_own(path)
     except OSError as error:
