@@ -77,6 +77,23 @@ DOORS = {
         ),
     },
 }
+# The rooms of cluster, from the lowest floor up; a room imports those below it.
+FLOORS = (
+    {"errors", "interrupts", "own_packages"},
+    {"config"},
+    {"progress"},
+    {"runs"},
+    {"workers"},
+    {"setups"},
+    {"tracking", "jobs"},
+    {"evaluation"},
+    {"reports", "registry"},
+    {"training", "serving"},
+    {"search", "bench"},
+    {"commands"},
+    {"__main__"},
+)
+ROOMS = {"ray": {"workers", "search", "jobs", "bench"}, "mlflow": {"tracking", "registry"}}  # libraries by room
 STANDARD = sys.stdlib_module_names
 
 
@@ -106,6 +123,20 @@ def test_imports_stay_within_the_rooms(path):
         assert roots <= MAY_IMPORT[package]
     for library, doors in DOORS.items():
         assert library not in roots or name_of(path) in doors
+
+
+INSIDE = [path for path in SOURCES if name_of(path).startswith("cluster.")]
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=name_of)
+def test_no_room_imports_one_above_it(path):
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    own = name_of(path).split(".")[1]
+    for name in sorted(imports(path)):
+        package, *rooms = name.split(".")
+        if package == "cluster" and rooms and rooms[0] in floor and rooms[0] != own:
+            assert floor[rooms[0]] < floor[own], name
+        assert package not in ROOMS or own in ROOMS[package], name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=name_of)
