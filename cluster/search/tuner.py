@@ -27,8 +27,9 @@ from ray.tune.stopper import Stopper
 from cluster.interrupts import StopFlag
 from cluster.runs.checkpoint import Checkpoint, decode, encode
 from cluster.search.folder import SearchFolder, Trial, scores
+from cluster.search.halving import SCORE, STEP
 from cluster.search.points import Point
-from cluster.search.schedulers import SCORE, STEP, WORST, scheduler
+from cluster.search.schedulers import WORST, scheduler
 from cluster.search.settings import Search
 from cluster.search.trial import train_trial
 from cluster.search.watch import Watch

@@ -329,3 +329,17 @@ def test_a_search_folder_is_absolute(search, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert make_search(search(), "one").path.is_absolute()
     assert SearchFolder(tmp_path / "runs" / "one").info["name"] == "one"
+
+
+def test_the_private_parts_of_ray_are_those_that_halving_uses() -> None:
+    """Checked with Ray 2.60; another version may have moved them, and ``cluster/search/halving.py`` has to follow."""
+    import ray
+
+    from cluster.search.halving import SCORE, STEP, Halving
+
+    settings = {"time_attr": STEP, "metric": SCORE, "mode": "max", "max_t": 9, "grace_period": 1, "brackets": 2}
+    halving = Halving([], lambda value: value or 0.0, None, reduction_factor=3, stop_last_trials=False, **settings)
+    said = f"Ray {ray.__version__}"
+    assert halving._trial_info == {}, said
+    assert [len(bracket._rungs) for bracket in halving._brackets] == [3, 2], said
+    assert halving._bracket(0) in halving._brackets

@@ -38,7 +38,7 @@ DOORS = {
             "cluster.workers.ray_pool",
             "cluster.workers.session",
         ),
-        *(f"cluster.search.{module}" for module in ("schedulers", "tuner", "watch")),
+        *(f"cluster.search.{module}" for module in ("halving", "schedulers", "tuner", "watch")),
     },
     "optuna": {"cluster.search.tpe"},
     "mlflow": {
