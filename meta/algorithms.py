@@ -237,7 +237,14 @@ class MAML:
         return moved
 
     def predict(self, params: Params, episode: Episode, inputs: Tensor, steps: int) -> Tensor:
-        """Returns outputs [B, ...] of the adapted model; see :meth:`Algorithm.predict`."""
+        """Returns outputs [B, ...] of the adapted model.
+
+        Args:
+            params: θ.
+            episode: the task's data; only its support is used.
+            inputs: [B, ...].
+            steps: number of inner steps on the support.
+        """
         adapted = adapt(self.loss, params, episode.support, steps=steps, lr=self.inner_lr, names=self.adapt)
         return self.outputs(adapted, inputs, episode.support)
 

@@ -92,7 +92,12 @@ def stack(episodes: Sequence[Episode]) -> Episode:
 
 
 def unstack(episodes: Episode, task: int = 0) -> Episode:
-    """Returns the episode of task number ``task`` of a batch, as views."""
+    """Returns the episode of task number ``task`` of a batch, as views.
+
+    Args:
+        episodes: a batch, [T, ...].
+        task: position of the task, 0 to T - 1.
+    """
     return from_leaves([leaf[task] for leaf in leaves(episodes)])
 
 
@@ -102,7 +107,12 @@ def signature(episodes: Episode) -> tuple[tuple[torch.Size, torch.dtype], ...]:
 
 
 def split(episodes: Episode, size: int) -> list[Episode]:
-    """Splits a batch into consecutive parts of ``size`` tasks; the last part may be smaller."""
+    """Splits a batch into consecutive parts of ``size`` tasks; the last part may be smaller.
+
+    Args:
+        episodes: a batch, [T, ...].
+        size: tasks per part.
+    """
     parts = zip(*(leaf.split(size) for leaf in leaves(episodes)), strict=True)
     return [from_leaves(part) for part in parts]
 

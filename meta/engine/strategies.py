@@ -99,6 +99,10 @@ def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     Each task's derivative is taken first and vectorised then. The other way round, a derivative through a
     vectorised program, is wrong with layer and batch norms: ``vmap`` computes their backward pass from a mean
     and a deviation that torch does not differentiate again (github.com/pytorch/functorch/issues/534).
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: not used.
     """
     del limits
     one_gradient = gradient_of(algorithm)
@@ -155,6 +159,10 @@ def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Returns the engine that records one task's program once per input shape and replays it task by task.
 
     The tasks' gradients are added in order, from the first on.
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: not used.
     """
     del limits
     one_gradient = gradient_of(algorithm)
@@ -183,6 +191,10 @@ def eager(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """Returns the engine that computes task by task without recording.
 
     It runs models whose operations depend on the values of their inputs.
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: not used.
     """
     del limits
     one_gradient = gradient_of(algorithm)
@@ -219,7 +231,12 @@ def native(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
 
 
 def graphed(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
-    """Returns the engine that captures the vectorised program once per input shape as a CUDA graph and replays it."""
+    """Returns the engine that captures the vectorised program once per input shape as a CUDA graph and replays it.
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: not used.
+    """
     del limits
     reference = vmapped(algorithm)
     captured = Captured()

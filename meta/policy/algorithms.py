@@ -98,7 +98,12 @@ class PolicyMAML:
         return moved
 
     def adapted(self, params: Params, episode: Episode) -> list[Params]:
-        """Returns the parameters before and after each inner step on the episode's support, J + 1 dictionaries."""
+        """Returns the parameters before and after each inner step on the episode's support, J + 1 dictionaries.
+
+        Args:
+            params: θ.
+            episode: the task's rollouts; only the support [J, B, ...] is used.
+        """
         walk = [params]
         for number in range(self.trained_steps):
             *_, (moved, _) = path(
@@ -146,7 +151,12 @@ class PolicyMAML:
         return self.model.apply(self.adapted(params, episode)[-1], episode.query.inputs)
 
     def surrogate_and_kl(self, params: Params, episode: Episode) -> Tensor:
-        """Returns surrogate and KL(old ‖ new) of the adapted policy on the query rollouts, [2]."""
+        """Returns surrogate and KL(old ‖ new) of the adapted policy on the query rollouts, [2].
+
+        Args:
+            params: θ.
+            episode: the task's rollouts: support [J, B, ...], query [B, ...].
+        """
         query = unpack(episode.query, self.model)
         outputs = self.outputs(params, episode)
         surrogate = importance_ratio(self.model.log_probability(outputs, query.actions), query)

@@ -129,7 +129,12 @@ class GaussianPolicy:
         return _network(self)
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Returns the network's parameters, and ``log_std`` [A]."""
+        """Returns the network's parameters, and ``log_std`` [A].
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
+        """
         log_std = torch.full((self.outputs,), math.log(self.std), dtype=dtype)
         return {**self.mean.init(generator, dtype), "log_std": log_std}
 
@@ -192,7 +197,12 @@ class CategoricalPolicy:
         return _network(self)
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Returns the network's parameters."""
+        """Returns the network's parameters.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
+        """
         return self.logits.init(generator, dtype)
 
     def apply(self, params: Params, inputs: Tensor) -> Tensor:

@@ -88,7 +88,12 @@ class PolicyEngine:
         return step
 
     def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:
-        """Returns the sum of the tasks' meta-gradients, and their metrics, each [T]."""
+        """Returns the sum of the tasks' meta-gradients, and their metrics, each [T].
+
+        Args:
+            params: θ.
+            episodes: rollouts of T tasks: support [T, J, B, ...], query [T, B, ...].
+        """
         return self._gradients().meta_gradient(params, episodes)
 
     def fisher_products(self, params: Params, episodes: Episode) -> Callable[[Params], Params]:
@@ -127,7 +132,12 @@ class PolicyEngine:
         return product
 
     def surrogate_and_kl(self, params: Params, episodes: Episode) -> Tensor:
-        """Returns surrogate and KL divergence of each task's adapted policy, [T, 2]."""
+        """Returns surrogate and KL divergence of each task's adapted policy, [T, 2].
+
+        Args:
+            params: θ.
+            episodes: rollouts of T tasks: support [T, J, B, ...], query [T, B, ...].
+        """
         tasks = range(len(episodes.description))
 
         def one(params: Params, parts: tuple[Tensor, ...]) -> Tensor:

@@ -73,7 +73,12 @@ def unpack(examples: Examples, policy: Policy) -> Samples:
 
 
 def step_of(support: Examples, number: int) -> Examples:
-    """Returns the rollouts [B, ...] of inner step ``number`` out of a task's support [J, B, ...]."""
+    """Returns the rollouts [B, ...] of inner step ``number`` out of a task's support [J, B, ...].
+
+    Args:
+        support: packed rollouts of J inner steps, [J, B, ...].
+        number: the inner step, 0 to J - 1.
+    """
     return Examples(support.inputs[number], support.targets[number])
 
 
