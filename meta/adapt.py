@@ -54,7 +54,7 @@ def path(
     yield params, None
 
     def step(params: Params, support: Examples) -> tuple[Params, Tensor]:
-        """The parameters that move, moved, and the loss that was descended."""
+        """Returns the parameters that move after one inner step, and the support loss before it."""
         moving = {name: value for name, value in params.items() if matches(name, names)}
 
         def moving_loss(moving: Params, examples: Examples) -> Tensor:
@@ -79,7 +79,7 @@ def _at_once(step: Step, params: Params, support: Examples) -> tuple[Params, Ten
 
 
 def _recomputed(step: Step, params: Params, support: Examples) -> tuple[Params, Tensor]:
-    """``step(params, support)``, of which nothing is kept for the derivative but its arguments."""
+    """Returns ``step(params, support)``, keeping only its arguments for the backward pass."""
     names = tuple(params)
     moving: list[str] = []
     modes = _get_current_function_mode_stack()
@@ -88,13 +88,13 @@ def _recomputed(step: Step, params: Params, support: Examples) -> tuple[Params, 
     noise = (keyed.noise,) if keyed and keyed.noise is not None and keyed.noise.shape[0] else ()
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(names, tensors, strict=False))
+        step_params = dict(zip(names, tensors, strict=False))
         inputs, targets, *own = tensors[len(names) :]
         drawing = Keyed(own[0], before) if own else keyed  # a step that is computed again draws the same numbers
         with ExitStack() as stack:
             for mode in modes:  # what stands in for torch's functions here; autograd leaves it behind
                 stack.enter_context(drawing if drawing and mode is keyed else mode)
-            moved, value = step(given, Examples(inputs, targets))
+            moved, value = step(step_params, Examples(inputs, targets))
         if keyed and drawing:
             keyed.position = drawing.position
         moving[:] = moved
@@ -106,7 +106,7 @@ def _recomputed(step: Step, params: Params, support: Examples) -> tuple[Params, 
 
 
 class _Recomputed(torch.autograd.Function):
-    """A function whose derivative computes it anew."""
+    """A function whose backward pass computes the forward pass again."""
 
     generate_vmap_rule = True
 
@@ -137,16 +137,32 @@ class _Recomputed(torch.autograd.Function):
 def adapt(
     loss: Loss, params: Params, support: Examples, *, steps: int, lr: float, names: Sequence[str] = EVERY
 ) -> Params:
-    """Parameters after ``steps`` inner steps; see :func:`path`."""
+    """Returns the parameters after ``steps`` inner steps on one task; see :func:`path`.
+
+    Args:
+        loss: (params, examples) -> scalar.
+        params: θ of one task.
+        support: the task's support examples, [S, ...].
+        steps: number of inner steps, 0 or more.
+        lr: α.
+        names: patterns of the names of the parameters that move; the others stay as they are.
+
+    Returns:
+        A new dictionary with the names and shapes of ``params``.
+    """
     *_, (adapted, _) = path(loss, params, support, steps=steps, lr=lr, names=names)
     return adapted
 
 
 def require_matches(params: Params, patterns: Sequence[str]) -> None:
-    """Check that every pattern of ``inner.adapt`` fits some parameter.
+    """Checks that every pattern of ``inner.adapt`` fits some parameter.
+
+    Args:
+        params: the parameters that may be adapted.
+        patterns: shell-style patterns of their names; those that begin with ``!`` exclude names.
 
     Raises:
-        ValueError: naming the first that fits none.
+        ValueError: naming the first pattern that fits no parameter, or if no parameter is left to adapt.
     """
     for pattern in patterns:
         if not pattern.startswith(EXCEPT) and not any(matches(name, [pattern]) for name in params):
@@ -161,7 +177,11 @@ def require_matches(params: Params, patterns: Sequence[str]) -> None:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a parameter's name fits one of some shell-style patterns, and none of those that begin with ``!``.
+    """Returns whether a parameter's name fits one of the patterns and none of those that begin with ``!``.
+
+    Args:
+        name: the parameter's name (``head.weight``).
+        patterns: shell-style patterns, as for :func:`fnmatch.fnmatchcase`.
 
     >>> matches("head.weight", ["head.*"]), matches("conv0.offset", ["*.weight", "*.bias"])
     (True, False)

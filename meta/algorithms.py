@@ -25,9 +25,16 @@ NO_NOISE = torch.zeros(0)
 
 
 class Algorithm(Protocol):
-    """What engine, evaluation and figures need of a meta-learning algorithm.
+    """The interface of a meta-learning algorithm that the engine, the evaluation and the figures use.
 
-    Its class is constructed as ``cls(model=…, objective=…, inner_lr=…, inner_steps=…, adapt=…)``.
+    The class is constructed as ``cls(model=…, objective=…, inner_lr=…, inner_steps=…, adapt=…)``. Its methods compute
+    one
+    task; the engine maps them over the tasks of a shard.
+
+    Attributes:
+        model: the network.
+        objective: loss and score of the task family.
+        inner_steps: inner steps in training.
     """
 
     model: Model
@@ -36,30 +43,59 @@ class Algorithm(Protocol):
 
     @staticmethod
     def input_shape(inputs: tuple[int, ...], description: int) -> tuple[int, ...]:
-        """Shape of one model input, given the family's and the size of its task descriptions."""
+        """Returns the shape of one model input, without the example dimension.
+
+        Args:
+            inputs: the family's shape of one input.
+            description: size D of the family's task descriptions.
+        """
         ...
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Fresh meta-parameters θ."""
+        """Returns fresh meta-parameters θ.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
+        """
         ...
 
     def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        """The outer objective of one task, a scalar, and scalars to report."""
+        """Returns the outer objective of one task, a scalar, and metrics to report, scalars by name.
+
+        Args:
+            params: θ.
+            episode: one task's data.
+        """
         ...
 
     def scores(self, params: Params, episode: Episode, steps: tuple[int, ...]) -> Tensor:
-        """The query score of one task after each number of inner steps in ``steps`` (increasing), [K]."""
+        """Returns the query score of one task after each number of inner steps, [K].
+
+        Args:
+            params: θ.
+            episode: one task's data.
+            steps: K increasing numbers of inner steps.
+        """
         ...
 
     def predict(self, params: Params, episode: Episode, inputs: Tensor, steps: int) -> Tensor:
-        """Outputs [B, ...] for ``inputs`` [B, ...] after ``steps`` inner steps on the episode's support."""
+        """Returns outputs [B, ...] of the model adapted to one task.
+
+        Args:
+            params: θ.
+            episode: the task's data; only its support and description are used.
+            inputs: [B, ...].
+            steps: number of inner steps on the support.
+        """
         ...
 
 
 def gradient_of(algorithm: Algorithm) -> Callable[[Params, Episode], tuple[Params, Metrics]]:
-    """The function (θ, one task's episode) -> meta-gradient and metrics that training computes.
+    """Returns the function (θ, one task's episode) -> (meta-gradient, metrics) that training computes.
 
-    While it runs, models are in training: random layers draw from the episode's noise, see :mod:`meta.models.keyed`.
+    While the function runs, models are in training mode: random layers draw from the episode's noise, see
+    :mod:`meta.models.keyed`.
     """
 
     def meta_loss(params: Params, episode: Episode, noise: Tensor) -> tuple[Tensor, Metrics]:
@@ -68,14 +104,20 @@ def gradient_of(algorithm: Algorithm) -> Callable[[Params, Episode], tuple[Param
 
     def gradient(params: Params, episode: Episode) -> tuple[Params, Metrics]:
         noise = episode.noise if isinstance(episode, NoisyEpisode) else NO_NOISE
-        found: tuple[Params, Metrics] = grad(meta_loss, has_aux=True)(params, Episode(*episode), noise)
-        return found
+        result: tuple[Params, Metrics] = grad(meta_loss, has_aux=True)(params, Episode(*episode), noise)
+        return result
 
     return gradient
 
 
 def noise_size(algorithm: Algorithm, params: Params, episode: Episode) -> int:
-    """Random numbers M that the meta-loss of one task takes."""
+    """Returns M, the number of random numbers that the meta-loss of one task draws.
+
+    Args:
+        algorithm: computes the meta-loss.
+        params: θ.
+        episode: one task's data; M depends on its shapes alone.
+    """
     counter = Keyed()
     with counter:
         algorithm.meta_loss(params, episode)
@@ -110,12 +152,16 @@ class MAML:
 
     @staticmethod
     def input_shape(inputs: tuple[int, ...], description: int) -> tuple[int, ...]:
-        """The family's own input shape."""
+        """Returns ``inputs``, the family's own input shape; see :meth:`Algorithm.input_shape`."""
         del description
         return inputs
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """The model's initial parameters.
+        """Returns the model's initial parameters.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
 
         Raises:
             ValueError: if a pattern of ``adapt`` fits none of them.
@@ -125,11 +171,17 @@ class MAML:
         return params
 
     def loss(self, params: Params, examples: Examples) -> Tensor:
-        """The objective's loss of the model on ``examples``, a scalar."""
+        """Returns the objective's loss of the model on ``examples`` ([B, ...]), a scalar."""
         return self.objective.loss(self.model.apply(params, examples.inputs), examples.targets)
 
     def outputs(self, params: Params, inputs: Tensor, support: Examples) -> Tensor:
-        """Outputs [B, ...] for ``inputs`` [B, ...] of a task, under its adapted parameters."""
+        """Returns the model's outputs [B, ...] for inputs of one task.
+
+        Args:
+            params: the parameters adapted to the task.
+            inputs: [B, ...].
+            support: the task's support examples, [S, ...]; their statistics are used if batch norm is ``inductive``.
+        """
         if batch_norm_of(self.model) == "inductive":
             return cast(NormalisedModel, self.model).apply(params, inputs, support.inputs)
         return self.model.apply(params, inputs)
@@ -147,7 +199,12 @@ class MAML:
         )
 
     def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        """L(θ'; query), with the support loss before adaptation and the query score beside it."""
+        """Returns L(θ'; query), a scalar, and the metrics: support loss before adaptation, query loss and query score.
+
+        Args:
+            params: θ.
+            episode: one task's data.
+        """
         walk = list(self._path(params, episode.support, self.inner_steps))
         adapted, _ = walk[-1]
         metrics: Metrics = {}
@@ -160,21 +217,34 @@ class MAML:
         return loss, metrics
 
     def scores(self, params: Params, episode: Episode, steps: tuple[int, ...]) -> Tensor:
-        """One pass along the adaptation path, scored on the query set where asked."""
-        wanted = []
+        """Returns the query score after each number of inner steps in ``steps``, [K], by one pass along the inner loop.
+
+        Args:
+            params: θ.
+            episode: one task's data.
+            steps: K increasing numbers of inner steps.
+        """
+        scores = []
         for number, (adapted, _) in enumerate(self._path(params, episode.support, max(steps))):
             if number in steps:
                 outputs = self.outputs(adapted, episode.query.inputs, episode.support)
-                wanted.append(self.objective.score(outputs, episode.query.targets))
-        return torch.stack(wanted)
+                scores.append(self.objective.score(outputs, episode.query.targets))
+        return torch.stack(scores)
 
     def step(self, params: Params, support: Examples) -> Params:
-        """Parameters after one inner step on a task's support."""
+        """Returns the parameters after one inner step on a task's support ([S, ...])."""
         *_, (moved, _) = self._path(params, support, 1)
         return moved
 
     def predict(self, params: Params, episode: Episode, inputs: Tensor, steps: int) -> Tensor:
-        """Outputs of the adapted model."""
+        """Returns outputs [B, ...] of the adapted model.
+
+        Args:
+            params: θ.
+            episode: the task's data; only its support is used.
+            inputs: [B, ...].
+            steps: number of inner steps on the support.
+        """
         adapted = adapt(self.loss, params, episode.support, steps=steps, lr=self.inner_lr, names=self.adapt)
         return self.outputs(adapted, inputs, episode.support)
 
@@ -195,7 +265,7 @@ class Pretrain(MAML):
     """
 
     def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        """L(θ; support and query)."""
+        """Returns L(θ; support and query), a scalar, and the metrics; the parameters are not adapted."""
         examples = pooled(episode)
         outputs = self.model.apply(params, examples.inputs)
         loss = self.objective.loss(outputs, examples.targets)
@@ -214,10 +284,14 @@ class Oracle(Pretrain):
 
     @staticmethod
     def input_shape(inputs: tuple[int, ...], description: int) -> tuple[int, ...]:
-        """Flat inputs with the description appended.
+        """Returns the shape of a flat input with the description appended, [I + D].
+
+        Args:
+            inputs: the family's shape of one input, (I,).
+            description: size D of the family's task descriptions.
 
         Raises:
-            ValueError: if the family describes its tasks by nothing, or its inputs are not vectors.
+            ValueError: if the family's tasks have no description, or its inputs are not vectors.
         """
         if description < 1 or len(inputs) != 1:
             raise ValueError(
@@ -228,15 +302,15 @@ class Oracle(Pretrain):
         return (inputs[0] + description,)
 
     def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        """L(θ; support and query), the description appended to every input."""
+        """Returns L(θ; support and query), a scalar, and the metrics, with the description appended to every input."""
         return super().meta_loss(params, self._informed(episode))
 
     def scores(self, params: Params, episode: Episode, steps: tuple[int, ...]) -> Tensor:
-        """The query score without adaptation, repeated for every entry of ``steps``."""
+        """Returns the query score without adaptation, repeated for every entry of ``steps``, [K]."""
         return super().scores(params, self._informed(episode), (0,)).expand(len(steps))
 
     def predict(self, params: Params, episode: Episode, inputs: Tensor, steps: int) -> Tensor:
-        """Outputs of the informed model."""
+        """Returns outputs [B, ...] for inputs [B, I] with the description appended; ``steps`` is ignored."""
         del steps
         return self.model.apply(params, _beside(inputs, episode.description))
 
@@ -251,11 +325,11 @@ class Oracle(Pretrain):
 
 
 def batch_norm_of(model: Model) -> BatchNorm | None:
-    """The model's batch-norm mode; None where it has no such layer, or says nothing."""
+    """Returns the model's batch-norm mode; None if the model has no batch norm or no attribute ``batch_norm``."""
     mode: BatchNorm | None = getattr(model, "batch_norm", None)
     return mode
 
 
 def _beside(inputs: Tensor, description: Tensor) -> Tensor:
-    """Append a description [D] to every row of inputs [B, I], giving [B, I + D]."""
+    """Appends a description [D] to every row of inputs [B, I], giving [B, I + D]."""
     return torch.cat([inputs, description.expand(inputs.shape[0], -1)], dim=1)

@@ -1,4 +1,4 @@
-"""What one task gives to a meta-learner: support examples, query examples, a description.
+"""The data of one task: support examples, query examples, a description.
 
 Shape legend of this package: T tasks, B examples, S support examples, Q query examples,
 P parameters in all, K numbers of inner steps, D size of a task's description.
@@ -12,17 +12,25 @@ from torch import Tensor
 
 
 class Examples(NamedTuple):
-    """Inputs and their targets, of one task ([B, ...]) or of many ([T, B, ...])."""
+    """Inputs and targets of one task ([B, ...]) or of a batch of tasks ([T, B, ...]).
+
+    Attributes:
+        inputs: floating-point tensor.
+        targets: floating-point tensor, or int64 class numbers [B] for classification.
+    """
 
     inputs: Tensor
     targets: Tensor
 
 
 class Episode(NamedTuple):
-    """One task's data: support to adapt on, query to score the adapted parameters.
+    """One task's data, or with a leading task dimension a batch of them.
 
-    ``description`` is what an oracle is told about the task (amplitude and phase of a sinusoid),
-    shape [D]; D is 0 for families whose tasks have no such vector.
+    Attributes:
+        support: examples to adapt on, [S, ...].
+        query: examples to score the adapted parameters on, [Q, ...].
+        description: vector [D] that tells an oracle which task it is (amplitude and phase of a sinusoid); D is 0 for
+            families whose tasks have no such vector.
     """
 
     support: Examples
@@ -31,7 +39,7 @@ class Episode(NamedTuple):
 
 
 class NoisyEpisode(Episode):
-    """An episode that carries what random layers draw from in training, see :mod:`meta.models.keyed`.
+    """An episode with the random numbers that random layers draw in training, see :mod:`meta.models.keyed`.
 
     Attributes:
         noise: uniform numbers in (0, 1), [M], or [T, M] for a batch.
@@ -41,14 +49,14 @@ class NoisyEpisode(Episode):
 
 
 def with_noise(episode: Episode, noise: Tensor) -> NoisyEpisode:
-    """An episode, or a batch, with noise of its own."""
+    """Returns the episode, or batch of episodes, with ``noise`` ([M], or [T, M]) attached."""
     noisy = NoisyEpisode(*episode)
     noisy.noise = noise
     return noisy
 
 
 def pooled(episode: Episode) -> Examples:
-    """Support and query of one task as one set of examples, [S + Q, ...]."""
+    """Returns support and query of one task as one set of examples, [S + Q, ...]."""
     return Examples(
         torch.cat([episode.support.inputs, episode.query.inputs]),
         torch.cat([episode.support.targets, episode.query.targets]),
@@ -56,7 +64,13 @@ def pooled(episode: Episode) -> Examples:
 
 
 def stack(episodes: Sequence[Episode]) -> Episode:
-    """Stack single-task episodes of equal shapes along a new leading task dimension.
+    """Stacks T single-task episodes of equal shapes along a new leading task dimension.
+
+    Args:
+        episodes: at least one episode, with noise in all or in none of them.
+
+    Returns:
+        One batch, every tensor [T, ...].
 
     Raises:
         ValueError: if there is no episode, or shapes differ.
@@ -78,26 +92,41 @@ def stack(episodes: Sequence[Episode]) -> Episode:
 
 
 def unstack(episodes: Episode, task: int = 0) -> Episode:
-    """One task's episode out of a batch."""
+    """Returns the episode of task number ``task`` of a batch, as views.
+
+    Args:
+        episodes: a batch, [T, ...].
+        task: position of the task, 0 to T - 1.
+    """
     return from_leaves([leaf[task] for leaf in leaves(episodes)])
 
 
 def signature(episodes: Episode) -> tuple[tuple[torch.Size, torch.dtype], ...]:
-    """Shapes and types of the tensors: episodes that agree in it can go through one program."""
+    """Returns shape and dtype of every tensor; batches with equal signatures can run the same recorded program."""
     return tuple((leaf.shape, leaf.dtype) for leaf in leaves(episodes))
 
 
 def split(episodes: Episode, size: int) -> list[Episode]:
-    """A batch in consecutive parts of ``size`` tasks; the last may be smaller."""
+    """Splits a batch into consecutive parts of ``size`` tasks; the last part may be smaller.
+
+    Args:
+        episodes: a batch, [T, ...].
+        size: tasks per part.
+    """
     parts = zip(*(leaf.split(size) for leaf in leaves(episodes)), strict=True)
     return [from_leaves(part) for part in parts]
 
 
 def place(episodes: Episode, dtype: torch.dtype, device: torch.device | str) -> Episode:
-    """A batch on ``device`` with floating-point numbers as ``dtype``; class labels keep int64.
+    """Copies a batch to ``device``, floating-point numbers as ``dtype``; class labels keep int64.
 
     The result always lies in memory that torch allocated: its alignment is fixed, and with it the order in
     which vectorised kernels add, so equal episodes give equal bits wherever they were drawn.
+
+    Args:
+        episodes: an episode or a batch.
+        dtype: type of the floating-point tensors.
+        device: where the copy lies.
     """
     return from_leaves(
         [
@@ -111,13 +140,13 @@ LEAVES = ("support inputs", "support targets", "query inputs", "query targets", 
 
 
 def leaves(episode: Episode) -> tuple[Tensor, ...]:
-    """The episode's five tensors in the order of :data:`LEAVES`; then its noise, if it has any."""
-    found = (*episode.support, *episode.query, episode.description)
-    return (*found, episode.noise) if isinstance(episode, NoisyEpisode) else found
+    """Returns the episode's five tensors in the order of :data:`LEAVES`; then its noise, if it has any."""
+    tensors = (*episode.support, *episode.query, episode.description)
+    return (*tensors, episode.noise) if isinstance(episode, NoisyEpisode) else tensors
 
 
 def from_leaves(parts: Sequence[Tensor]) -> Episode:
-    """The inverse of :func:`leaves`."""
+    """Returns the episode of five or six tensors; the inverse of :func:`leaves`."""
     support_inputs, support_targets, query_inputs, query_targets, description, *noise = parts
     support, query = Examples(support_inputs, support_targets), Examples(query_inputs, query_targets)
     episode = Episode(support, query, description)

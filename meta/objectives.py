@@ -16,12 +16,12 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What a task's performance is measured by.
+    """A measure of a task's performance.
 
     Attributes:
-        name: the name families use to ask for it.
+        name: the name by which families refer to it.
         metric: name of the score in tables and files.
-        higher_is_better: whether a larger score is a better one.
+        higher_is_better: whether a larger score is better.
     """
 
     name: str
@@ -43,7 +43,11 @@ class Objective(Score):
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean of (outputs - targets)² over all elements, a scalar (Finn et al. 2017, eq. 2 as a mean).
+    """Returns the mean of (outputs - targets)² over all elements, a scalar (Finn et al. 2017, eq. 2 as a mean).
+
+    Args:
+        outputs: [B, ...].
+        targets: [B, ...], of the same shape.
 
     Raises:
         ValueError: if the shapes differ; they are never broadcast.
@@ -57,24 +61,28 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log-likelihood of class labels, a scalar (Finn et al. 2017, eq. 3 as a mean).
+    """Returns the mean negative log-likelihood of class labels, a scalar (Finn et al. 2017, eq. 3 as a mean).
 
     Args:
         outputs: logits [B, N].
         targets: int64 class numbers [B].
 
     Raises:
-        ValueError: if shapes or types are others.
+        ValueError: if the shapes or the targets' type differ from these.
     """
     _require_classes(outputs, targets)
     return F.cross_entropy(outputs, targets)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Fraction of examples whose largest logit is that of the target, a scalar in [0, 1].
+    """Returns the fraction of examples whose largest logit is that of the target, a scalar in [0, 1].
+
+    Args:
+        outputs: logits [B, N].
+        targets: int64 class numbers [B].
 
     Raises:
-        ValueError: if shapes or types are not those of :func:`cross_entropy`.
+        ValueError: if the shapes or the targets' type differ from these.
     """
     _require_classes(outputs, targets)
     return (outputs.argmax(dim=-1) == targets).to(outputs.dtype).mean()
@@ -98,7 +106,7 @@ CROSS_ENTROPY = Objective(
     name="cross_entropy", loss=cross_entropy, metric="accuracy", score=accuracy, higher_is_better=True
 )
 OBJECTIVES = {objective.name: objective for objective in (MSE, CROSS_ENTROPY)}
-# Of tasks that are acted in: the sum of a trajectory's rewards. Nothing differentiates it; see meta.policy.
+# The score of RL tasks: the sum of a trajectory's rewards. It is not differentiated; see meta.policy.
 RETURN = Score(name="return", metric="return", higher_is_better=True)
 
 
@@ -106,17 +114,19 @@ DIVERGED = 10.0  # factor on a task's error before adaptation above which the ta
 
 
 def is_diverged(scores: Tensor, objective: Score, factor: float = DIVERGED, before: Tensor | None = None) -> Tensor:
-    """Mask of diverged tasks, bool [T, K], from scores [T, K] after K numbers of inner steps.
+    """Returns the mask of diverged tasks, bool [T, K], from scores [T, K] after K numbers of inner steps.
 
-    A task counts as diverged after some inner steps if its score is not finite or, for errors, larger than ``factor``
-    times the task's error before adaptation. An error before adaptation below a ``factor``-th of the tasks' median
-    counts as that: a task which is solved before it is adapted to has diverged only if it ends above the median.
+    A task has diverged after some inner steps if its score is not finite or, for errors, larger than ``factor`` times
+    the
+    task's error before adaptation. An error before adaptation below 1 / ``factor`` of the tasks' median is raised to
+    that
+    value: a task that is solved before adaptation has diverged only if it ends above the median.
 
     Args:
         scores: [T, K].
-        objective: what was scored.
-        factor: see above.
-        before: scores after 0 inner steps, [T]; by default the first column, which has to be that.
+        objective: the measure of ``scores``; errors are those where lower is better.
+        factor: ratio to the error before adaptation above which a task has diverged.
+        before: scores after 0 inner steps, [T]; by default the first column of ``scores``.
 
     >>> is_diverged(torch.tensor([[1.0, 0.5], [1.0, 500.0], [0.0, 0.5]]), MSE).tolist()
     [[False, False], [False, True], [False, False]]

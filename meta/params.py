@@ -13,7 +13,11 @@ Params = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named parameter lies in a flat vector of P elements, in sorted order of names.
+    """The place of each named parameter in a flat vector of P elements, in sorted order of names.
+
+    Attributes:
+        names: the parameters' names, sorted.
+        shapes: their shapes, in the same order.
 
     >>> layout = Layout.of({"b": torch.zeros(2), "a": torch.ones(2, 3)})
     >>> layout.names, layout.size
@@ -27,24 +31,24 @@ class Layout:
 
     @classmethod
     def of(cls, params: Mapping[str, Tensor]) -> "Layout":
-        """The layout of a parameter dictionary."""
+        """Returns the layout of a parameter dictionary."""
         names = tuple(sorted(params))
         return cls(names, tuple(tuple(params[name].shape) for name in names))
 
     @property
     def size(self) -> int:
-        """P, the number of elements."""
+        """Number P of elements."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     def flatten(self, params: Mapping[str, Tensor]) -> Tensor:
-        """All parameters in one new vector [P]."""
+        """Returns all parameters in one new vector [P]."""
         return torch.cat([params[name].reshape(-1) for name in self.names])
 
     def unflatten(self, flat: Tensor) -> Params:
-        """Views into ``flat`` [P], one a parameter.
+        """Returns a dictionary of parameters that are views into ``flat`` [P].
 
         Raises:
-            ValueError: if the vector has another length than P.
+            ValueError: if the vector's length is not P.
         """
         if tuple(flat.shape) != (self.size,):
             raise ValueError(f"expected a vector of {self.size} parameters, received shape {tuple(flat.shape)}")
@@ -53,5 +57,5 @@ class Layout:
 
 
 def fingerprint(flat: Tensor) -> str:
-    """SHA-256 over the bytes of a flat parameter vector (sorted order of names), in hexadecimal."""
+    """Returns the SHA-256 of the bytes of a flat parameter vector [P] (sorted order of names), in hexadecimal."""
     return hashlib.sha256(flat.detach().cpu().contiguous().numpy().tobytes()).hexdigest()

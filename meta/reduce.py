@@ -19,7 +19,7 @@ A = TypeVar("A", bound=Addable)
 
 
 class TreeSum(Generic[A]):
-    """Adds up ``count`` numbered parts as they come, holding only those whose neighbour is still missing.
+    """Adds ``count`` numbered parts in any order of arrival; holds only partial sums whose neighbour is missing.
 
     >>> tree = TreeSum(3)
     >>> tree.add(2, 30.0); tree.add(0, 1.0); tree.add(1, 2.0)
@@ -28,7 +28,7 @@ class TreeSum(Generic[A]):
     """
 
     def __init__(self, count: int) -> None:
-        """Make an empty tree over parts 0 … count-1."""
+        """Makes an empty tree over parts 0 … count-1."""
         if count < 1:
             raise ValueError(f"expected at least one part to add up, received {count}")
         self._count = count
@@ -37,14 +37,18 @@ class TreeSum(Generic[A]):
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the parts that have not come yet."""
+        """Numbers of the parts that have not been added yet, in increasing order."""
         return [number for number in range(self._count) if number not in self._seen]
 
     def add(self, number: int, part: A) -> None:
-        """Count part ``number`` in.
+        """Adds part ``number``.
+
+        Args:
+            number: the part's place in the tree, from 0 to count-1.
+            part: its value; all parts have one type and shape.
 
         Raises:
-            ValueError: if there is no such part, or it was counted before.
+            ValueError: if there is no such part, or it was added before.
         """
         if not 0 <= number < self._count:
             raise ValueError(f"expected a part number from 0 to {self._count - 1}, received {number}")
@@ -63,7 +67,7 @@ class TreeSum(Generic[A]):
         self._waiting[level, number] = part
 
     def total(self) -> A:
-        """The sum of all parts.
+        """Returns the sum of all parts.
 
         Raises:
             ValueError: if parts are missing.
@@ -75,7 +79,7 @@ class TreeSum(Generic[A]):
 
 
 def tree_sum(parts: Sequence[A]) -> A:
-    """The sum of ``parts`` along the fixed tree.
+    """Returns the sum of ``parts`` along the fixed tree.
 
     >>> tree_sum([1, 2, 3, 4, 5])
     15

@@ -1,4 +1,4 @@
-"""A public checker for task families: run it on your own before you train with it."""
+"""A public checker of task families: run it on a custom family before training on it."""
 
 import pickle
 import random
@@ -14,11 +14,11 @@ from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey, draws
 
 
 class FamilyError(ValueError):
-    """A family breaks its contract; the message says where and how to mend it."""
+    """A family breaks its contract; the message says where and how to correct it."""
 
 
 def check_family(family: Family, *, seed: int = 0, tasks: int = 8) -> None:
-    """Check that a family keeps its contract.
+    """Checks that a family keeps its contract.
 
     The specification is well-formed; every episode has its shapes and types, the same for all tasks of a
     split, and holds finite numbers; a task is a pure function of (seed, split, index): drawing it again, in
@@ -32,7 +32,7 @@ def check_family(family: Family, *, seed: int = 0, tasks: int = 8) -> None:
         tasks: tasks drawn per split.
 
     Raises:
-        FamilyError: at the first breach.
+        FamilyError: at the first violation.
 
     >>> from tasks.sinusoid import Sinusoid
     >>> check_family(Sinusoid(shot=5))
@@ -53,7 +53,11 @@ def check_family(family: Family, *, seed: int = 0, tasks: int = 8) -> None:
 
 
 def check_kinds(family: object, keys: Sequence[TaskKey]) -> None:
-    """Check that a family which declares kinds of task tells the kind of each, the same whenever it is asked.
+    """Checks that a family which declares kinds of task returns the same kind of a task at every call.
+
+    Args:
+        family: a family of any contract, with ``spec``.
+        keys: tasks to ask for.
 
     Raises:
         FamilyError: if it does not.
@@ -101,15 +105,15 @@ def _summary(value: object) -> str:
 def _check_examples(where: str, examples: Examples, spec: FamilySpec) -> None:
     inputs, targets = tuple(examples.inputs.shape), tuple(examples.targets.shape)
     if not inputs or inputs[0] < 1 or inputs[1:] != spec.input_shape:
-        wanted = ", ".join(map(str, ("examples", *spec.input_shape)))
-        raise FamilyError(f"{where} inputs: expected shape ({wanted}), received {inputs}")
+        input_shape = ", ".join(map(str, ("examples", *spec.input_shape)))
+        raise FamilyError(f"{where} inputs: expected shape ({input_shape}), received {inputs}")
     if spec.objective == "cross_entropy":
-        wanted_targets: tuple[int, ...] = inputs[:1]
+        target_shape: tuple[int, ...] = inputs[:1]
         _check_labels(where, examples.targets, spec.outputs)
     else:
-        wanted_targets = (inputs[0], spec.outputs)
-    if targets != wanted_targets:
-        raise FamilyError(f"{where} targets: expected shape {wanted_targets}, as many as inputs, received {targets}")
+        target_shape = (inputs[0], spec.outputs)
+    if targets != target_shape:
+        raise FamilyError(f"{where} targets: expected shape {target_shape}, as many as inputs, received {targets}")
 
 
 def _check_labels(where: str, labels: torch.Tensor, classes: int) -> None:
@@ -143,10 +147,10 @@ def _check_purity(family: Family, first: dict[TaskKey, Episode]) -> None:
 
 @contextmanager
 def generators_untouched(where: str) -> Iterator[None]:
-    """Set the global generators to other states for a while, and see to it that nothing is drawn from them.
+    """Sets the global generators to other states for a block, and checks that the block draws nothing from them.
 
     Args:
-        where: what the error is to begin with.
+        where: the beginning of the error's message.
 
     Raises:
         FamilyError: if something was drawn.

@@ -17,7 +17,12 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class TaskKey:
-    """The name of one task: task number ``index`` of a split, under a seed.
+    """The key of one task: number ``index`` of a split, under a seed.
+
+    Attributes:
+        seed: seed of the run, 0 to 2^64 - 1.
+        split: ``train``, ``val`` or ``test``.
+        index: number of the task within the split, from 0.
 
     >>> key = TaskKey(0, "train", 7)
     >>> bool((key.rng("support").random(3) == key.rng("support").random(3)).all())
@@ -31,25 +36,35 @@ class TaskKey:
     index: int
 
     def rng(self, purpose: str = "task") -> np.random.Generator:
-        """A generator of this task's own, always at the same start.
+        """Returns a generator of this task's own, always in the same state.
 
         Philox is a function of a key and a counter (Salmon et al. 2011). The seed is the key; split, index
         and purpose are the upper words of the counter, the lowest word counts the draws. Two generators can
         therefore only meet after 2^64 draws, and no draw depends on what was drawn before for other tasks.
 
         Args:
-            purpose: what the numbers are for (at most 8 bytes); each purpose has a stream of its own, so that
+            purpose: what the numbers are for (1 to 8 bytes); each purpose has a stream of its own, so that
                 drawing more support examples leaves the query examples as they were.
         """
         return _generator(self.seed, (0, self.index, *_stream(self.split, purpose)))
 
 
 def uniforms(seed: int, split: Split, tasks: range, purpose: str, count: int) -> NDArray[np.float64]:
-    """``count`` uniform numbers in [0, 1) for each of consecutive tasks at once, shape [T, count].
+    """Returns ``count`` uniform numbers in [0, 1) for each of T consecutive tasks, float64 [T, count].
 
     The tasks' numbers lie one after the other in one stream per (seed, split, purpose), so a whole range
-    costs one call; task i always owns the same words of it. For families that need the same amount of
+    costs one call; task i always has the same words of it. For families that need the same amount of
     randomness for every task.
+
+    Args:
+        seed: seed of the run.
+        split: the tasks' split.
+        tasks: consecutive numbers of tasks.
+        purpose: what the numbers are for, see :meth:`TaskKey.rng`.
+        count: numbers per task; counts with equal ceil(count / 4) share their leading numbers.
+
+    Raises:
+        ValueError: if the tasks are not consecutive.
 
     >>> together = uniforms(0, "train", range(5, 9), "support", 10)
     >>> bool((uniforms(0, "train", range(7, 8), "support", 10) == together[2]).all())
@@ -80,18 +95,20 @@ def _generator(seed: int, counter: tuple[int, ...]) -> np.random.Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilySpec:
-    """What models and algorithms need to know of a family.
+    """The sizes and names that models and algorithms need of a family.
 
     Attributes:
         input_shape: shape of one input, without the example dimension.
-        outputs: numbers the model has to give per input.
+        outputs: numbers that the model returns per input.
         objective: a name in :data:`meta.objectives.OBJECTIVES`.
         description: size D of a task's description, 0 if tasks have none.
-        data: fingerprint of the data that tasks are drawn from, empty for families that need none. A run is only
-            resumed on the data it was begun with.
-        kinds: where tasks are of a few kinds (forward, backward), their names, all equally likely; one that stands
-            twice is twice as likely. The family then offers ``kind_of(key)``, the name of a task's kind: scores are
-            averaged over kinds, whatever share of the tasks happens to be of which, and shown for each.
+        data: fingerprint of the data that tasks are drawn from, empty for families without data. A run is resumed only
+            on the data it was started with.
+        kinds: names of the kinds of task (forward, backward), if there are a few, all equally likely; a name that is
+            listed
+            twice is twice as likely. The family then has a method ``kind_of(key)`` that returns the name of a task's
+            kind:
+            scores are averaged over kinds, however many of the tasks are of each, and shown for each.
     """
 
     input_shape: tuple[int, ...]
@@ -103,7 +120,13 @@ class FamilySpec:
 
 
 def kinds_of(family: Any, seed: int, split: Split, tasks: Iterable[int]) -> list[str]:
-    """The kind of each of some tasks of a family whose ``spec`` declares kinds.
+    """Returns the kind of each of some tasks of a family whose ``spec`` declares kinds.
+
+    Args:
+        family: a family with ``kind_of``.
+        seed: seed of the run.
+        split: the tasks' split.
+        tasks: numbers of tasks.
 
     Raises:
         ValueError: if the family has no ``kind_of``, or it names a kind that is not declared.
@@ -126,41 +149,55 @@ def kinds_of(family: Any, seed: int, split: Split, tasks: Iterable[int]) -> list
 class Family(Protocol):
     """A distribution of tasks.
 
-    A family of your own is a class whose constructor takes annotated keyword arguments (they become the keys
-    of the configuration's ``task`` section, checked by their annotations) and which offers these two members,
-    or :class:`RangeFamily`'s three. :func:`tasks.checker.check_family` tells whether it keeps the contract.
+    A custom family is a class whose constructor takes annotated keyword arguments (they become the keys
+    of the configuration's ``task`` section, checked by their annotations), with these two members
+    or :class:`RangeFamily`'s three. :func:`tasks.checker.check_family` checks the contract.
     """
 
     @property
     def spec(self) -> FamilySpec:
-        """What the family's episodes look like."""
+        """Shapes, types and objective of the family's episodes."""
         ...
 
     def draw(self, key: TaskKey) -> Episode:
-        """One task's episode: CPU tensors, a pure function of ``key`` and the constructor's arguments."""
+        """Returns one task's episode: CPU tensors, a pure function of ``key`` and the constructor's arguments."""
         ...
 
 
 class RangeFamily(Family, Protocol):
-    """A family that can draw consecutive tasks at once, faster than one by one and with the same bits."""
+    """A family that draws consecutive tasks at once, faster than one by one and with the same bits."""
 
     def draw_range(self, seed: int, split: Split, tasks: range) -> Episode:
-        """The episodes of consecutive tasks with a leading task dimension; row by row what ``draw`` gives."""
+        """Returns the episodes of T consecutive tasks, [T, ...]; each row has the bits that ``draw`` returns.
+
+        Args:
+            seed: seed of the run.
+            split: the tasks' split.
+            tasks: consecutive numbers of tasks.
+        """
         ...
 
 
 def draws_ranges(family: Family) -> TypeGuard[RangeFamily]:
-    """Whether a family can draw consecutive tasks at once; ``isinstance`` takes as long as a small shard to tell."""
+    """Returns whether a family draws consecutive tasks at once; ``isinstance`` takes as long as a small shard."""
     return hasattr(type(family), "draw_range")
 
 
 def draw_noise(
     seed: int, tasks: range, size: int, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Uniform numbers in (0, 1) for the random layers of consecutive training tasks, [T, ``size``].
+    """Returns uniform numbers in (0, 1) for the random layers of T consecutive training tasks, [T, ``size``].
 
-    Each belongs to a task, and every task is trained on once, in one outer step. They are multiples of 2^-24, the same
-    in every floating-point type.
+    A number belongs to one task, and every task is trained on once, in one outer step. The numbers are multiples of
+    2^-24,
+    the same in every floating-point type.
+
+    Args:
+        seed: seed of the run.
+        tasks: consecutive numbers of training tasks.
+        size: numbers per task, see :func:`meta.algorithms.noise_size`.
+        dtype: floating-point type of the result.
+        device: device of the result.
     """
     steps = np.floor(uniforms(seed, "train", tasks, "noise", size) * 2**23)
     return torch.from_numpy((steps + 0.5) / 2**23).to(dtype=dtype, device=device)
@@ -174,10 +211,18 @@ def draw_batch(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
 ) -> Episode:
-    """Episodes of consecutive tasks, [T, ...], as the engine wants them; see :func:`meta.episode.place`.
+    """Returns the episodes of T consecutive tasks, [T, ...], on a device; see :func:`meta.episode.place`.
+
+    Args:
+        family: draws the tasks.
+        seed: seed of the run.
+        split: the tasks' split.
+        tasks: consecutive numbers of tasks.
+        dtype: type of the floating-point tensors.
+        device: device of the result.
 
     Raises:
-        ValueError: if an episode is not what the family's spec says: its types, shapes, or class numbers.
+        ValueError: if an episode's types, shapes or class numbers are not those of the family's spec.
     """
     if draws_ranges(family):
         episodes = family.draw_range(seed, split, tasks)
@@ -192,10 +237,10 @@ def draw_batch(
 
 
 def _require_tensors(episode: Episode, where: str) -> None:
-    """Check the types of an episode of one task or of many.
+    """Checks the types of an episode of one task or of many.
 
     Raises:
-        ValueError: naming the first part that is no tensor.
+        ValueError: naming the first part that is not a tensor.
     """
     if not isinstance(episode, Episode):
         raise ValueError(f"{where}: expected a meta.episode.Episode, received {type(episode).__name__}")
@@ -208,7 +253,12 @@ def _require_tensors(episode: Episode, where: str) -> None:
 
 
 def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
-    """Check a batch of episodes against a family's spec, [T, ...].
+    """Checks a batch of episodes against a family's spec.
+
+    Args:
+        episodes: [T, ...].
+        spec: the family's spec.
+        where: which episodes they are; the message begins with it.
 
     Raises:
         ValueError: naming the first part whose shape is another, or that holds class numbers out of range.
@@ -229,7 +279,12 @@ def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
 
 
 def require_classes(targets: torch.Tensor, classes: int, where: str) -> None:
-    """Check class numbers.
+    """Checks class numbers.
+
+    Args:
+        targets: class numbers of any shape.
+        classes: number N of classes.
+        where: which targets they are; the message begins with it.
 
     Raises:
         ValueError: if they are of another type than int64, or out of range.

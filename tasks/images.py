@@ -16,11 +16,11 @@ from tasks.family import SPLITS, FamilySpec, Split, TaskKey
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Tasks of telling ``way`` classes apart, drawn from the classes of the split, from few images of each.
+    """Tasks of classifying images into ``way`` classes, drawn from the classes of the split, from few images of each.
 
     Classes, and images within a class, are drawn without replacement. Support images are the first of a
-    class's permutation and query images the last, so tests with one and with five shots see the same classes and
-    score on the same query images. Pixels are scaled to [0, 1].
+    class's permutation and query images the last, so tests with one and with five shots have the same classes and
+    the same query images. Pixels are scaled to [0, 1].
 
     Attributes:
         root: folder or URI of a store made by ``metaray data prepare``, or ``glyphs``: characters drawn with
@@ -30,7 +30,7 @@ class Images:
         query: query images per class in training.
         eval_shot: support images per class in validation and test; ``None``: as in training.
         eval_query: query images per class in validation and test; ``None``: as in training.
-        rotations: turn each drawn class by a random multiple of 90°, at test too, as the paper does with Omniglot.
+        rotations: rotate each drawn class by a random multiple of 90°, at test too, as the paper does with Omniglot.
     """
 
     root: str
@@ -42,7 +42,7 @@ class Images:
     rotations: bool = False
 
     def __post_init__(self) -> None:
-        """Check the numbers; the store is opened when it is first needed."""
+        """Checks the numbers; the store is opened when it is first needed."""
         for name in ("way", "shot", "query", "eval_shot", "eval_query"):
             value = getattr(self, name)
             least = 2 if name == "way" else 1
@@ -80,7 +80,7 @@ class Images:
 
     @property
     def spec(self) -> FamilySpec:
-        """Images [channels, height, width], one logit per class."""
+        """Input shape [channels, height, width], one logit per class."""
         height, width, channels = self.store.manifest.image_shape
         return FamilySpec(
             input_shape=(channels, height, width),
@@ -90,7 +90,7 @@ class Images:
         )
 
     def draw(self, key: TaskKey) -> Episode:
-        """One task: support [N·K, C, H, W] and query, class after class, labels 0 to N - 1."""
+        """Returns one task: support [N·K, C, H, W] and query, float32, class after class, int64 labels 0 to N - 1."""
         shot, query = self._shots(key.split)
         sizes = self.store.sizes(key.split)
         classes = key.rng("classes").permutation(len(sizes))[: self.way]
@@ -112,7 +112,7 @@ class Images:
 
 
 def _examples(classes: list[Pixels]) -> Examples:
-    """Images by class as inputs [N·B, C, H, W] in [0, 1] and their labels."""
+    """Returns images by class as inputs [N·B, C, H, W] in [0, 1] and their labels [N·B]."""
     pixels: NDArray[np.float32] = np.concatenate(classes).transpose(0, 3, 1, 2).astype(np.float32, order="C")
     labels = np.repeat(np.arange(len(classes)), len(classes[0]))
     return Examples(torch.from_numpy(pixels).div_(255), torch.from_numpy(labels))

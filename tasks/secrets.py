@@ -1,4 +1,4 @@
-"""Names of secrets, and secrets inside addresses: the one place that knows what they look like."""
+"""Recognition of names of secrets, and of secrets inside addresses."""
 
 import re
 from urllib.parse import unquote
@@ -19,7 +19,7 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def names_secret_parameter(name: str) -> bool:
-    """Whether a URI's parameter, its name percent-encoded or not, is named like a secret.
+    """Returns whether a URI's parameter has the name of a secret; the name may be percent-encoded.
 
     >>> [names_secret_parameter(name) for name in ("X-Amz-Signature", "%70assword", "design")]
     [True, True, False]
@@ -28,7 +28,7 @@ def names_secret_parameter(name: str) -> bool:
 
 
 def names_secret(name: str) -> bool:
-    """Whether a name means a secret wherever it stands: in a configuration, the environment, a connection string.
+    """Returns whether a name stands for a secret, in a configuration, the environment or a connection string.
 
     >>> [names_secret(name) for name in ("password", "AWS_SECRET_ACCESS_KEY", "clientSecret", "token_size", "key")]
     [True, True, True, False, False]
@@ -37,7 +37,7 @@ def names_secret(name: str) -> bool:
 
 
 def decoded(text: str) -> str:
-    """Text without percent-encoding, also where that was applied twice."""
+    """Returns text without percent-encoding, also where that was applied twice."""
     for _ in range(3):
         plain = unquote(text)
         if plain == text:
@@ -47,16 +47,16 @@ def decoded(text: str) -> str:
 
 
 def has_secret(uri: str) -> bool:
-    """Whether a URI holds a password, or a parameter that is named like a secret.
+    """Returns whether a URI holds a password, or a parameter that has the name of a secret.
 
-    A password may hold any character here, also a "/", with which a parser of URIs would take it for a path. A user's
-    name alone is no secret: HDFS needs it.
+    The password may contain any character, also a "/", at which a parser of URIs would begin the path. A user's
+    name alone is not a secret: HDFS needs it.
 
     >>> has_secret("s3://AKIA:ab/cd@bucket/p"), has_secret("s3://bucket/p?region=eu-west-1")
     (True, False)
     """
-    given = uri.partition("://")[2]
-    rest = decoded(given)
+    address = uri.partition("://")[2]
+    rest = decoded(address)
     user = "" if rest.startswith("/") else rest.rpartition("@")[0]
-    parameters = [*re.split(r"[?&;#]", given)[1:], *re.split(r"[?&;#]", rest)[1:]]
+    parameters = [*re.split(r"[?&;#]", address)[1:], *re.split(r"[?&;#]", rest)[1:]]
     return ":" in user or any(names_secret_parameter(parameter.partition("=")[0]) for parameter in parameters)

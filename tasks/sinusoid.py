@@ -20,8 +20,8 @@ class Sinusoid:
     """Curves y = a sin(x - b) with amplitude a and phase b drawn per task, inputs x drawn per point.
 
     The three splits are independent draws from the same distribution. Curve, support points and query points
-    are drawn from streams of their own: a test with 5 points and one with 20 see the same curves and score on
-    the same query points.
+    are drawn from separate streams: a test with 5 points and one with 20 have the same curves and the same query
+    points.
 
     Attributes:
         shot: support points K, 1 to 10,000.
@@ -29,8 +29,8 @@ class Sinusoid:
         eval_shot: support points in validation and test; ``None``: as in training.
         eval_query: query points in validation and test; ``None``: as in training.
         amplitude: range of a.
-        phase: range of b.
-        inputs: range of x.
+        phase: range of b, in radians.
+        inputs: range of x, in radians.
 
     >>> episode = Sinusoid(shot=5).draw(TaskKey(0, "test", 3))
     >>> tuple(episode.support.inputs.shape), tuple(episode.query.targets.shape)
@@ -46,7 +46,7 @@ class Sinusoid:
     inputs: Interval = (-5.0, 5.0)
 
     def __post_init__(self) -> None:
-        """Check sizes and ranges."""
+        """Checks sizes and ranges."""
         for name in ("shot", "query", "eval_shot", "eval_query"):
             points = getattr(self, name)
             if points is not None and not 1 <= points <= MOST_POINTS:
@@ -62,11 +62,17 @@ class Sinusoid:
         return FamilySpec(input_shape=(1,), outputs=1, objective="mse", description=2)
 
     def draw(self, key: TaskKey) -> Episode:
-        """Support points, query points, and (a, b) as the description; float64."""
+        """Returns support and query points [B, 1] of one task, and (a, b) as the description [2]; float64."""
         return unstack(self.draw_range(key.seed, key.split, range(key.index, key.index + 1)))
 
     def draw_range(self, seed: int, split: Split, tasks: range) -> Episode:
-        """The same for consecutive tasks, [T, ...]."""
+        """Returns the episodes of T consecutive tasks, points [T, B, 1], descriptions [T, 2]; float64.
+
+        Args:
+            seed: seed of the run.
+            split: the tasks' split.
+            tasks: consecutive numbers of tasks.
+        """
         curves = self._curves(seed, split, tasks)
         amplitude, phase = curves[:, 0, None, None], curves[:, 1, None, None]
         shot, query = self.shot, self.query
@@ -80,7 +86,7 @@ class Sinusoid:
         return Episode(examples("support", shot), examples("query", query), torch.from_numpy(curves))
 
     def function(self, key: TaskKey) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-        """The task's true curve, for figures."""
+        """Returns the task's true curve, x -> a sin(x - b), for figures."""
         amplitude, phase = self._curves(key.seed, key.split, range(key.index, key.index + 1))[0]
         return lambda x: amplitude * np.sin(x - phase)
 

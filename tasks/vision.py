@@ -1,4 +1,4 @@
-"""The one door to torchvision: ``from tasks.vision import torchvision``.
+"""The only import of torchvision: ``from tasks.vision import torchvision``.
 
 torchvision's build on the package index has compiled operators for a CUDA torch; beside a CPU-only torch its
 extension cannot load, and the import fails while it registers shape functions for operators that are not

@@ -6,7 +6,7 @@ import torch
 
 
 def fix_arithmetic(threads: int) -> None:
-    """Make torch in this process add in one order only: a fixed number of threads, deterministic kernels."""
+    """Makes torch in this process add in one fixed order, by a fixed number of threads and deterministic kernels."""
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

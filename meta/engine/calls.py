@@ -1,4 +1,4 @@
-"""Recorded programs of plain functions of tensors, and their division into what stays the same and what does not."""
+"""Recorded programs of functions of tensors, and their division into a part computed once and one computed per call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,24 @@ from meta.engine.simplify import direct, record
 
 
 class Calls:
-    """Programs of functions of tensors and dictionaries of them, by what they compute, their names and shapes."""
+    """Recorded programs of functions of tensors and dictionaries of tensors, one per purpose, names and shapes.
+
+    Attributes:
+        nbytes: estimate of the bytes that the programs take.
+    """
 
     def __init__(self) -> None:
         self._programs: dict[Any, tuple[Any, Any]] = {}
         self.nbytes = 0  # bytes that the programs take, about
 
     def run(self, what: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-        """``function(*arguments)``, recorded at its first call for these names and shapes."""
+        """Returns ``function(*arguments)``, recorded at its first call for these names and shapes.
+
+        Args:
+            what: hashable label of the computation; calls with equal labels must compute the same function.
+            function: a pure function of tensors, without side effects.
+            arguments: tensors, or nested dictionaries and tuples of them.
+        """
         tensors, inputs = tree_flatten(arguments)
         key = (what, inputs, _shapes(tensors))
         if key not in self._programs:
@@ -31,15 +41,21 @@ class Calls:
             return tree_unflatten(program(*tensors), outputs)
 
     def prepare(self, what: Any, function: Callable[..., Any], fixed: Any, example: Any) -> "Prepared":
-        """``function(fixed, varying)`` for many ``varying`` of the names and shapes of ``example``.
+        """Returns the function varying -> ``function(fixed, varying)``.
 
-        Whatever depends on ``fixed`` alone is computed here and kept.
+        Everything that depends on ``fixed`` alone is computed here and kept.
+
+        Args:
+            what: hashable label of the computation; calls with equal labels must compute the same function.
+            function: a pure function of two arguments, without side effects.
+            fixed: tensors that stay the same, nested in dictionaries or tuples.
+            example: varying argument with the names and shapes of all later ones.
         """
         tensors, varying = tree_flatten(fixed)[0], tree_flatten(example)[1]
-        given, inputs = tree_flatten((fixed, example))
-        key = (what, inputs, _shapes(given))
+        leaves, inputs = tree_flatten((fixed, example))
+        key = (what, inputs, _shapes(leaves))
         if key not in self._programs:
-            program, outputs = _recorded(function, given, inputs)
+            program, outputs = _recorded(function, leaves, inputs)
             self._programs[key] = (divide(program, len(tensors)), outputs)
         (first, rest), outputs = self._programs[key]
         with torch.inference_mode():
@@ -47,21 +63,21 @@ class Calls:
 
 
 class Prepared:
-    """A function of which all that does not vary has been computed."""
+    """A function of tensors whose part that does not depend on the varying argument is already computed."""
 
     def __init__(self, program: Callable[..., Any], kept: list[Tensor], inputs: Any, outputs: Any) -> None:
         self._program, self._kept, self._inputs, self._outputs = program, kept, inputs, outputs
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
+        """Bytes of the kept tensors."""
         return sum(tensor.nbytes for tensor in self._kept)
 
     def __call__(self, varying: Any) -> Any:
-        """The function's value.
+        """Returns the function's value.
 
         Raises:
-            ValueError: if ``varying`` has other names, or the same in another order, than it was prepared for.
+            ValueError: if ``varying`` has other names than the example, or another order of them.
         """
         tensors, inputs = tree_flatten(varying)
         if inputs != self._inputs:
@@ -88,20 +104,23 @@ def _shapes(tensors: list[Any]) -> tuple[Any, ...]:
 def _recorded(function: Callable[..., Any], tensors: list[Any], inputs: Any) -> tuple[GraphModule, Any]:
     outputs: Any = None
 
-    def flat(*given: Tensor) -> list[Tensor]:
+    def flat(*leaves: Tensor) -> list[Tensor]:
         nonlocal outputs
-        results, outputs = tree_flatten(function(*tree_unflatten(given, inputs)))
+        results, outputs = tree_flatten(function(*tree_unflatten(leaves, inputs)))
         return results
 
     return record(flat, tensors), outputs
 
 
 def divide(program: GraphModule, fixed: int) -> tuple[Callable[..., list[Tensor]], Callable[..., list[Tensor]]]:
-    """A program in two: (first inputs) -> kept tensors, and (kept tensors, further inputs) -> outputs.
+    """Divides a program into two: (first inputs) -> kept tensors, and (kept tensors, further inputs) -> outputs.
 
     Args:
         program: a recorded program that changes nothing in place.
-        fixed: the number of its first inputs.
+        fixed: number of its first inputs, which do not vary.
+
+    Returns:
+        The two parts, as functions of flat lists of tensors.
     """
     nodes: list[Node] = list(program.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]

@@ -1,4 +1,4 @@
-"""Which strategy a run uses: by a rule that looks at nothing measured in the run, or, if asked for, by a measurement.
+"""The choice of a run's strategy: by a fixed rule, or on request by measurement.
 
 Under the rule equal configurations run equal programs. The rule's numbers are in ``rule.json``, by kind of device;
 ``metaray bench --fit`` measures them anew for this machine and keeps them in its cache folder.
@@ -28,10 +28,14 @@ RULE = "rule.json"  # in the cache folder, of this machine
 
 
 class Choice(NamedTuple):
-    """A strategy, why it was chosen, and why others that would have come first were passed over.
+    """A chosen strategy and the reasons.
 
-    ``recompute`` tells whether inner steps are to be computed again in the backward pass, to save memory. ``warning``
-    says what this machine lacks for the strategy that would have come first.
+    Attributes:
+        name: the strategy, a key of :data:`meta.engine.strategies.STRATEGIES`.
+        reason: why it was chosen.
+        passed_over: why each strategy with precedence was not chosen, by name.
+        recompute: whether inner steps are computed again in the backward pass, to save memory.
+        warning: what this machine lacks for the strategy of highest precedence; None if nothing.
     """
 
     name: str
@@ -68,17 +72,17 @@ def choose(
     limits: Limits = NONE,
     tried_at: tuple[int, ...] | None = None,
 ) -> Choice:
-    """The strategy for a run.
+    """Returns the strategy for a run.
 
     Args:
-        algorithm: what is computed.
+        algorithm: the algorithm to execute.
         params: θ, for the shapes of its weights.
         episodes: a batch of training tasks, for the sizes of one.
-        device: where it will run.
+        device: where the run computes.
         tasks: training tasks of the whole run.
-        limits: threads, and the memory above which inner steps are computed again.
-        tried_at: numbers of inner steps. A strategy is then taken only if it computes meta-gradient and scores of
-            ``episodes``; needed where model or algorithm are a user's own, which a strategy may not be able to run.
+        limits: threads, and the bytes of memory above which inner steps are computed again.
+        tried_at: numbers of inner steps. A strategy is then chosen only if it computes meta-gradient and scores of
+            ``episodes``; needed for custom models and algorithms, which some strategies may not be able to run.
 
     Raises:
         ValueError: if no strategy computes them.
@@ -112,28 +116,28 @@ def _in_order(
     rule: Any = rules()["cpu"]
     convolves = any(value.dim() == 4 for value in params.values())
     images = episodes.support.inputs.shape[1] + episodes.query.inputs.shape[1]
-    found, passed_over, warning = [], {}, None
+    compiled, passed_over, warning = [], {}, None
     least = rule["native_convolution_tasks" if convolves else "native_tasks"]
     if tasks < least:
         passed_over["native"] = f"compiling pays from {least} training tasks on, this run has {tasks}"
     else:
         try:
-            found.append(_native(algorithm, params, episodes, limits, f"{tasks} training tasks pay for compiling"))
+            compiled.append(_native(algorithm, params, episodes, limits, f"{tasks} training tasks pay for compiling"))
         except NoCompiler as error:
             passed_over["native"], warning = str(error), fallen_back("native", error)
         except Exception as error:  # what has no translation, and what a user's model raises while it is recorded
             passed_over["native"] = _said(error)
     loop = Choice("loop", f"convolutions over {images} images a task", {})
     if convolves and images > rule["vectorised_images"]:
-        return [*found, loop, slow], passed_over, warning
+        return [*compiled, loop, slow], passed_over, warning
     loop = loop._replace(reason="one task after another, since the model does not vectorise over tasks")
-    return [*found, Choice("trace", "vectorised over tasks", {}), loop, slow], passed_over, warning
+    return [*compiled, Choice("trace", "vectorised over tasks", {}), loop, slow], passed_over, warning
 
 
 def choose_for_policies(
     algorithm: Algorithm, params: Params, episode: Episode, device: torch.device, limits: Limits = NONE
 ) -> Choice:
-    """The strategy for meta-gradients of policies: compiled where the estimators allow it, else task by task.
+    """Returns the strategy for meta-gradients of policies: compiled where the estimators allow it, else task by task.
 
     Args:
         algorithm: whose meta-gradients are computed.
@@ -155,7 +159,7 @@ def choose_for_policies(
 
 
 def _native(algorithm: Algorithm, params: Params, episodes: Episode, limits: Limits, why: str) -> Choice:
-    """The compiled strategy, with inner steps computed again where memory asks for it.
+    """Returns the compiled strategy; inner steps are computed again if they need more memory than the limit.
 
     Raises:
         NoCompiler: if this machine cannot compile.
@@ -169,15 +173,25 @@ def _native(algorithm: Algorithm, params: Params, episodes: Episode, limits: Lim
 
 
 def fallen_back(engine: str, error: Exception) -> str:
-    """The warning that another strategy runs than the one that would have come first."""
+    """Returns the warning that a slower strategy runs in place of ``engine``.
+
+    Args:
+        engine: the strategy that was passed over.
+        error: why it was.
+    """
     return f"engine {engine} was passed over, a slower one runs: {error}"
 
 
 def require_gradient(engine: Engine, params: Params, episodes: Episode) -> None:
-    """Compute a meta-gradient, and check that it and its metrics are what they should be.
+    """Computes a meta-gradient and checks the shapes of gradient and metrics.
+
+    Args:
+        engine: the engine to check.
+        params: θ.
+        episodes: a batch of tasks, [T, ...].
 
     Raises:
-        ValueError: if shapes are others.
+        ValueError: if a gradient's shape is not its parameter's, or a metric's is not [T].
     """
     gradient, metrics = engine.meta_gradient(params, episodes)
     for name, value in params.items():
@@ -193,10 +207,16 @@ def require_gradient(engine: Engine, params: Params, episodes: Episode) -> None:
 
 
 def require_scores(engine: Engine, params: Params, episodes: Episode, steps: tuple[int, ...]) -> None:
-    """Compute scores after some numbers of inner steps, and check that there is one for each.
+    """Computes scores and checks that their shape is [T, K].
+
+    Args:
+        engine: the engine to check.
+        params: θ.
+        episodes: a batch of tasks, [T, ...].
+        steps: K numbers of inner steps.
 
     Raises:
-        ValueError: if there is not.
+        ValueError: if the shape is another.
     """
     scores = engine.scores(params, episodes, steps)
     if scores.shape != (len(episodes.description), len(steps)):
@@ -207,7 +227,7 @@ def require_scores(engine: Engine, params: Params, episodes: Episode, steps: tup
 
 
 def _said(error: Exception) -> str:
-    """An error in one line."""
+    """Returns type and first line of an error, in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -216,9 +236,16 @@ ROUNDS = 5
 
 
 def measure(algorithm: Algorithm, params: Params, episodes: Episode, limits: Limits = NONE) -> Choice:
-    """The strategy that is fastest on a shard here and now; two runs may come to different ones, and to other bits.
+    """Returns the strategy that is fastest on a shard on this machine.
 
-    The strategies take turns, since the speed of a machine drifts; each is judged by its median.
+    Two measurements may choose different strategies, and so give other bits. The strategies run in turn, since a
+    machine's speed drifts; each is judged by its median.
+
+    Args:
+        algorithm: the algorithm to execute.
+        params: θ.
+        episodes: one shard, [T, ...].
+        limits: threads and memory.
     """
     engines: dict[str, Engine] = {}
     passed_over: dict[str, str] = {}
@@ -238,14 +265,14 @@ def measure(algorithm: Algorithm, params: Params, episodes: Episode, limits: Lim
             began = time.perf_counter()
             _settled(engine.meta_gradient(params, episodes).gradient)
             times[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(found) for name, found in times.items()}
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     best = min(medians, key=medians.__getitem__)
     slower = {name: f"{1e3 * value:.2f} ms a shard" for name, value in medians.items() if name != best}
     return Choice(best, f"measured: {1e3 * medians[best]:.2f} ms a shard", slower | passed_over)
 
 
 def _settled(gradient: Params) -> None:
-    """Wait until it has been computed."""
+    """Waits until the gradient has been computed."""
     device = next(iter(gradient.values())).device
     if device.type == "cuda":
         torch.cuda.synchronize(device)

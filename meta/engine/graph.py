@@ -25,14 +25,20 @@ class _Graph(NamedTuple):
 
 
 class Captured:
-    """Captured programs by what they compute and the shapes they were captured for."""
+    """CUDA graphs of programs, one per purpose and shapes."""
 
     def __init__(self) -> None:
-        """Capture nothing yet."""
+        """Makes an empty collection."""
         self._graphs: dict[Any, _Graph] = {}
 
     def run(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
-        """``function(params, episodes)``, captured at its first call for these shapes.
+        """Returns ``function(params, episodes)``, captured at its first call for these shapes.
+
+        Args:
+            what: hashable label of the computation; calls with equal labels must compute the same function.
+            function: (θ, episodes) -> tensors, without side effects.
+            params: θ, on a CUDA device.
+            episodes: a batch of tasks on the same device, [T, ...].
 
         Raises:
             Unsupported: if the tensors are not on a CUDA device.

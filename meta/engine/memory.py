@@ -1,4 +1,4 @@
-"""How a process gets memory from the system, and how much a recorded program needs at once."""
+"""How a process keeps freed memory, and the peak memory of a recorded program."""
 
 import ctypes
 from typing import Any
@@ -36,7 +36,7 @@ def return_freed_memory() -> None:
 
 
 def peak_bytes(program: GraphModule) -> int:
-    """Bytes of the tensors that are alive together at most, inputs left out; views count as tensors of their own size.
+    """Returns the most bytes of tensors alive at once, without the inputs; views count as tensors of their own size.
 
     Args:
         program: recorded with shapes, as ``make_fx`` does.

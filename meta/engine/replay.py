@@ -14,19 +14,34 @@ from meta.params import Params
 
 
 class Recorded:
-    """Recorded programs by what they compute and the shapes they were recorded for."""
+    """Recorded programs, one per purpose and shapes."""
 
     def __init__(self) -> None:
         self._programs: dict[Any, Program] = {}
 
     def tasks(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode, memory: int) -> int:
-        """How many tasks at a time ``function`` can compute within so many bytes; one at the least."""
+        """Returns how many tasks at a time ``function`` can compute within ``memory``; at least one.
+
+        Args:
+            what: hashable label of the computation; calls with equal labels must compute the same function.
+            function: (θ, episodes) -> tensors, without side effects.
+            params: θ.
+            episodes: a batch of tasks, [T, ...].
+            memory: bytes for the tensors between inputs and results.
+        """
         count = len(episodes.description)
         need = self._program(what, function, params, episodes).peak_bytes
         return max(1, min(count, count * memory // max(need, 1)))
 
     def run(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
-        """``function(params, episodes)``, recorded at its first call for these shapes."""
+        """Returns ``function(params, episodes)``, recorded at its first call for these shapes.
+
+        Args:
+            what: hashable label of the computation; calls with equal labels must compute the same function.
+            function: (θ, episodes) -> tensors, without side effects.
+            params: θ.
+            episodes: a batch of tasks, [T, ...].
+        """
         return self._program(what, function, params, episodes)(params, episodes)
 
     def _program(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> "Program":
@@ -37,17 +52,21 @@ class Recorded:
 
 
 class Program:
-    """One recorded program: a function of flat lists of tensors, so that replaying walks no nested containers."""
+    """One recorded program, stored as a function of flat lists of tensors to avoid traversing containers at replay.
+
+    Attributes:
+        peak_bytes: most bytes of tensors alive at once, without the inputs.
+    """
 
     def __init__(self, function: Callable[..., Any], params: Params, episodes: Episode) -> None:
-        """Record ``function(params, episodes)`` for tensors of these shapes."""
+        """Records ``function(params, episodes)`` for tensors of these shapes."""
         self._names = tuple(params)
         self._outputs: Any = None
 
         def flat(*tensors: Tensor) -> list[Tensor]:
             count = len(self._names)
-            given = dict(zip(self._names, tensors[:count], strict=True))
-            outputs, self._outputs = tree_flatten(function(given, from_leaves(tensors[count:])))
+            params = dict(zip(self._names, tensors[:count], strict=True))
+            outputs, self._outputs = tree_flatten(function(params, from_leaves(tensors[count:])))
             return outputs
 
         program = record(flat, self._flat(params, episodes))
@@ -58,6 +77,6 @@ class Program:
         return [*(params[name] for name in self._names), *leaves(episodes)]
 
     def __call__(self, params: Params, episodes: Episode) -> Any:
-        """Replay the program."""
+        """Returns the outputs of the program for tensors of the recorded shapes."""
         with torch.inference_mode():  # the derivative is part of the program; nothing else is to be recorded
             return tree_unflatten(self._run(*self._flat(params, episodes)), self._outputs)

@@ -1,4 +1,4 @@
-"""Recording a program, and its clean-up before it is replayed: nothing is done twice, nothing is done for nothing.
+"""Recording a program, and removing its unused, repeated and ineffective operations before it is replayed.
 
 Differentiating an unrolled loop twice records views of a tensor in the shape it has, products with one, and
 the same transpose many times over. On a small network, where each call costs more than its arithmetic, that
@@ -69,7 +69,7 @@ def _does_nothing(node: Node) -> bool:
 
 
 def _same_as(node: Node) -> Node | None:
-    """An earlier node that holds the very tensor this one yields, if its operation does nothing.
+    """Returns an earlier node that holds the same tensor, if this node's operation has no effect.
 
     Strides have to agree too: equal numbers in another layout may be multiplied by another kernel, to other bits.
     """
@@ -91,7 +91,7 @@ def _repeatable(node: Node) -> bool:
 
 
 def _hashable(value: Any) -> Any:
-    """A key for an argument; equal numbers of different kinds stay apart (1, 1.0 and True; 0.0 and -0.0)."""
+    """Returns a key for an argument; equal numbers of different kinds get different keys (1, 1.0, True; 0.0, -0.0)."""
     if isinstance(value, (list, tuple)):
         return tuple(_hashable(item) for item in value)
     if isinstance(value, dict):
@@ -100,10 +100,16 @@ def _hashable(value: Any) -> Any:
 
 
 def simplify(program: GraphModule) -> GraphModule:
-    """Drop operations of a recorded program that are unused, repeated, or without effect.
+    """Removes operations of a recorded program that are unused, repeated, or without effect.
 
-    A program that changes a tensor in place is only freed of unused operations, since two equal calls around
+    From a program that changes a tensor in place only unused operations are removed, since two equal calls around
     a change differ.
+
+    Args:
+        program: changed in place.
+
+    Returns:
+        ``program``.
     """
     graph: Graph = program.graph
     graph.eliminate_dead_code()
@@ -124,7 +130,15 @@ def simplify(program: GraphModule) -> GraphModule:
 
 
 def record(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> GraphModule:
-    """The tensor operations of ``function(*tensors)``, differentiation included, as a simplified program."""
+    """Returns the tensor operations of ``function(*tensors)``, differentiation included, as a simplified program.
+
+    Args:
+        function: a pure function of tensors.
+        tensors: example inputs; the program is valid for their shapes and dtypes.
+
+    Raises:
+        ValueError: if the function draws random numbers.
+    """
     # Told of one fake mode, torch describes every result in it; else it makes one a result, with a stack trace, which
     # takes as long as all the rest.
     with RECORDER, tracing(TracingContext(FakeTensorMode())):
@@ -134,7 +148,7 @@ def record(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> 
 
 
 def require_repeatable(program: GraphModule) -> None:
-    """Check that a recorded program draws no random numbers of its own.
+    """Checks that a recorded program draws no random numbers.
 
     Raises:
         ValueError: naming the operation that does.
@@ -148,7 +162,7 @@ def require_repeatable(program: GraphModule) -> None:
 
 
 def direct(program: GraphModule) -> GraphModule:
-    """Call operations by the names that are reached soonest."""
+    """Replaces operations by torch's Python functions that are called fastest; changes ``program`` and returns it."""
     for node in program.graph.nodes:
         if node.target in DIRECT and not node.kwargs:
             node.target = DIRECT[node.target]

@@ -38,7 +38,12 @@ from meta.params import Params
 
 
 class MetaGradient(NamedTuple):
-    """The sum of the tasks' meta-gradients and their metrics, each [T]."""
+    """The result of one shard.
+
+    Attributes:
+        gradient: the sum of the tasks' meta-gradients, by parameter.
+        metrics: each task's metrics by name, each [T].
+    """
 
     gradient: Params
     metrics: Metrics
@@ -60,12 +65,12 @@ class Engine(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an engine may take of the machine.
+    """The resources of the machine that an engine may use.
 
     Attributes:
         threads: tasks computed at a time, where the strategy does not leave threads to torch.
-        memory: bytes for the tensors between inputs and results, where the strategy can do with less by computing fewer
-            tasks at a time; None: as much as it likes.
+        memory: bytes for the tensors between inputs and results; strategies that can compute fewer tasks at a time to
+            stay within it do so. None: no limit.
     """
 
     threads: int = 1
@@ -79,7 +84,7 @@ NONE = Limits()
 
 
 def _over_tasks(function: Callable[[Params, Episode], Any], params: Params, episodes: Episode) -> Any:
-    """``function(params, episode)`` for every task of a batch, vectorised."""
+    """Returns ``function(params, episode)`` for every task of a batch, vectorised."""
     parts = leaves(episodes)
 
     def one(params: Params, *parts: Tensor) -> Any:
@@ -89,11 +94,15 @@ def _over_tasks(function: Callable[[Params, Episode], Any], params: Params, epis
 
 
 def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
-    """Vectorise over tasks with ``torch.func.vmap`` at every call.
+    """Returns the engine that vectorises over tasks with ``torch.func.vmap`` at every call.
 
     Each task's derivative is taken first and vectorised then. The other way round, a derivative through a
     vectorised program, is wrong with layer and batch norms: ``vmap`` computes their backward pass from a mean
     and a deviation that torch does not differentiate again (github.com/pytorch/functorch/issues/534).
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: not used.
     """
     del limits
     one_gradient = gradient_of(algorithm)
@@ -113,10 +122,14 @@ def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
 
 
 def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
-    """Record the vectorised program once per input shape and replay it.
+    """Returns the engine that records the vectorised program once per input shape and replays it.
 
-    A program that would need more memory than allowed is recorded for fewer tasks and replayed for one part of the
-    batch after another, the parts' sums added in order.
+    If the program would need more than ``limits.memory``, it is recorded for fewer tasks and replayed for consecutive
+    parts of the batch; the parts' sums are added in order.
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: ``memory`` is used.
     """
     reference = vmapped(algorithm)
     recorded = Recorded()
@@ -143,7 +156,14 @@ def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
 
 
 def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
-    """Record one task's program once per input shape and replay it task after task, adding up from the first on."""
+    """Returns the engine that records one task's program once per input shape and replays it task by task.
+
+    The tasks' gradients are added in order, from the first on.
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: not used.
+    """
     del limits
     one_gradient = gradient_of(algorithm)
     recorded = Recorded()
@@ -168,7 +188,14 @@ def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
 
 
 def eager(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
-    """Compute one task after another without recording, for models whose operations depend on the numbers in them."""
+    """Returns the engine that computes task by task without recording.
+
+    It runs models whose operations depend on the values of their inputs.
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: not used.
+    """
     del limits
     one_gradient = gradient_of(algorithm)
 
@@ -189,7 +216,12 @@ def eager(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
 
 
 def native(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
-    """Compile one task's program once per shape of a task and run it task after task, on as many threads as allowed."""
+    """Returns the engine that compiles one task's program once per shape.
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: ``threads`` tasks are computed at a time.
+    """
     programs = Native(algorithm, limits.threads)
 
     def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
@@ -199,7 +231,12 @@ def native(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
 
 
 def graphed(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
-    """Capture the vectorised program once per input shape as a CUDA graph and replay that."""
+    """Returns the engine that captures the vectorised program once per input shape as a CUDA graph and replays it.
+
+    Args:
+        algorithm: the algorithm to execute.
+        limits: not used.
+    """
     del limits
     reference = vmapped(algorithm)
     captured = Captured()
@@ -211,7 +248,7 @@ def graphed(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
 
 
 def _scores(reference: Engine, programs: Recorded | Captured) -> Callable[[Params, Episode, tuple[int, ...]], Tensor]:
-    """The scores of an engine, as a program for each choice of numbers of inner steps."""
+    """Returns the scores function of an engine: one program for each tuple of numbers of inner steps."""
 
     def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
         def fixed(params: Params, episodes: Episode) -> Tensor:
@@ -234,5 +271,11 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def build(name: str, algorithm: Algorithm, limits: Limits = NONE) -> Engine:
-    """The engine of a strategy in :data:`STRATEGIES`."""
+    """Returns the engine of a strategy.
+
+    Args:
+        name: a key of :data:`STRATEGIES`.
+        algorithm: the algorithm to execute.
+        limits: threads and memory that the engine may use.
+    """
     return STRATEGIES[name](algorithm, limits)

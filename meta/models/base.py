@@ -1,4 +1,4 @@
-"""What every model offers to the algorithms."""
+"""The interface of a model."""
 
 from typing import Protocol
 
@@ -9,10 +9,10 @@ from meta.params import Params
 
 
 class Model(Protocol):
-    """A network without state: parameters come in from outside at every call."""
+    """A network without state: its parameters are an argument of every call."""
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Fresh parameters, drawn from ``generator`` alone.
+        """Returns fresh parameters, drawn from ``generator`` alone.
 
         Args:
             generator: CPU generator; no other source of randomness may be used.
@@ -21,5 +21,10 @@ class Model(Protocol):
         ...
 
     def apply(self, params: Params, inputs: Tensor) -> Tensor:
-        """Outputs [B, ...] for inputs [B, ...] under ``params``; no side effects."""
+        """Returns outputs [B, ...]; has no side effects.
+
+        Args:
+            params: parameters with the names and shapes that ``init`` returns.
+            inputs: [B, ...], of the parameters' dtype.
+        """
         ...

@@ -59,14 +59,19 @@ class Conv4:
 
     @property
     def features(self) -> int:
-        """Numbers that enter the linear layer."""
+        """Number of inputs of the linear layer."""
         if self.down == "stride":
             return self.channels
         _, height, width = self.inputs
         return self.channels * (height >> self.blocks) * (width >> self.blocks)
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Parameters ``conv<i>.weight`` [C, C_in, 3, 3], ``conv<i>.offset`` [C], ``head.weight``, ``head.bias``."""
+        """Returns ``conv<i>.weight`` [C, C_in, 3, 3], ``conv<i>.offset`` [C], ``head.weight``, ``head.bias``.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
+        """
         params: Params = {}
         width = self.inputs[0]
         for block in range(self.blocks):
@@ -78,7 +83,13 @@ class Conv4:
         return params
 
     def apply(self, params: Params, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """Logits [B, outputs] for images [B, C, H, W]."""
+        """Returns logits [B, outputs] for images.
+
+        Args:
+            params: the parameters that :meth:`init` names.
+            inputs: images [B, C, H, W].
+            context: images [S, C, H, W] whose statistics normalise; None: those of ``inputs``.
+        """
         hidden, examples = with_context(inputs, context)
         for block in range(self.blocks):
             stride = 2 if self.down == "stride" else 1
@@ -127,7 +138,12 @@ class ResNet12:
             )
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """``block<i>.conv<j>.weight``, ``block<i>.conv<j>.offset``, ``block<i>.skip.…``, ``head.…``."""
+        """Returns ``block<i>.conv<j>.weight``, ``block<i>.conv<j>.offset``, ``block<i>.skip.…``, ``head.…``.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
+        """
         params: Params = {}
         entering = self.inputs[0]
         for block, width in enumerate(self.widths):
@@ -146,7 +162,13 @@ class ResNet12:
         return params
 
     def apply(self, params: Params, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """Logits [B, outputs] for images [B, C, H, W]."""
+        """Returns logits [B, outputs] for images.
+
+        Args:
+            params: the parameters that :meth:`init` names.
+            inputs: images [B, C, H, W].
+            context: images [S, C, H, W] whose statistics normalise; None: those of ``inputs``.
+        """
         hidden, examples = with_context(inputs, context)
         for block in range(len(self.widths)):
             entered = hidden
@@ -173,11 +195,16 @@ def _image(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Uniform in ±1/sqrt(fan_in), as torch starts its own convolutions and linear layers.
+    """Draws weights uniformly in ±1/sqrt(fan_in), as torch initialises its convolutions and linear layers.
 
     Before a batch norm the scale of a weight does not change what a network computes, but the smaller it is the further
     an inner step of a given α turns it: on Omniglot this learned faster than the wider draw of Glorot and Bengio (2010)
     that the authors' code uses. Drawn in float64, then rounded: float32 and float64 runs start from the same point.
+
+    Args:
+        shape: [out, in, ...]; fan_in is the product of all but the first size.
+        generator: CPU generator, the only source of randomness.
+        dtype: floating-point type of the result.
     """
     bound = 1.0 / math.sqrt(math.prod(shape[1:]))
     return torch.empty(shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator).to(dtype)

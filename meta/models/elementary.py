@@ -20,7 +20,7 @@ Cell = Callable[[Tensor, State, Tensor, Tensor | None], State]
 
 
 def lstm_cell(entered: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
-    """One step of an LSTM (Hochreiter and Schmidhuber 1997, with forget gates): the hidden state and the cell, [B, H].
+    """Returns hidden state and cell [B, H] after one step of an LSTM (Hochreiter, Schmidhuber 1997, with forget gates).
 
     Args:
         entered: W_i x + b_i, [B, 4 H], gates in torch's order: input, forget, cell, output.
@@ -35,7 +35,7 @@ def lstm_cell(entered: Tensor, state: State, weight: Tensor, bias: Tensor | None
 
 
 def gru_cell(entered: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
-    """One step of a GRU (Cho et al. 2014, in torch's form): the hidden state, [B, H].
+    """Returns the hidden state [B, H] after one step of a GRU (Cho et al. 2014, in torch's form).
 
     Args:
         entered: W_i x + b_i, [B, 3 H], gates in torch's order: reset, update, new.
@@ -62,7 +62,7 @@ tanh_cell, relu_cell = _plain_cell(torch.tanh), _plain_cell(torch.relu)
 
 
 def _run(cell: Cell, inputs: Tensor, state: State, weights: Sequence[Tensor], *, biases: bool, back: bool) -> Any:
-    """Outputs [L, B, H] of one direction of one layer, and its last state."""
+    """Returns the outputs [L, B, H] of one direction of one layer, and its last state."""
     (into, over), rest = weights[:2], weights[2:]
     bias_in, bias_over = (rest[0], rest[1]) if biases else (None, None)
     project = rest[-1] if len(rest) % 2 else None  # an LSTM with proj_size has one weight more
@@ -88,13 +88,13 @@ def _layers(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, State]:
-    """A whole recurrent network with the arguments of ``torch.lstm``: outputs, and the last states of all layers."""
+    """Computes a recurrent network with the arguments of ``torch.lstm``: outputs, and last states of all layers."""
     hidden = inputs.transpose(0, 1) if batch_first else inputs
     directions = 2 if bidirectional else 1
     each = len(weights) // (num_layers * directions)
     last: list[State] = []
     for layer in range(num_layers):
-        found = []
+        passes = []
         for direction in range(directions):
             number = layer * directions + direction
             outputs, state = _run(
@@ -105,9 +105,9 @@ def _layers(
                 biases=has_biases,
                 back=direction == 1,
             )
-            found.append(outputs)
+            passes.append(outputs)
             last.append(state)
-        hidden = found[0] if directions == 1 else torch.cat(found, dim=-1)
+        hidden = passes[0] if directions == 1 else torch.cat(passes, dim=-1)
         if dropout and train and layer < num_layers - 1:
             hidden = F.dropout(hidden, dropout, training=True)
     hidden = hidden.transpose(0, 1) if batch_first else hidden
@@ -123,8 +123,8 @@ def _network(cell: Cell, name: str) -> Callable[..., tuple[Tensor, ...]]:
                 f"{name}: expected padded sequences [B, L, F], received a PackedSequence, whose lengths differ from "
                 "task to task; pad them and mask what is padded"
             )
-        given = tuple(states) if isinstance(states, list | tuple) else (states,)
-        outputs, last = _layers(cell, inputs, given, *rest)
+        initial = tuple(states) if isinstance(states, list | tuple) else (states,)
+        outputs, last = _layers(cell, inputs, initial, *rest)
         return (outputs, *last)
 
     return network
@@ -142,8 +142,8 @@ def _single(cell: Cell) -> Callable[..., Any]:
         bias_over: Tensor | None = None,
     ) -> Any:
         states = tuple(state) if isinstance(state, list | tuple) else (state,)
-        found = cell(F.linear(inputs, into, bias_in), states, over, bias_over)
-        return found if len(found) > 1 else found[0]
+        state_parts = cell(F.linear(inputs, into, bias_in), states, over, bias_over)
+        return state_parts if len(state_parts) > 1 else state_parts[0]
 
     return single
 
@@ -158,9 +158,19 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(q kᵀ · scale + mask) v by torch's own formula, the arguments those of ``F.scaled_dot_product_attention``.
+    """Returns softmax(q kᵀ · scale + mask) v, [..., L, E_v], by torch's own formula in elementary operations.
 
-    Its other kernels on processors (flash attention) have no second derivative.
+    torch's fused kernels for processors (flash attention) have no second derivative.
+
+    Args:
+        query: [..., L, E].
+        key: [..., S, E].
+        value: [..., S, E_v].
+        attn_mask: [..., L, S], added to the scores if real, or true where a position takes part if bool.
+        dropout_p: probability of dropout on the attention weights.
+        is_causal: mask positions after the query's own.
+        scale: factor on q kᵀ; None: 1/sqrt(E).
+        enable_gqa: repeat heads of key and value to match the query's (grouped-query attention).
     """
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
@@ -171,12 +181,12 @@ def attention(
         if enable_gqa:
             value = value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
         output = F.dropout(weights, dropout_p) @ value
-    found: Tensor = output
-    return found
+    result: Tensor = output
+    return result
 
 
 class Elementary(Replacing):
-    """Puts this module's functions in the place of torch's while a model is computed."""
+    """Replaces torch's recurrent layers and attention by this module's functions while a model is computed."""
 
     table = {  # noqa: RUF012 - declared so in the base class
         F.scaled_dot_product_attention: attention,

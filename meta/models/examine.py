@@ -1,4 +1,4 @@
-"""Examination of a user's model before anything is trained: what meta-learning would silently get wrong is refused.
+"""Examination of a user's model before training; refuses what meta-learning would compute wrongly without an error.
 
 Recorded programs and workers on other machines take a model for a pure function of parameters and inputs. State that
 survives a call would become a constant of the program, or differ between workers; random numbers from torch's global
@@ -24,10 +24,13 @@ OWN = frozenset(vars(nn.Module())) | {"_flat_weights", "_flat_weight_refs"}
 
 
 def examine(model: Model, params: Params, inputs: Tensor) -> bool:
-    """Compute a model on some inputs, on others under other parameters, and again, and compare; in both modes.
+    """Checks in training and evaluation mode that a model is a pure function of parameters and inputs.
+
+    The model is computed on ``inputs``, then on other inputs with other parameters, then as at first; the first and the
+    last outputs are compared.
 
     Args:
-        model: the model.
+        model: the model to check.
         params: parameters of it.
         inputs: example inputs, [B, ...].
 
@@ -35,7 +38,7 @@ def examine(model: Model, params: Params, inputs: Tensor) -> bool:
         Whether random layers draw numbers in training.
 
     Raises:
-        ValueError: naming the layer, and what it does: draws random numbers in evaluation, or in training by a function
+        ValueError: naming the layer and the fault: it draws random numbers in evaluation, or in training by a function
             that has no keyed form; changes a buffer or a counter; gives other outputs for the same inputs.
     """
     if isinstance(model, TorchModel):
@@ -45,7 +48,7 @@ def examine(model: Model, params: Params, inputs: Tensor) -> bool:
 
 
 def _examine(model: Model, params: Params, inputs: Tensor, *, training: bool) -> int:
-    """Numbers drawn in one call."""
+    """Returns how many random numbers one call draws."""
     layers = _layers(model, params, training=training)
     first: Tensor | None = None
     before: dict[str, Any] = {}
@@ -73,7 +76,7 @@ def _examine(model: Model, params: Params, inputs: Tensor, *, training: bool) ->
 
 
 def _moved(tensors: Params) -> Params:
-    """Other numbers of the same shapes; whole numbers stay."""
+    """Returns tensors of the same shapes with other values; integers stay as they are."""
     return {name: value * 1.1 + 0.05 if value.is_floating_point() else value for name, value in tensors.items()}
 
 

@@ -22,11 +22,15 @@ SELU_SCALE_ALPHA = 1.7580993408473766  # alpha dropout sets dropped units to min
 
 
 class Keyed(Replacing):
-    """Computes torch's random functions from ``noise`` while the block runs, which is part of a training.
+    """Computes torch's random functions from ``noise`` while the block runs; the block is part of training.
+
+    Args:
+        noise: uniform numbers in (0, 1), [M]; None: the block counts how many it takes, and computes with constants.
+        position: index of the first number to take.
 
     Attributes:
-        noise: uniform numbers in (0, 1), [M]; None: the block counts how many it takes, and computes with constants.
-        position: numbers taken so far.
+        noise: see above.
+        position: index of the next number to take.
 
     >>> with Keyed(torch.tensor([0.9, 0.2])):
     ...     F.dropout(torch.ones(2), 0.5)
@@ -38,23 +42,23 @@ class Keyed(Replacing):
         self.noise, self.position = noise, position
 
     def replacement(self, function: Any) -> Callable[..., Any] | None:
-        """The keyed form of a random function."""
+        """Returns the keyed form of a random function; None for other functions."""
         keyed = KEYED.get(function)
         return None if keyed is None else functools.partial(keyed, self)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call a torch function, or its keyed form; one with a generator of its own is left to it."""
+        """Calls a torch function or its keyed form; a call with a generator of its own stays torch's."""
         if kwargs and kwargs.get("generator") is not None:
             return func(*args, **kwargs)
         return super().__torch_function__(func, types, args, kwargs)
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
-        """The next uniform numbers, of a shape.
+        """Takes the next uniform numbers and returns them in a tensor of a shape.
 
         Raises:
-            ValueError: if the task has no more of them.
+            ValueError: if the task's noise has too few numbers left.
         """
         first, self.position = self.position, self.position + math.prod(shape)
         if self.noise is None:
@@ -68,7 +72,7 @@ class Keyed(Replacing):
 
 
 def current() -> Keyed | None:
-    """The innermost block of :class:`Keyed` that is running; None outside of training."""
+    """Returns the innermost running block of :class:`Keyed`; None outside of training."""
     modes = _get_current_function_mode_stack()
     return next((mode for mode in reversed(modes) if isinstance(mode, Keyed)), None)
 
@@ -108,13 +112,13 @@ def _alpha(keyed: Keyed, tensor: Tensor, p: float, training: bool, shape: tuple[
 
 
 def _alpha_dropout(keyed: Keyed, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Any:
-    found = _alpha(keyed, input, p, training, tuple(input.shape))
-    return input.copy_(found) if inplace else found
+    result = _alpha(keyed, input, p, training, tuple(input.shape))
+    return input.copy_(result) if inplace else result
 
 
 def _feature_alpha(keyed: Keyed, input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Any:
-    found = _alpha(keyed, input, p, training, (*input.shape[:2], *[1] * (input.dim() - 2)))
-    return input.copy_(found) if inplace else found
+    result = _alpha(keyed, input, p, training, (*input.shape[:2], *[1] * (input.dim() - 2)))
+    return input.copy_(result) if inplace else result
 
 
 def _rrelu(
@@ -128,8 +132,8 @@ def _rrelu(
     slope: Any = (lower + upper) / 2
     if training:
         slope = lower + (upper - lower) * keyed.take(tuple(input.shape)).to(input.dtype)
-    found = torch.where(input >= 0, input, input * slope)
-    return input.copy_(found) if inplace else found
+    result = torch.where(input >= 0, input, input * slope)
+    return input.copy_(result) if inplace else result
 
 
 def _normal_from(uniform: Tensor) -> Tensor:
@@ -148,9 +152,9 @@ def _of_size(law: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """``torch.rand`` or ``torch.randn``."""
 
     def draw(keyed: Keyed, *size: Any, **options: Any) -> Tensor:
-        given = options.pop("size", size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
+        shape = options.pop("size", size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
         dtype, device = options.get("dtype") or torch.get_default_dtype(), options.get("device")
-        return law(keyed.take(tuple(given))).to(dtype=dtype, device=device)
+        return law(keyed.take(tuple(shape))).to(dtype=dtype, device=device)
 
     return draw
 

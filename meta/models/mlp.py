@@ -56,13 +56,17 @@ class MLP:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Units of every layer, the input and output included."""
+        """Units of every layer, including input and output."""
         return (math.prod(self.inputs), *self.hidden, self.outputs)
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """``layer<i>.weight`` [out, in], ``layer<i>.bias`` [out], and ``layer<i>.offset`` where there is a norm.
+        """Returns ``layer<i>.weight`` [out, in], ``layer<i>.bias`` [out], and ``layer<i>.offset`` before a batch norm.
 
-        Before a batch norm a bias would have no effect; the norm's offset stands in its place.
+        Before a batch norm a bias would have no effect; the norm's offset takes its place.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
         """
         last = len(self.hidden)
         params: Params = {}
@@ -77,13 +81,19 @@ class MLP:
         return params
 
     def _deviation(self, fan_in: int, fan_out: int) -> float:
-        """Deviation of a layer's weights at the start."""
+        """Returns the standard deviation of a layer's initial weights."""
         if self.init_std == "glorot":
             return math.sqrt(2.0 / (fan_in + fan_out))
         return math.sqrt(2.0 / fan_in) if self.init_std is None else float(self.init_std)
 
     def apply(self, params: Params, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """Outputs [B, outputs] for inputs [B, *inputs]."""
+        """Returns outputs [B, outputs].
+
+        Args:
+            params: the parameters that :meth:`init` names.
+            inputs: [B, *inputs].
+            context: examples [S, *inputs] whose statistics normalise; None: those of ``inputs``.
+        """
         activation = ACTIVATIONS[self.activation]
         hidden, examples = with_context(inputs, context)
         hidden = hidden.flatten(start_dim=1)

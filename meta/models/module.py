@@ -37,10 +37,15 @@ class TorchModel:
     """
 
     def __init__(self, make: Callable[[], nn.Module], seed: int = 0) -> None:
-        """Wrap the module that ``make`` constructs.
+        """Wraps the module that ``make`` constructs.
+
+        Args:
+            make: constructs the module, drawing from torch's generator alone.
+            seed: seed of torch's generator while ``make`` constructs the module's buffers.
 
         Raises:
-            ValueError: if a layer keeps running statistics, or the parameters are none, lazy, or not real numbers.
+            ValueError: if a layer keeps running statistics, or the module has no parameters, lazy or complex ones, or
+                none that require a gradient.
         """
         self._make, self._seed = make, seed
         self._module = _constructed(make, seed)
@@ -63,19 +68,27 @@ class TorchModel:
             )
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Parameters of a newly constructed module.
+        """Returns the parameters of a newly constructed module.
 
         Module constructors draw from torch's global generator; it is set from ``generator`` inside a fork and
-        left as it was.
+        restored afterwards.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
         """
         module = _constructed(self._make, int(torch.randint(2**62, (), generator=generator)))
         return {name: value.detach().to(dtype).clone() for name, value in module.named_parameters()}
 
     def apply(self, params: Params, inputs: Tensor) -> Tensor:
-        """The module's outputs for ``inputs`` [B, ...] with ``params`` in place of its own.
+        """Returns the module's outputs [B, ...] with ``params`` in place of its own parameters.
+
+        Args:
+            params: by the names of ``module.named_parameters()``.
+            inputs: [B, ...], the module's only argument.
 
         Raises:
-            ValueError: if the module returns something else than a tensor.
+            ValueError: if the module returns anything but a tensor.
         """
         with Elementary():
             output = functional_call(self.module(params, training=current() is not None), params, (inputs,))
@@ -87,9 +100,13 @@ class TorchModel:
         return output
 
     def module(self, params: Params, *, training: bool) -> nn.Module:
-        """The module that computes for parameters of such a type and device, in one of its two modes.
+        """Returns this thread's copy of the module for the dtype and device of ``params``.
 
-        Its buffers of real numbers are of the parameters' type. Each thread has modules of its own.
+        Floating-point buffers have the parameters' dtype.
+
+        Args:
+            params: their first tensor gives dtype and device.
+            training: whether the module is in training mode or in evaluation mode.
         """
         example = next(iter(params.values()))
         key = (training, example.dtype, example.device)
@@ -106,7 +123,7 @@ class TorchModel:
         return kept[key]
 
     def require_repeatable(self) -> None:
-        """Check that the constructor draws from torch's generator alone: every worker has to construct the same.
+        """Checks that the constructor draws from torch's generator alone; every worker constructs the module anew.
 
         Raises:
             ValueError: naming a parameter or buffer that differs between two constructions.

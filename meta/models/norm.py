@@ -25,20 +25,26 @@ EPSILON = 1e-3
 
 
 class NormalisedModel(Protocol):
-    """A model with batch normalisation, which can be told to take the statistics of other examples."""
+    """A model with batch normalisation that can normalise by the statistics of other examples."""
 
     @property
     def batch_norm(self) -> BatchNorm | None:
-        """Whose statistics normalise query examples; None: there is no such layer."""
+        """The mode, ``transductive`` or ``inductive``; None without a layer of batch normalisation."""
         ...
 
     def apply(self, params: Params, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """Outputs [B, ...] for inputs [B, ...], normalised by the statistics of ``context`` [S, ...] if given."""
+        """Returns outputs [B, ...] for inputs [B, ...].
+
+        Args:
+            params: the model's parameters.
+            inputs: [B, ...].
+            context: examples whose statistics normalise, [S, ...]; None: those of ``inputs``.
+        """
         ...
 
 
 def batch_norm(hidden: Tensor, offset: Tensor, examples: int | None = None) -> Tensor:
-    """(h - mean) / sqrt(var + ε) + offset, channel by channel; without a learned scale, as in the authors' code.
+    """Returns (h - mean) / sqrt(var + ε) + offset by channel, without a learned scale, as in the authors' code.
 
     Written out in elementary operations: their derivatives of every order are exact under ``torch.func.vmap``, and
     cheaper than those of ``torch.nn.functional.batch_norm``, whose second derivative is a formula of its own.
@@ -46,7 +52,10 @@ def batch_norm(hidden: Tensor, offset: Tensor, examples: int | None = None) -> T
     Args:
         hidden: [B, C] or [B, C, H, W].
         offset: β, [C].
-        examples: take mean and (biased) variance over the first so many examples; None: over all.
+        examples: number of leading examples that mean and (biased) variance are taken over; None: all.
+
+    Returns:
+        A tensor of the shape of ``hidden``.
     """
     over = (0, *range(2, hidden.dim()))
     shape = (1, -1, *(1 for _ in over[1:]))
@@ -56,10 +65,20 @@ def batch_norm(hidden: Tensor, offset: Tensor, examples: int | None = None) -> T
 
 
 def with_context(inputs: Tensor, context: Tensor | None) -> tuple[Tensor, int | None]:
-    """Context and inputs as one batch, and how many examples of it give the statistics."""
+    """Returns context and inputs as one batch [S + B, ...], and S, the number of examples that give the statistics.
+
+    Args:
+        inputs: [B, ...].
+        context: [S, ...]; None: ``inputs`` and None are returned.
+    """
     return (inputs, None) if context is None else (torch.cat([context, inputs]), len(context))
 
 
 def without_context(outputs: Tensor, examples: int | None) -> Tensor:
-    """The outputs of the inputs alone; the inverse of :func:`with_context`."""
+    """Returns the outputs of the inputs alone, [B, ...]; the inverse of :func:`with_context`.
+
+    Args:
+        outputs: [S + B, ...].
+        examples: S; None: ``outputs`` are returned as they are.
+    """
     return outputs if examples is None else outputs[examples:]

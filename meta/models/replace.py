@@ -1,4 +1,4 @@
-"""Base class of modes that put other functions in the place of torch's own while a block runs."""
+"""Base class of modes that replace torch's functions by others while a block runs."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -13,22 +13,26 @@ COMPOSED = {F.multi_head_attention_forward, F.gumbel_softmax}
 
 
 class Replacing(TorchFunctionMode):
-    """Calls ``table[function]`` in the place of each torch function that the table names.
+    """Calls ``table[function]`` in place of each torch function that the table names.
 
-    torch hands a Python function of its own to a mode before the function runs, and what the function calls inside
-    does not come back to the mode. Those in :data:`COMPOSED` therefore run as copies that ask no mode first.
+    torch passes a Python function of its own to a mode before the function runs; functions called inside it do not
+    reach
+    the mode. Those in :data:`COMPOSED` therefore run as copies that do not dispatch to modes first.
+
+    Attributes:
+        table: replacements by the torch functions they replace.
     """
 
     table: ClassVar[Mapping[Any, Callable[..., Any]]] = {}
 
     def replacement(self, function: Any) -> Callable[..., Any] | None:
-        """The function to call in the place of one of torch's; None: torch's own."""
+        """Returns the replacement of a torch function; None: torch's own is called."""
         return self.table.get(function)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call a torch function, or what stands in for it."""
+        """Calls a torch function or its replacement."""
         del types
         if func in COMPOSED:
             with self:

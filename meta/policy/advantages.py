@@ -37,7 +37,14 @@ class Trajectories(NamedTuple):
 
 
 class AdvantageSettings(NamedTuple):
-    """How rewards become advantages: discount γ, λ of generalised advantage estimation, baseline, normalisation."""
+    """How rewards become advantages.
+
+    Attributes:
+        discount: γ, per step.
+        gae_lambda: λ of generalised advantage estimation, from 0 (one-step errors) to 1 (whole returns).
+        baseline: the estimate V of the return to go, fitted per task.
+        normalise: ``center`` subtracts each task's mean, ``standardise`` also divides by its deviation.
+    """
 
     discount: float
     gae_lambda: float
@@ -46,24 +53,33 @@ class AdvantageSettings(NamedTuple):
 
 
 def advantages(trajectories: Trajectories, settings: AdvantageSettings) -> Tensor:
-    """Advantages [T, N, H], zero after a trajectory's end.
+    """Returns advantages [T, N, H], zero after a trajectory's end.
 
     A_t = Σ_k (γλ)^k δ_{t+k},  δ_t = r_t + γ V(s_{t+1}) - V(s_t)  (Schulman et al. 2016, eqs. 11, 16)
 
     with V(s_{t+1}) = 0 where the task has terminated, and the baseline's value where the trajectory was cut off.
     Each task's numbers depend on its own rollouts alone.
+
+    Args:
+        trajectories: the rollouts of T tasks.
+        settings: γ, λ, baseline and normalisation.
     """
     rewards, taken, terminated = trajectories.rewards, trajectories.taken, trajectories.terminated
     values = _values(trajectories, settings)
     ended = _last_steps(taken) & terminated[..., None]
     following = values[..., 1:].masked_fill(ended, 0.0)
     errors = (rewards + settings.discount * following - values[..., :-1]) * taken
-    found = discounted(errors, settings.discount * settings.gae_lambda)
-    return _normalised(found * taken, taken, settings.normalise)
+    estimates = discounted(errors, settings.discount * settings.gae_lambda)
+    return _normalised(estimates * taken, taken, settings.normalise)
 
 
 def discounted(values: Tensor, factor: float, tail: Tensor | None = None) -> Tensor:
-    """Σ_k factor^k values_{t+k} along the last dimension; ``tail`` stands one step behind the last.
+    """Returns Σ_k factor^k values_{t+k} along the last dimension, in the shape of ``values``.
+
+    Args:
+        values: [..., H].
+        factor: discount per step.
+        tail: the sum one step after the last, [...]; None: zero.
 
     >>> discounted(torch.tensor([1.0, 1.0, 1.0]), 0.5)
     tensor([1.7500, 1.5000, 1.0000])
@@ -77,13 +93,13 @@ def discounted(values: Tensor, factor: float, tail: Tensor | None = None) -> Ten
 
 
 def _last_steps(taken: Tensor) -> Tensor:
-    """Where a trajectory takes its last step, [T, N, H]."""
+    """Mask of the last step of each trajectory, bool [T, N, H]."""
     following = torch.cat([taken[..., 1:], torch.zeros_like(taken[..., :1])], dim=-1)
     return taken & ~following
 
 
 def _returns(trajectories: Trajectories, discount: float, values: Tensor | None) -> Tensor:
-    """Discounted returns to go, [T, N, H]; behind a cut, where there are values [T, N, H + 1], the value there."""
+    """Discounted returns to go, [T, N, H]; the return after a cut is taken from ``values`` [T, N, H + 1], if any."""
     rewards = trajectories.rewards
     if values is not None:
         cut = _last_steps(trajectories.taken) & ~trajectories.terminated[..., None]
@@ -92,10 +108,10 @@ def _returns(trajectories: Trajectories, discount: float, values: Tensor | None)
 
 
 def _values(trajectories: Trajectories, settings: AdvantageSettings) -> Tensor:
-    """The baseline's values [T, N, H + 1], fitted task by task.
+    """Values of the baseline, [T, N, H + 1], fitted task by task.
 
-    Fitted twice where trajectories were cut off: first as if nothing had followed, then with the first fit's values
-    behind the cut.
+    Fitted twice where trajectories were cut off: first with zero return after the cut, then with the first fit's values
+    there.
     """
     observations, taken = trajectories.observations, trajectories.taken
     if settings.baseline == "none":
@@ -111,9 +127,14 @@ def _values(trajectories: Trajectories, settings: AdvantageSettings) -> Tensor:
 
 
 def linear_baseline(observations: Tensor, targets: Tensor, taken: Tensor) -> Tensor:
-    """Values [N, H + 1] linear in observation, its square, three powers of time and one (Duan et al. 2016, appendix).
+    """Returns values [N, H + 1] linear in observation, its square, powers 0 to 3 of time (Duan et al. 2016, appendix).
 
-    The ridge regression, in float64, of the targets [N, H] at the steps taken [N, H].
+    The weights are the ridge regression, in float64, of the targets at the steps taken.
+
+    Args:
+        observations: one task's, [N, H + 1, O].
+        targets: returns to go, [N, H].
+        taken: mask of the steps before the end of a trajectory, bool [N, H].
     """
     clipped = observations.double().clamp(-LARGEST, LARGEST)
     time = torch.arange(observations.shape[1], dtype=torch.float64, device=observations.device) / TIME_UNIT
@@ -129,17 +150,19 @@ def linear_baseline(observations: Tensor, targets: Tensor, taken: Tensor) -> Ten
 FITS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linear": linear_baseline, "value": value_network}
 
 
-def _normalised(found: Tensor, taken: Tensor, how: Normalise) -> Tensor:
-    """Each task's advantages less their mean, and by their deviation, over the steps taken."""
+def _normalised(estimates: Tensor, taken: Tensor, how: Normalise) -> Tensor:
+    """Subtracts each task's mean over the steps taken; divides by its deviation if ``how`` is ``standardise``."""
     if how == "none":
-        return found
+        return estimates
     # Task by task: what a sum over one task comes to must not depend on how many are beside it.
-    return torch.stack([_standard(*pair, deviation=how == "standardise") for pair in zip(found, taken, strict=True)])
+    return torch.stack(
+        [_standard(*pair, deviation=how == "standardise") for pair in zip(estimates, taken, strict=True)]
+    )
 
 
-def _standard(found: Tensor, taken: Tensor, *, deviation: bool) -> Tensor:
+def _standard(estimates: Tensor, taken: Tensor, *, deviation: bool) -> Tensor:
     count = max(int(taken.sum()), 1)
-    centred: Tensor = (found - found.sum() / count) * taken
+    centred: Tensor = (estimates - estimates.sum() / count) * taken
     if not deviation:
         return centred
     spread = torch.sqrt(centred.square().sum() / count) + 1e-8

@@ -64,11 +64,15 @@ class PolicyMAML:
 
     @property
     def trained_steps(self) -> int:
-        """Inner steps that are taken, and differentiated through, in training."""
+        """Number of inner steps in training, which is differentiated through."""
         return self.inner_steps
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """The policy's initial parameters.
+        """Returns the policy's initial parameters.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
 
         Raises:
             ValueError: if a pattern of ``adapt`` fits none of them.
@@ -78,17 +82,28 @@ class PolicyMAML:
         return params
 
     def loss(self, params: Params, examples: Examples) -> Tensor:
-        """The inner objective on one step's rollouts, a scalar."""
+        """Returns the inner objective on one inner step's rollouts ([B, ...], packed), a scalar."""
         samples = unpack(examples, self.model)
         return ESTIMATORS[self.estimator](self._log_probabilities(params, samples), samples, self.horizon)
 
     def step(self, params: Params, examples: Examples, lr: float) -> Params:
-        """θ - ``lr`` ∇L(θ; examples): one inner step, for sampling on."""
+        """Returns θ - ``lr`` ∇L(θ; examples), the parameters after one inner step.
+
+        Args:
+            params: θ of one task.
+            examples: one step's rollouts, packed, [B, ...].
+            lr: α.
+        """
         *_, (moved, _) = path(self.loss, params, examples, steps=1, lr=lr, names=self.adapt)
         return moved
 
     def adapted(self, params: Params, episode: Episode) -> list[Params]:
-        """The parameters before and after each inner step on the episode's support."""
+        """Returns the parameters before and after each inner step on the episode's support, J + 1 dictionaries.
+
+        Args:
+            params: θ.
+            episode: the task's rollouts; only the support [J, B, ...] is used.
+        """
         walk = [params]
         for number in range(self.trained_steps):
             *_, (moved, _) = path(
@@ -104,7 +119,12 @@ class PolicyMAML:
         return walk
 
     def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        """The outer objective of one task, a scalar, and scalars to report."""
+        """Returns the outer objective of one task, a scalar, and metrics to report, scalars by name.
+
+        Args:
+            params: θ.
+            episode: the task's rollouts: support [J, B, ...], query [B, ...].
+        """
         *before, last = self.adapted(params, episode)
         query = unpack(episode.query, self.model)
         loss = self.surrogate(self._log_probabilities(last, query), query)
@@ -116,17 +136,27 @@ class PolicyMAML:
         return loss, metrics | {"loss": loss}
 
     def surrogate(self, log_probabilities: Tensor, samples: Samples) -> Tensor:
-        """The outer surrogate of the adapted policy, a scalar."""
+        """Returns the outer surrogate of the adapted policy, a scalar.
+
+        Args:
+            log_probabilities: log π of the query actions under the adapted policy, [B].
+            samples: the query rollouts.
+        """
         if self.clip is None:
             return importance_ratio(log_probabilities, samples)
         return clipped_ratio(log_probabilities, samples, self.clip)
 
     def outputs(self, params: Params, episode: Episode) -> Tensor:
-        """Distributions [B, M] of the adapted policy at the query observations."""
+        """Returns distributions [B, M] of the adapted policy at the episode's query observations."""
         return self.model.apply(self.adapted(params, episode)[-1], episode.query.inputs)
 
     def surrogate_and_kl(self, params: Params, episode: Episode) -> Tensor:
-        """Surrogate and KL(old ‖ new) of the adapted policy on the query rollouts, [2]."""
+        """Returns surrogate and KL(old ‖ new) of the adapted policy on the query rollouts, [2].
+
+        Args:
+            params: θ.
+            episode: the task's rollouts: support [J, B, ...], query [B, ...].
+        """
         query = unpack(episode.query, self.model)
         outputs = self.outputs(params, episode)
         surrogate = importance_ratio(self.model.log_probability(outputs, query.actions), query)
@@ -137,11 +167,11 @@ class PolicyMAML:
     def _log_probabilities(self, params: Params, samples: Samples) -> Tensor:
         outputs = self.model.apply(params, samples.observations)
         require_shape("outputs [B, M]", outputs, (len(samples.weights), self.model.width))
-        found = self.model.log_probability(outputs, samples.actions)
-        return require_shape("log_probability [B]", found, samples.weights.shape)
+        log_probabilities = self.model.log_probability(outputs, samples.actions)
+        return require_shape("log_probability [B]", log_probabilities, samples.weights.shape)
 
     def _of_sampling(self, before: list[Params], episode: Episode, query: Samples) -> Tensor:
-        """-R' π(D) / π_old(D), whose derivative is that of having sampled D; R' is the mean reward of a step."""
+        """Returns -R' π(D) / π_old(D), a scalar; its derivative is that of sampling D, R' the mean reward of a step."""
         taken = torch.zeros_like(query.weights[0])
         for number, params in enumerate(before):
             samples = unpack(step_of(episode.support, number), self.model)
@@ -150,7 +180,7 @@ class PolicyMAML:
         return -(query.weights * query.rewards).sum() * torch.exp(taken)
 
     def _moved(self, before: list[Params], episode: Episode) -> Tensor:
-        """Mean divergence of the policies before adaptation from those that sampled the support, a scalar."""
+        """Returns the mean divergence of the policies before adaptation from those that sampled the support, scalar."""
         total = torch.zeros_like(episode.query.inputs.sum())
         for number, params in enumerate(before):
             samples = unpack(step_of(episode.support, number), self.model)
@@ -165,7 +195,7 @@ class PolicyPretrain(PolicyMAML):
 
     @property
     def trained_steps(self) -> int:
-        """None: training descends the surrogate of the policy itself."""
+        """0: training minimises the surrogate of the policy itself."""
         return 0
 
 
@@ -180,7 +210,7 @@ class PolicyOracle(PolicyPretrain):
 
 
 def fisher_product(algorithm: PolicyMAML, params: Params, vector: Params, episode: Episode) -> Params:
-    """∇²_θ KL(π_old ‖ π_θ') v of one task, for v with the names and shapes of θ.
+    """Returns ∇²_θ KL(π_old ‖ π_θ') v of one task, with the names and shapes of θ.
 
     KL is that of the adapted policy, averaged over the query steps, old being the adapted policy that sampled them.
     Where θ is still the one they were sampled under, KL's derivative by the policy's outputs z vanishes, and the
@@ -188,8 +218,17 @@ def fisher_product(algorithm: PolicyMAML, params: Params, vector: Params, episod
 
         Jᵀ F J v,  J = ∂z/∂θ' · Π_j (I - α P H_j)
 
-    with F the Hessian of KL in z, H_j that of the inner objective at step j, and P what the inner loop may move. H_j is
-    symmetric, so its transpose needs no reverse pass through the derivative: Hessian-vector products serve both ways.
+    with F the Hessian of KL in z, H_j that of the inner objective at step j, and P the projection on the parameters
+    that
+    the inner loop adapts. H_j is symmetric, so its transpose needs no reverse pass through the derivative:
+    Hessian-vector
+    products serve both directions.
+
+    Args:
+        algorithm: gives policy, inner objective and inner steps.
+        params: θ.
+        vector: v, with the names and shapes of θ.
+        episode: the task's rollouts.
     """
     query = unpack(episode.query, algorithm.model)
     *before, last = algorithm.adapted(params, episode)
@@ -200,8 +239,8 @@ def fisher_product(algorithm: PolicyMAML, params: Params, vector: Params, episod
         support = step_of(episode.support, number)
 
         def gradient(params: Params) -> Params:
-            found: Params = grad(algorithm.loss)(params, support)
-            return found
+            inner_gradient: Params = grad(algorithm.loss)(params, support)
+            return inner_gradient
 
         product: Params = jvp(gradient, (before[number],), (vector,))[1]
         return product
@@ -226,5 +265,5 @@ def fisher_product(algorithm: PolicyMAML, params: Params, vector: Params, episod
 
 
 def _moving(vector: Params, names: tuple[str, ...]) -> Params:
-    """A vector with zeros where the inner loop leaves parameters as they are."""
+    """Returns the vector with zeros for the parameters that the inner loop does not adapt."""
     return {name: value if matches(name, names) else torch.zeros_like(value) for name, value in vector.items()}

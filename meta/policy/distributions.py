@@ -14,8 +14,11 @@ from meta.params import Params
 class Policy(Protocol):
     """A model whose outputs parametrise a distribution over actions, for B observations at a time.
 
-    Constructed as ``cls(inputs=…, outputs=…)`` with the shape of an observation and the size A of an action, or the
-    number of actions where they are discrete. ``width`` is the number M of outputs per observation.
+    Constructed as ``cls(inputs=…, outputs=…)``.
+
+    Attributes:
+        discrete: whether actions are numbers 0 … A-1 instead of real vectors.
+        outputs: size A of an action, or the number of actions where they are discrete.
     """
 
     discrete: ClassVar[bool]
@@ -23,37 +26,57 @@ class Policy(Protocol):
 
     @property
     def width(self) -> int:
-        """M, the numbers that describe one distribution."""
+        """Number M of outputs that describe one distribution."""
         ...
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Fresh parameters, drawn from ``generator`` alone."""
+        """Returns fresh parameters, drawn from ``generator`` alone.
+
+        Args:
+            generator: CPU generator; no other source of randomness may be used.
+            dtype: floating-point type of the parameters.
+        """
         ...
 
     def apply(self, params: Params, inputs: Tensor) -> Tensor:
-        """Distributions [B, M] for observations [B, O]."""
+        """Returns distributions [B, M] for observations ``inputs`` [B, O]."""
         ...
 
     def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """The log-probability log π(a), [B], of actions [B, A] ([B, 1] if discrete) under distributions [B, M]."""
+        """Returns log π(a), [B].
+
+        Args:
+            outputs: distributions [B, M].
+            actions: [B, A], or numbers [B, 1] if discrete.
+        """
         ...
 
     def divergence(self, old: Tensor, new: Tensor) -> Tensor:
-        """KL(old ‖ new), [B], of distributions [B, M]."""
+        """Returns KL(old ‖ new), [B], of distributions [B, M]."""
         ...
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """Actions [B, A] ([B, 1]) of distributions [B, M], a function of standard normal (uniform) noise alike."""
+        """Returns actions [B, A], or numbers [B, 1] if discrete, a pure function of the arguments.
+
+        Args:
+            outputs: distributions [B, M].
+            noise: standard normal numbers [B, A], or uniform ones in [0, 1), [B, 1], if discrete.
+        """
         ...
 
 
 def action_columns(policy: Policy) -> int:
-    """Numbers that one action takes: A, or 1 where actions are discrete."""
+    """Returns the size of one action: A, or 1 where actions are discrete."""
     return 1 if policy.discrete else policy.outputs
 
 
 def log_normal(outputs: Tensor, values: Tensor) -> Tensor:
-    """Σ_a log N(a; μ, σ), [B], of values [B, A] under means and log-deviations side by side, [B, 2 A]."""
+    """Returns Σ_a log N(a; μ, σ), [B].
+
+    Args:
+        outputs: means and log-deviations side by side, [B, 2 A].
+        values: [B, A].
+    """
     mean, log_std = outputs.tensor_split(2, dim=-1)
     scaled = (values - mean) * torch.exp(-log_std)
     return (-0.5 * scaled.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
@@ -90,7 +113,7 @@ class GaussianPolicy:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the deviation; the network checks the rest."""
+        """Checks the deviation; the network checks the other sizes."""
         if not 0 < self.std < math.inf:
             raise ValueError(f"expected std above zero, received {self.std}")
         _ = self.mean
@@ -102,25 +125,30 @@ class GaussianPolicy:
 
     @property
     def mean(self) -> MLP:
-        """The network that gives the mean."""
+        """The network whose output is the mean."""
         return _network(self)
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """The network's parameters, and ``log_std`` [A]."""
+        """Returns the network's parameters, and ``log_std`` [A].
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
+        """
         log_std = torch.full((self.outputs,), math.log(self.std), dtype=dtype)
         return {**self.mean.init(generator, dtype), "log_std": log_std}
 
     def apply(self, params: Params, inputs: Tensor) -> Tensor:
-        """Mean and log-deviation side by side, [B, 2 A]."""
+        """Returns mean and log-deviation side by side, [B, 2 A], for observations [B, O]."""
         mean = self.mean.apply(params, inputs)
         return torch.cat([mean, params["log_std"].expand_as(mean)], dim=-1)
 
     def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """Σ_a log N(a; mean, deviation), [B]."""
+        """Returns Σ_a log N(a; mean, deviation), [B], of actions [B, A] under distributions [B, 2 A]."""
         return log_normal(outputs, actions)
 
     def divergence(self, old: Tensor, new: Tensor) -> Tensor:
-        """Σ_a [log σ'/σ + (σ² + (μ - μ')²) / 2σ'² - 1/2], [B]."""
+        """Returns Σ_a [log σ'/σ + (σ² + (μ - μ')²) / 2σ'² - 1/2], [B], of distributions [B, 2 A]."""
         old_mean, old_log_std = old.tensor_split(2, dim=-1)
         new_mean, new_log_std = new.tensor_split(2, dim=-1)
         spread = torch.exp(2 * (old_log_std - new_log_std))
@@ -128,7 +156,7 @@ class GaussianPolicy:
         return (new_log_std - old_log_std + 0.5 * (spread + distance - 1)).sum(dim=-1)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """Mean + deviation · noise, [B, A], for standard normal noise [B, A]."""
+        """Returns mean + deviation · noise, [B, A], for standard normal noise [B, A]."""
         mean, log_std = outputs.tensor_split(2, dim=-1)
         return mean + torch.exp(log_std) * noise
 
@@ -160,34 +188,39 @@ class CategoricalPolicy:
 
     @property
     def width(self) -> int:
-        """One number an action."""
+        """Number of outputs, one for each action."""
         return self.outputs
 
     @property
     def logits(self) -> MLP:
-        """The network that gives the unnormalised log-probabilities."""
+        """The network whose outputs are the unnormalised log-probabilities."""
         return _network(self)
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """The network's parameters."""
+        """Returns the network's parameters.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
+        """
         return self.logits.init(generator, dtype)
 
     def apply(self, params: Params, inputs: Tensor) -> Tensor:
-        """Unnormalised log-probabilities, [B, A]."""
+        """Returns unnormalised log-probabilities [B, A] for observations [B, O]."""
         return self.logits.apply(params, inputs)
 
     def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """Log-probability of the actions with numbers [B, 1], [B]."""
+        """Returns the log-probability [B] of actions given by their numbers [B, 1], under distributions [B, A]."""
         chosen = actions == torch.arange(self.outputs, dtype=actions.dtype, device=actions.device)
         return (torch.log_softmax(outputs, dim=-1) * chosen).sum(dim=-1)
 
     def divergence(self, old: Tensor, new: Tensor) -> Tensor:
-        """Σ_a p (log p - log p'), [B]."""
+        """Returns Σ_a p (log p - log p'), [B], of distributions [B, A]."""
         before, after = torch.log_softmax(old, dim=-1), torch.log_softmax(new, dim=-1)
         return (torch.exp(before) * (before - after)).sum(dim=-1)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """The actions at which the cumulated probability passes uniform noise [B, 1], as numbers [B, 1]."""
+        """Returns the numbers [B, 1] of the actions at which the cumulated probability passes uniform noise [B, 1]."""
         passed = torch.softmax(outputs, dim=-1).cumsum(dim=-1)[..., :-1] <= noise
         return passed.to(outputs.dtype).sum(dim=-1, keepdim=True)
 

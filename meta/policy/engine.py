@@ -23,18 +23,19 @@ ALIGNMENT = 64  # bytes; where a matrix begins elsewhere, its product may be add
 
 
 class PolicyEngine:
-    """The batch functions of an algorithm over policies.
+    """The functions of a policy algorithm for a batch of T tasks.
 
-    Every function gives a task the same bits whichever tasks are beside it, and adds tasks up in their order.
+    A task's results have the same bits whichever other tasks are in the batch; sums over tasks are added in their
+    order.
     """
 
     def __init__(self, algorithm: PolicyMAML, gradients: Callable[[], Engine], memory: int | None = None) -> None:
-        """Record nothing yet.
+        """Makes an engine without recorded programs.
 
         Args:
-            algorithm: what is computed.
-            gradients: gives the engine for meta-gradients, when it is first asked for.
-            memory: bytes that may be kept between products, of all batches in use; None: as many as it takes.
+            algorithm: the algorithm to execute.
+            gradients: returns the engine for meta-gradients; called when a meta-gradient is requested.
+            memory: bytes that may be kept between products, over all batches in use; None: no limit.
         """
         self._algorithm = algorithm
         self._gradients, self._memory = gradients, memory
@@ -42,7 +43,13 @@ class PolicyEngine:
         self._calls = Calls()
 
     def act(self, params: Params, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [T, N, A] and distributions [T, N, M] of each task's own parameters [T, …] at [T, N, O]."""
+        """Returns actions [T, N, A] and the distributions [T, N, M] they are sampled from.
+
+        Args:
+            params: each task's own parameters, [T, ...].
+            observations: [T, N, O].
+            noise: random numbers that :meth:`meta.policy.distributions.Policy.sample` takes, [T, N, A].
+        """
         policy = self._algorithm.model
 
         def one(params: Params, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,12 +62,18 @@ class PolicyEngine:
             observations, noise = observations.repeat(2, 1, 1), noise.repeat(2, 1, 1)
         rows = observations.shape[1]
         if spare := -rows % (ALIGNMENT // observations.element_size()):  # each task's rows are to begin alike
-            observations, noise = (F.pad(given, (0, 0, 0, spare)) for given in (observations, noise))
+            observations, noise = (F.pad(part, (0, 0, 0, spare)) for part in (observations, noise))
         actions, outputs = self._calls.run("act", vmap(one), params, observations, noise)
         return actions[:tasks, :rows], outputs[:tasks, :rows]
 
     def step(self, params: Params, examples: Examples, lr: float) -> Params:
-        """One inner step of each task's own parameters [T, …] on its rollouts [T, B, …]."""
+        """Returns each task's own parameters [T, ...] after one inner step.
+
+        Args:
+            params: each task's own parameters, [T, ...].
+            examples: each task's rollouts, packed, [T, B, ...].
+            lr: α.
+        """
         rows = []
         for task in range(len(examples.inputs)):
             own = {name: value[task].clone() for name, value in params.items()}  # clones are aligned, rows may not be
@@ -75,14 +88,23 @@ class PolicyEngine:
         return step
 
     def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:
-        """The sum of the tasks' meta-gradients, and their metrics, each [T]."""
+        """Returns the sum of the tasks' meta-gradients, and their metrics, each [T].
+
+        Args:
+            params: θ.
+            episodes: rollouts of T tasks: support [T, J, B, ...], query [T, B, ...].
+        """
         return self._gradients().meta_gradient(params, episodes)
 
     def fisher_products(self, params: Params, episodes: Episode) -> Callable[[Params], Params]:
-        """The function that gives the sum over tasks of :func:`meta.policy.algorithms.fisher_product` for a vector.
+        """Returns the function v -> the sum over tasks of :func:`meta.policy.algorithms.fisher_product`.
 
-        What does not depend on the vector, two thirds of the work, is computed for each task at its first product and
-        kept, as long as it stays within the memory allowed in all.
+        The part that does not depend on v, two thirds of the work, is computed for each task at its first product and
+        kept, as long as all kept parts stay within the engine's ``memory``.
+
+        Args:
+            params: θ.
+            episodes: rollouts of T tasks, [T, ...].
         """
 
         def one(fixed: tuple[Params, tuple[Tensor, ...]], vector: Params) -> Params:
@@ -94,23 +116,28 @@ class PolicyEngine:
         def prepared(task: int, vector: Params) -> Prepared:
             if task in kept:
                 return kept[task]
-            found = self._calls.prepare("fisher_product", one, (params, _apart(episodes, task)), vector)
-            if self._memory is None or sum(one.nbytes for one in self._kept) + found.nbytes <= self._memory:
-                kept[task] = found
-                self._kept.add(found)
-            return found
+            task_product = self._calls.prepare("fisher_product", one, (params, _apart(episodes, task)), vector)
+            if self._memory is None or sum(one.nbytes for one in self._kept) + task_product.nbytes <= self._memory:
+                kept[task] = task_product
+                self._kept.add(task_product)
+            return task_product
 
         def product(vector: Params) -> Params:
             total: Params = {}
             for task in tasks:
-                found = prepared(task, vector)(vector)
-                total = {name: total[name].add_(part) if total else part.clone() for name, part in found.items()}
+                curved = prepared(task, vector)(vector)
+                total = {name: total[name].add_(part) if total else part.clone() for name, part in curved.items()}
             return total
 
         return product
 
     def surrogate_and_kl(self, params: Params, episodes: Episode) -> Tensor:
-        """Surrogate and KL divergence of each task's adapted policy, [T, 2]."""
+        """Returns surrogate and KL divergence of each task's adapted policy, [T, 2].
+
+        Args:
+            params: θ.
+            episodes: rollouts of T tasks: support [T, J, B, ...], query [T, B, ...].
+        """
         tasks = range(len(episodes.description))
 
         def one(params: Params, parts: tuple[Tensor, ...]) -> Tensor:
@@ -120,5 +147,5 @@ class PolicyEngine:
 
 
 def _apart(episodes: Episode, task: int) -> tuple[Tensor, ...]:
-    """The tensors of one task's episode in memory of their own, aligned like any other."""
+    """Returns copies of the tensors of one task's episode, aligned as torch aligns its allocations."""
     return tuple(leaf[task].clone() for leaf in leaves(episodes))

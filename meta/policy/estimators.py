@@ -22,7 +22,7 @@ Estimator = Callable[[Tensor, Samples, int], Tensor]
 
 
 def likelihood_ratio(log_probabilities: Tensor, samples: Samples, horizon: int) -> Tensor:
-    """-Σ w_t log π_t A_t (Finn et al. 2017, eq. 4; the authors' code).
+    """Returns -Σ w_t log π_t A_t, a scalar (Finn et al. 2017, eq. 4; the authors' code).
 
     First derivative: unbiased. Second: E[Σ ∇²log π_t A_t], without a baseline the first half of (1) alone: g_t g_tᵀ and
     (2) are missing, so it is biased. A baseline b shifts it by E[Σ g_t g_tᵀ b], where it leaves the expectations of the
@@ -38,12 +38,17 @@ def likelihood_ratio(log_probabilities: Tensor, samples: Samples, horizon: int) 
 
 
 def dice(log_probabilities: Tensor, samples: Samples, horizon: int) -> Tensor:
-    """-Σ w_t (ρ_{≤t} - ρ_{<t}) A_t, with ρ_{≤t} = Π_{s≤t} π_s / π_old,s.
+    """Returns -Σ w_t (ρ_{≤t} - ρ_{<t}) A_t, a scalar, with ρ_{≤t} = Π_{s≤t} π_s / π_old,s.
 
     DiCE (Foerster et al. 2018) with a baseline for every order (Farquhar et al. 2019, loaded DiCE); their «magic box»
     of log-probabilities is this product of ratios at the parameters that sampled. Every derivative there is unbiased,
     the second with (1) and (2), and variance grows with the horizon accordingly. In expectation it is the return,
     (J(θ_old) - J(θ)) / H for every θ, where A_t is an unbiased estimate of Q less a function of state and time.
+
+    Args:
+        log_probabilities: log π of the actions under the parameters to differentiate, [B].
+        samples: the rollouts.
+        horizon: rows of one trajectory.
     """
     changes = _log_ratio(log_probabilities, samples).unflatten(0, (-1, horizon))
     until = changes.cumsum(dim=1)
@@ -52,23 +57,41 @@ def dice(log_probabilities: Tensor, samples: Samples, horizon: int) -> Tensor:
 
 
 def low_variance(log_probabilities: Tensor, samples: Samples, horizon: int) -> Tensor:
-    """-Σ w_t (π_t / π_old,t) A_t, the low-variance curvature estimator (Rothfuss et al. 2019, eq. 12).
+    """Returns -Σ w_t (π_t / π_old,t) A_t, a scalar: low-variance curvature (Rothfuss et al. 2019, eq. 12).
 
     First derivative: unbiased. Second: (1) whole, without (2): biased, but of the variance of a policy gradient. The
     missing part vanishes for one-step problems, where Q does not depend on the policy's later actions, and where the
     states to come do not depend on this action.
+
+    Args:
+        log_probabilities: log π of the actions under the parameters to differentiate, [B].
+        samples: the rollouts.
+        horizon: rows of one trajectory.
     """
     del horizon
     return importance_ratio(log_probabilities, samples)
 
 
 def importance_ratio(log_probabilities: Tensor, samples: Samples) -> Tensor:
-    """-Σ w_t (π_t / π_old,t) A_t, a scalar (Schulman et al. 2015, eq. 14): the outer objective."""
+    """Returns the outer objective -Σ w_t (π_t / π_old,t) A_t, a scalar (Schulman et al. 2015, eq. 14).
+
+    Args:
+        log_probabilities: log π of the actions under the parameters to differentiate, [B].
+        samples: the rollouts, with log π_old.
+    """
     return -(samples.weights * torch.exp(_log_ratio(log_probabilities, samples)) * samples.advantages).sum()
 
 
 def clipped_ratio(log_probabilities: Tensor, samples: Samples, clip: float) -> Tensor:
-    """-Σ w_t min(r_t A_t, clip(r_t, 1 - ε, 1 + ε) A_t), r_t = π_t / π_old,t (Schulman et al. 2017, eq. 7)."""
+    """Returns -Σ w_t min(r_t A_t, clip(r_t, 1 - ε, 1 + ε) A_t), a scalar, with r_t = π_t / π_old,t.
+
+    Schulman et al. 2017, eq. 7.
+
+    Args:
+        log_probabilities: log π of the actions under the parameters to differentiate, [B].
+        samples: the rollouts, with log π_old.
+        clip: ε.
+    """
     ratio = torch.exp(_log_ratio(log_probabilities, samples))
     clipped = ratio.clamp(1 - clip, 1 + clip)
     gain = torch.minimum(ratio * samples.advantages, clipped * samples.advantages)

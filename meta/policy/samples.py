@@ -1,4 +1,4 @@
-"""What a task's rollouts are to a gradient: rows of observations, actions, advantages and the policy that acted."""
+"""One task's rollouts as rows of a tensor: observations, actions, advantages, and the distributions acted from."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -34,10 +34,15 @@ class Samples(NamedTuple):
 
 
 def require_shape(name: str, values: Tensor, shape: Sequence[int]) -> Tensor:
-    """``values``, which a policy gave and which nothing may broadcast.
+    """Returns ``values``, an output of a policy, after checking its shape; nothing is broadcast.
+
+    Args:
+        name: what the values are, for the message.
+        values: the policy's output.
+        shape: the shape it must have.
 
     Raises:
-        ValueError: if their shape is another.
+        ValueError: if it has another shape.
     """
     if tuple(values.shape) != tuple(shape):
         raise ValueError(f"policy: {name}: expected shape {tuple(shape)}, received {tuple(values.shape)}")
@@ -48,13 +53,18 @@ SCALARS = 4  # weight, reward, advantage, log-probability
 
 
 def pack(samples: Samples) -> Examples:
-    """Samples as inputs and targets; leading dimensions are kept."""
+    """Returns samples as inputs [..., B, O] and targets [..., B, A + 4 + M]; leading dimensions are kept."""
     observations, actions, *scalars, outputs = samples
     return Examples(observations, torch.cat([actions, *(one[..., None] for one in scalars), outputs], dim=-1))
 
 
 def unpack(examples: Examples, policy: Policy) -> Samples:
-    """The inverse of :func:`pack`."""
+    """Returns the samples of packed examples; the inverse of :func:`pack`.
+
+    Args:
+        examples: inputs [..., B, O] and targets [..., B, A + 4 + M].
+        policy: gives the size A of an action.
+    """
     inputs, targets = examples
     first = action_columns(policy)
     actions, outputs = targets[..., :first], targets[..., first + SCALARS :]
@@ -63,12 +73,25 @@ def unpack(examples: Examples, policy: Policy) -> Samples:
 
 
 def step_of(support: Examples, number: int) -> Examples:
-    """The rollouts of one inner step out of a task's support, [J, B, …]."""
+    """Returns the rollouts [B, ...] of inner step ``number`` out of a task's support [J, B, ...].
+
+    Args:
+        support: packed rollouts of J inner steps, [J, B, ...].
+        number: the inner step, 0 to J - 1.
+    """
     return Examples(support.inputs[number], support.targets[number])
 
 
 def blank(policy: Policy, observation: int, steps: int, rows: int, dtype: torch.dtype) -> Episode:
-    """One task's episode of the right shapes, [1, …], before anything has been sampled."""
+    """Returns an episode of zeros for one task, [1, ...], with the shapes that sampled rollouts will have.
+
+    Args:
+        policy: gives the sizes of actions and distributions.
+        observation: size O of an observation.
+        steps: inner steps J.
+        rows: rows B = N · H of one batch of rollouts.
+        dtype: floating-point type.
+    """
     columns = action_columns(policy) + SCALARS + policy.width
 
     def examples(*leading: int) -> Examples:
@@ -81,10 +104,10 @@ def blank(policy: Policy, observation: int, steps: int, rows: int, dtype: torch.
 def as_examples(
     policy: Policy, settings: AdvantageSettings, seen: Trajectories, actions: Tensor, outputs: Tensor
 ) -> Examples:
-    """Rollouts of T tasks as an algorithm takes them, [T, N · H, …].
+    """Returns rollouts of T tasks as packed examples, [T, N · H, ...].
 
     Args:
-        policy: gives the log-probabilities of what was done.
+        policy: computes the log-probabilities of the actions.
         settings: how rewards become advantages.
         seen: observations, rewards and ends.
         actions: [T, N, H, A], as sampled ([T, N, H, 1] numbers if discrete).
@@ -92,7 +115,7 @@ def as_examples(
     """
     observed, rewards, taken, _ = seen
     weights = taken.to(observed.dtype) / taken.sum(dim=(1, 2), keepdim=True)
-    found = advantages(seen, settings)
+    estimates = advantages(seen, settings)
     log_probabilities = require_shape("log_probability", policy.log_probability(outputs, actions), weights.shape)
-    columns = (observed[:, :, :-1], actions, weights, rewards, found, log_probabilities, outputs)
+    columns = (observed[:, :, :-1], actions, weights, rewards, estimates, log_probabilities, outputs)
     return pack(Samples(*(column.flatten(1, 2).contiguous() for column in columns)))

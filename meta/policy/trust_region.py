@@ -28,7 +28,15 @@ class TrustRegion(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What a line search came to: θ, whether it has moved, surrogate, KL, and the share of the full step taken."""
+    """The result of a line search.
+
+    Attributes:
+        params: θ after the search, [P].
+        accepted: whether a step was accepted; otherwise θ is unchanged.
+        surrogate: surrogate at ``params``, a mean over tasks.
+        kl: mean KL divergence from the policies before the step.
+        share: fraction of the full step that was taken.
+    """
 
     params: Tensor
     accepted: bool
@@ -38,9 +46,15 @@ class Search(NamedTuple):
 
 
 def conjugate_gradient(product: Product, target: Tensor, iterations: int, tolerance: float = 1e-10) -> Tensor:
-    """Find x with A x ≈ ``target`` [P], A symmetric positive definite, given by ``product`` (Hestenes, Stiefel 1952).
+    """Returns x [P] with A x ≈ ``target``, A symmetric positive definite (Hestenes, Stiefel 1952).
 
-    In exact arithmetic it is solved after as many iterations as A has different eigenvalues.
+    In exact arithmetic the solution is reached after as many iterations as A has different eigenvalues.
+
+    Args:
+        product: v [P] -> A v [P].
+        target: [P].
+        iterations: most iterations.
+        tolerance: stops where |residual|² falls to this fraction of |target|².
 
     >>> conjugate_gradient(lambda v: torch.tensor([2.0, 4.0]) * v, torch.tensor([2.0, 2.0]), 2)
     tensor([1.0000, 0.5000])
@@ -62,10 +76,14 @@ def conjugate_gradient(product: Product, target: Tensor, iterations: int, tolera
 
 
 def full_step(product: Product, gradient: Tensor, settings: TrustRegion) -> Tensor:
-    """The step s [P] down a gradient g whose quadratic model of KL is δ: s = -√(2δ / xᵀAx) x, A x = g.
+    """Returns the step s [P] down a gradient g whose quadratic model of KL is δ: s = -√(2δ / xᵀAx) x, A x = g.
 
-    ``product`` multiplies with the Hessian of the mean KL divergence; A is that and the damping. A gradient of zero
-    gives a step of zero.
+    A gradient of zero gives a step of zero.
+
+    Args:
+        product: v [P] -> H v [P], H the Hessian of the mean KL divergence; A is H plus the damping.
+        gradient: g, [P].
+        settings: δ, damping and iterations.
     """
 
     def damped(vector: Tensor) -> Tensor:
@@ -86,17 +104,17 @@ def line_search(
     surrogate: float,
     settings: TrustRegion,
 ) -> Search:
-    """The longest of the steps 1, 0.8, 0.8², … that lowers the surrogate and keeps KL within its bound.
+    """Returns the search for the longest step of 1, 0.8, 0.8², … that lowers the surrogate with KL within its bound.
 
     Args:
         judge: θ [P] -> (surrogate, mean KL), as means over tasks.
-        params: θ before the step.
-        step: the full step.
+        params: θ before the step, [P].
+        step: the full step, [P].
         surrogate: its value at θ.
         settings: bound, ratio and number of tries.
 
     Returns:
-        The search; θ is unmoved if no step will do.
+        The search; ``params`` is unchanged if no step is accepted.
     """
     for number in range(settings.backtracks):
         share = settings.shrink**number

@@ -13,10 +13,15 @@ DECAY = (0.9, 0.999)
 
 
 def value_network(observations: Tensor, targets: Tensor, taken: Tensor) -> Tensor:
-    """Values [N, H + 1] of observations [N, H + 1, O] and time, by a small network fitted to the targets [N, H].
+    """Returns values [N, H + 1] of observation and time, by a small network fitted to the targets.
 
-    Inputs and targets are standardised over the steps taken [N, H]; then a fixed number of full-batch steps of Adam
+    Inputs and targets are standardised over the steps taken; then a fixed number of full-batch steps of Adam
     (Kingma and Ba 2015) from weights drawn under seed 0 minimise the squared error.
+
+    Args:
+        observations: one task's, [N, H + 1, O].
+        targets: returns to go, [N, H].
+        taken: mask of the steps before the end of a trajectory, bool [N, H].
     """
     device, dtype = observations.device, observations.dtype
     time = torch.linspace(-1, 1, observations.shape[1], dtype=dtype, device=device).expand(len(observations), -1)
@@ -41,5 +46,5 @@ def value_network(observations: Tensor, targets: Tensor, taken: Tensor) -> Tenso
             second[name] = DECAY[1] * second[name] + (1 - DECAY[1]) * slope.square()
             mean, square = first[name] / (1 - DECAY[0] ** step), second[name] / (1 - DECAY[1] ** step)
             params[name] = params[name] - RATE * mean / (square.sqrt() + 1e-8)
-    found = network.apply(params, ((inputs - centre) / spread).flatten(0, 1)).view(inputs.shape[:-1])
-    return middle + scale * found
+    predictions = network.apply(params, ((inputs - centre) / spread).flatten(0, 1)).view(inputs.shape[:-1])
+    return middle + scale * predictions

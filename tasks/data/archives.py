@@ -1,4 +1,4 @@
-"""Unpacking archives that somebody else has made."""
+"""Safe unpacking of untrusted archives."""
 
 import bz2
 import errno
@@ -23,18 +23,18 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file's name is that of an archive."""
+    """Returns whether a path is a file with an archive's ending."""
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
 def stem(path: Path) -> str:
-    """An archive's name without its endings."""
+    """Returns an archive's name without its endings."""
     ending = max((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")
     return path.name[: len(path.name) - len(ending)]
 
 
 def extract(archive: Path, folder: Path, limits: Limits | None = None) -> None:
-    """Unpack a .zip or .tar archive into a folder. The caller removes the folder if this fails.
+    """Unpacks a .zip or .tar archive into a folder. The caller removes the folder if this fails.
 
     Only plain files and folders are taken. The path of every entry is resolved and compared with the folder's before
     it is written, nothing is written over, and every byte is counted.
@@ -92,7 +92,7 @@ _READERS: dict[bytes, Callable[[IO[bytes]], _Source]] = {  # by the first bytes 
 
 
 class _Target:
-    """The folder that an archive is unpacked in. Nothing is written outside it, or over something."""
+    """The folder that an archive is unpacked in. Nothing is written outside it, and no file is overwritten."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self._archive = archive
@@ -141,7 +141,7 @@ class _Target:
         )
 
     def _refused(self, error: OSError, name: str) -> Exception:
-        """The error to raise in place of an operating system's: another one if the entry is to blame."""
+        """Returns the error to raise for an operating system's error: a DataError if the entry is the cause."""
         if error.errno in _TAKEN:
             return DataError(
                 f"{self._archive}: expected every path once, received '{name}' again or as both a file and a folder; "
@@ -249,9 +249,9 @@ def _plain_file(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) ->
 
 
 def _check_end(archive: Path, stream: _Metered) -> None:
-    """See to it that tarfile has stopped at the end mark, and that nothing but padding comes after it.
+    """Checks that tarfile has stopped at the end mark, and that only padding follows it.
 
-    Reading on also has the checksums compared that gzip and the others keep at their end.
+    Reading to the end also compares the checksums that gzip and the others store there.
     """
     if len(stream.last) != tarfile.BLOCKSIZE or any(stream.last):
         raise _damaged(archive, "it has no end mark, or a damaged header in the middle")

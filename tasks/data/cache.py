@@ -17,12 +17,12 @@ GLYPHS = "glyphs"
 
 
 def open_store(root: str) -> ImageStore:
-    """Open a store for reading.
+    """Returns a store, open for reading.
 
     Args:
-        root: a folder; a URI, whose store is copied into the cache when a process of this machine first asks for it;
-            or ``glyphs``, a store that is made in the cache on first use. However many processes ask at the same
-            time, one makes the copy and the others wait for it.
+        root: a folder; a URI, whose store is copied into the cache at this machine's first request for it;
+            or ``glyphs``, a store that is made in the cache on first use. If several processes request a store at the
+            same time, one makes the copy and the others wait for it.
 
     Raises:
         DataError: if there is no store, it is damaged, or of another schema version.
@@ -44,7 +44,7 @@ def open_store(root: str) -> ImageStore:
 
 
 def manifest_of(root: str, *, verify: bool = False) -> Manifest:
-    """What a store says of itself; a remote store is not copied for that.
+    """Returns a store's manifest; a remote store is not copied for that.
 
     Args:
         root: as for :func:`open_store`.
@@ -66,7 +66,7 @@ def manifest_of(root: str, *, verify: bool = False) -> Manifest:
 
 
 def _cached(name: str, make: Callable[[Path], None]) -> ImageStore:
-    """The cache's store of a name; made by one process, under a lock, in a folder that then takes the name."""
+    """Returns the cached store ``name``; made by one process, under a lock, and renamed into place when complete."""
     folder = cache_folder() / "stores" / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The sources by name, and the whole way from a source to a store."""
+"""The sources by name, and the preparation of a store from a source."""
 
 import importlib
 import inspect
@@ -41,7 +41,7 @@ def prepare_source(
     progress: Progress | None = None,
     limits: Limits | None = None,
 ) -> Manifest:
-    """Turn raw data into a store that is whole or absent.
+    """Turns raw data into a store that is whole or absent; returns its manifest.
 
     Args:
         name: a key of :data:`SOURCES`.
@@ -84,7 +84,7 @@ def prepare_source(
 
 
 def _source(name: str, source: Path | None, options: Mapping[str, Any]) -> Callable[..., RawData]:
-    """The source's function, which takes these arguments.
+    """Returns the source's function, checked to take these arguments.
 
     Raises:
         DataError: if there is no such source, or it does not take them.

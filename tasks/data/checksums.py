@@ -1,4 +1,4 @@
-"""Checksums that lie beside downloaded files."""
+"""Verification of files against checksums stored beside them."""
 
 import hashlib
 import re
@@ -12,10 +12,10 @@ _TAGGED = re.compile(r"SHA(?:2-)?256 ?\((.+)\) ?= ?([0-9a-fA-F]{64})")  # as BSD
 
 
 def verify(path: Path) -> None:
-    """Compare a file with the SHA-256 that ``FILE.sha256`` or a list in its folder gives for it, if one does.
+    """Compares a file with the SHA-256 that ``FILE.sha256`` or a list in its folder states, if one does.
 
     Raises:
-        DataError: if it has another one, or ``FILE.sha256`` is there and gives none.
+        DataError: if the file's checksum is another, or ``FILE.sha256`` exists and states none.
     """
     expected = _stated(path)
     if expected:
@@ -26,10 +26,14 @@ def verify(path: Path) -> None:
 
 
 def verify_md5(path: Path, expected: str) -> None:
-    """Compare a file with the MD5 that its publisher states.
+    """Compares a file with the MD5 that its publisher states.
+
+    Args:
+        path: the file.
+        expected: the MD5, in hexadecimal.
 
     Raises:
-        DataError: if it has another one.
+        DataError: if the file's MD5 is another.
     """
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -37,13 +41,23 @@ def verify_md5(path: Path, expected: str) -> None:
 
 
 def compare(path: Path, kind: str, expected: str, received: str) -> None:
-    """Raise a DataError if two checksums differ."""
+    """Compares two checksums.
+
+    Args:
+        path: the file, for the message.
+        kind: name of the checksum, for the message.
+        expected: in hexadecimal.
+        received: in hexadecimal.
+
+    Raises:
+        DataError: if they differ.
+    """
     if received != expected:
         raise DataError(f"{path}: expected {kind} {expected}, received {received}; download the file again")
 
 
 def _stated(path: Path) -> set[str]:
-    """The checksums that the file may have, none if nobody states one; several if a list has files of the same name."""
+    """Returns the checksums stated for the file: none, or several if a list has files of the same name."""
     own = path.with_name(path.name + ".sha256")
     if own.is_file():
         lines = _lines(own)
@@ -55,21 +69,21 @@ def _stated(path: Path) -> set[str]:
             )
         return stated
     lists = (path.with_name(name) for name in LISTS)
-    return next((found for one in lists if one.is_file() and (found := _named(path, _lines(one)))), set())
+    return next((stated for one in lists if one.is_file() and (stated := _named(path, _lines(one)))), set())
 
 
 def _named(path: Path, lines: list[tuple[str, str]]) -> set[str]:
-    """The checksums of lines that name the file: as it lies beside the list, or else in whatever folder."""
+    """Returns the checksums of lines that name the file: with the list's own folder, or else with any folder."""
     exact = {checksum for checksum, name in lines if name.removeprefix("./") == path.name}
     return exact or {checksum for checksum, name in lines if re.split(r"[/\\]", name)[-1] == path.name}
 
 
 def _lines(listing: Path) -> list[tuple[str, str]]:
-    """Checksum and name of every line that has one; the name may be empty."""
-    found = []
+    """Returns checksum and name of every line that has a checksum; the name may be empty."""
+    entries = []
     for line in listing.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         if plain := _LINE.fullmatch(line.strip()):
-            found.append((plain[1].lower(), plain[2] or ""))
+            entries.append((plain[1].lower(), plain[2] or ""))
         elif tagged := _TAGGED.fullmatch(line.strip()):
-            found.append((tagged[2].lower(), tagged[1]))
-    return found
+            entries.append((tagged[2].lower(), tagged[1]))
+    return entries

@@ -1,4 +1,4 @@
-"""From an encoded image to pixels of the store's shape."""
+"""Decoding of one image to pixels of the store's shape."""
 
 import errno
 import io
@@ -34,7 +34,7 @@ _UNREADABLE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Findings of decoding beside the pixels.
+    """Properties of one image that decoding reveals beside the pixels.
 
     Attributes:
         most: the largest value of an image of more than 8 bits per channel; -1 for others.
@@ -48,7 +48,7 @@ class Found:
 
 
 class _Room:
-    """Memory for the images that are being decoded: who finds none waits until others are done."""
+    """Memory for the images that are being decoded; a thread waits until there is enough for its image."""
 
     def __init__(self) -> None:
         self._free = self._all = int(Limits().memory * GIB)
@@ -56,7 +56,7 @@ class _Room:
 
     @contextmanager
     def taken(self, size: int) -> Iterator[None]:
-        """Wait for so many bytes; an image that would need more than all gets all."""
+        """Waits for ``size`` bytes; an image that would need more than the total waits for all of it."""
         size = min(size, self._all)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= size)
@@ -69,7 +69,7 @@ class _Room:
                 self._changed.notify_all()
 
     def resize(self, size: int) -> None:
-        """Set all that there is, while nobody has any."""
+        """Sets the total in bytes, while no image is being decoded."""
         self._free = self._all = size
 
 
@@ -78,9 +78,9 @@ _room = _Room()
 
 @contextmanager
 def bounded(limits: Limits) -> Iterator[None]:
-    """Decode within bounds on pixels and memory; one preparation at a time in a process.
+    """Decodes within bounds on pixels and memory; one preparation at a time in a process.
 
-    Pillow's own bound on pixels is one number for the process, so this is not for several threads at once.
+    Pillow's own bound on pixels is one number for the process, so several threads must not enter the block at once.
     """
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.pixels
     _room.resize(int(limits.memory * GIB))
@@ -94,18 +94,26 @@ def bounded(limits: Limits) -> Iterator[None]:
 
 
 def decode(image: RawImage, shape: tuple[int, int, int], invert: bool) -> Pixels:
-    """Pixels [height, width, channels] of one image: see :func:`decode_deep`, whose other results are left out."""
+    """Returns pixels uint8 [height, width, channels] of one image; see :func:`decode_deep`.
+
+    Args:
+        image: an encoded image or pixels.
+        shape: (height, width, channels) of the result.
+        invert: return 255 - value.
+    """
     return decode_deep(image, shape, invert, DEEP)[0]
 
 
 def decode_deep(image: RawImage, shape: tuple[int, int, int], invert: bool, bits: int) -> tuple[Pixels, Found]:
-    """Pixels [height, width, channels] of one image: turned as its EXIF data says, on white where transparent.
+    """Returns pixels uint8 [height, width, channels] of one image and its properties.
+
+    The image is rotated as its EXIF data says, and transparent pixels are laid on white.
 
     Args:
         image: an encoded image or pixels. Of several frames the first is used.
-        shape: (height, width, channels) to bring it to; Lanczos where the size differs.
-        invert: give 255 - value.
-        bits: that a grey image of 16 bits per pixel really uses; the upper 8 of these are taken.
+        shape: (height, width, channels) of the result; Lanczos where the size differs.
+        invert: return 255 - value.
+        bits: bits that a grey image of 16 bits per pixel really uses; the upper 8 of these are taken.
 
     Raises:
         BrokenImage: if it is not an image, is cut short, has too many pixels, or its file cannot be read.
@@ -113,15 +121,15 @@ def decode_deep(image: RawImage, shape: tuple[int, int, int], invert: bool, bits
     """
     height, width, channels = shape
     mode = "L" if channels == 1 else "RGB"
-    data, found = image.data, Found()
+    data, properties = image.data, Found()
     if isinstance(data, Path):
         data = _read(data, image.where)
     if isinstance(data, bytes):
-        picture, found = _opened(data, mode, image.where, (width, height), bits)
+        picture, properties = _opened(data, mode, image.where, (width, height), bits)
     else:
         picture = _resized(Image.fromarray(data).convert(mode), (width, height))
     pixels = np.asarray(picture).reshape(shape)
-    return (255 - pixels if invert else pixels), found
+    return (255 - pixels if invert else pixels), properties
 
 
 def _read(path: Path, where: str) -> bytes:
@@ -173,7 +181,7 @@ def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _sixteen_bit_colour(file: Image.Image, data: bytes) -> bool:
-    """Whether an image has 16 bits for each of several channels."""
+    """Returns whether an image has 16 bits for each of several channels."""
     if file.format == "PNG":
         return data[24] == DEEP and data[25] != 0  # bits and kind of colour, of the first block
     if file.format == "TIFF":
@@ -189,7 +197,10 @@ def _most(picture: Image.Image) -> int:
 
 
 def _plain(picture: Image.Image, mode: str, bits: int) -> tuple[Image.Image, int]:
-    """In grey or RGB, with 8 bits per channel, and the largest value of a grey image that had more, else -1."""
+    """Converts to grey or RGB with 8 bits per channel.
+
+    Also returns the largest value of a grey image that had more bits, else -1.
+    """
     deep = picture.mode.startswith("I;16")
     if deep or (picture.mode == "I" and picture.format == "PPM"):  # conversion to grey would clip at 255
         values = np.asarray(picture)

@@ -1,4 +1,4 @@
-"""Decoding the classes of a data set on several threads, in order, and taking note of what is met."""
+"""Decoding the classes of a data set on several threads, in order, with counts of broken and unusual images."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 
 class FewerBits(Exception):  # noqa: N818 - never leaves the preparation
-    """All images of 16 bits use fewer; they have to be decoded anew."""
+    """All images of 16 bits use fewer; they have to be decoded again."""
 
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
@@ -39,7 +39,12 @@ class Depths:
         self._colour = ""
 
     def add(self, found: Found, where: str) -> None:
-        """Take note of an image."""
+        """Records an image.
+
+        Args:
+            found: properties of the image.
+            where: its name in messages.
+        """
         if found.most < 0:
             return
         self._most = max(self._most, found.most)
@@ -50,7 +55,11 @@ class Depths:
             self._colour = self._colour or where
 
     def checked(self, name: str, bits: int) -> list[str]:
-        """Warnings, if the images were decoded as using as many bits as they really do.
+        """Returns warnings after checking that the images were decoded with as many bits as they use.
+
+        Args:
+            name: name of the data set, for the message.
+            bits: bits per channel that the images were decoded with.
 
         Raises:
             FewerBits: if all of them use fewer than ``bits``.
@@ -66,7 +75,7 @@ class Depths:
             )
         if needed < bits:
             raise FewerBits(needed)
-        dark = [found for used, found in sorted(self._dark.items()) if used <= bits - DARK]
+        dark = [images for used, images in sorted(self._dark.items()) if used <= bits - DARK]
         warnings = [f"the images of 16 bits use {bits} at most; these were scaled to 8"] if bits < DEEP else []
         if dark:
             warnings.append(
@@ -93,10 +102,10 @@ class _Job:
 
 
 class Decoder:
-    """Decodes classes on several threads, some jobs ahead, and gives them back in order.
+    """Decodes classes on several threads, some jobs ahead, and yields them in order.
 
     Attributes:
-        skipped: broken images left out.
+        skipped: number of broken images left out.
         skipped_first: messages of the first of them.
         fingerprints: of every image.
         depths: of the images of more than 8 bits.
@@ -116,7 +125,12 @@ class Decoder:
         self.depths = Depths()
 
     def classes(self, split: Split, ahead: int) -> Iterator[Pixels]:
-        """The pixels of each class of a split, uint8 [N, height, width, channels]."""
+        """Yields the pixels of each class of a split, uint8 [N, height, width, channels].
+
+        Args:
+            split: the split.
+            ahead: jobs in progress at a time.
+        """
         classes = self._raw.classes[split]
         jobs = self._completed((job for one in classes for job in self._jobs(one)), ahead)
         for number, one in enumerate(classes):
@@ -127,7 +141,7 @@ class Decoder:
             yield pixels
 
     def frame_warnings(self) -> list[str]:
-        """A warning if there are images of several frames."""
+        """Returns a warning if there are images of several frames."""
         if not self._animated:
             return []
         return [
@@ -142,7 +156,7 @@ class Decoder:
             yield _Job(self._pool.submit(self._decode, one, numbers), numbers, numbers.stop == count)
 
     def _completed(self, jobs: Iterator[_Job], ahead: int) -> Iterator[_Job]:
-        """Jobs in order, when they are done; some of those after are under way."""
+        """Yields jobs in order as they are done, with ``ahead`` of them in progress at a time."""
         waiting = deque(islice(jobs, ahead))
         while waiting:
             job = waiting.popleft()
@@ -182,8 +196,8 @@ class Decoder:
         for number in numbers:
             try:
                 image = one.images[number]
-                pixels, found = decode_deep(image, self._raw.image_shape, self._raw.invert, self._bits)
-                done.append(_Decoded(pixels, found, image.where))
+                pixels, properties = decode_deep(image, self._raw.image_shape, self._raw.invert, self._bits)
+                done.append(_Decoded(pixels, properties, image.where))
             except BrokenImage as error:
                 if not self._skip_broken:
                     raise

@@ -1,4 +1,4 @@
-"""Equal images: the same pixels twice in a class, in two classes, or in two splits."""
+"""Detection of equal images: the same pixels twice in a class, in two classes, or in two splits."""
 
 import hashlib
 from array import array
@@ -14,27 +14,34 @@ NAMED = 5  # examples of each kind
 
 
 class Fingerprints:
-    """128 bits of every image of a store and where it came from: 28 bytes an image."""
+    """Hashes of 128 bits of every image of a store, and its origin: 28 bytes an image."""
 
     def __init__(self) -> None:
         self._digests = bytearray()
         self._places = tuple(array("i") for _ in range(3))
 
     def add(self, split: int, number: int, image: int, pixels: Pixels) -> None:
-        """Take one image: of a split's class, at its number in the raw data."""
+        """Adds one image.
+
+        Args:
+            split: number of the split.
+            number: number of the class within the split.
+            image: number of the image in the class's raw data.
+            pixels: uint8 [height, width, channels].
+        """
         self._digests += hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
         for column, value in zip(self._places, (split, number, image), strict=True):
             column.append(value)
 
     def duplicates(self, where: Callable[[int, int, int], str]) -> dict[str, Any]:
-        """Number of images that are equal to an earlier one, by kind, with the names of some pairs.
+        """Returns the number of images that are equal to an earlier one, by kind, with the names of some pairs.
 
         Args:
-            where: names an image by split, class and number.
+            where: (split, class, image) -> name of the image.
 
         Returns:
             ``within_class``, ``across_classes`` (of one split) and ``across_splits``, counts of images, and ``first``:
-            by the same names, pairs of equal images. Equal images count together, as the gravest kind that fits them.
+            by the same names, pairs of equal images. A group of equal images counts as the gravest kind that fits it.
         """
         digests = np.frombuffer(self._digests, dtype=">u8").reshape(-1, 2)
         places = np.stack([np.frombuffer(column, dtype=np.int32) for column in self._places], axis=1)
@@ -60,7 +67,7 @@ def _groups(equal: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _gravest(members: NDArray[np.int32]) -> tuple[str, int]:
-    """The kind of a group of equal images, and a member that shows it beside the first."""
+    """Returns the gravest kind of a group of equal images, and a member that is of this kind with the first one."""
     for kind, columns in (("across_splits", 1), ("across_classes", 2)):
         differs = (members[:, :columns] != members[0, :columns]).any(axis=1)
         if differs.any():
@@ -69,7 +76,7 @@ def _gravest(members: NDArray[np.int32]) -> tuple[str, int]:
 
 
 def in_words(duplicates: dict[str, Any]) -> list[str]:
-    """A line for each kind of duplicates that there are."""
+    """Returns a line for each kind of duplicates that occurs."""
     said = {
         "across_splits": "images of one split are the same pixels as an image of another split: results on held-out "
         "classes profit from them",

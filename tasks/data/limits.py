@@ -1,4 +1,4 @@
-"""Bounds on what raw data grows to while it is unpacked and decoded: a small file must not fill memory or disk."""
+"""Limits on the size of raw data when unpacked and decoded, so that a small file cannot fill memory or disk."""
 
 from dataclasses import dataclass, fields
 
@@ -12,7 +12,7 @@ ROW = 64  # bytes that a row of a table or an entry of an archive counts for bes
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The bounds; each is an option ``--max-NAME`` of ``metaray data prepare``.
+    """Limits of a preparation; each is an option ``--max-NAME`` of ``metaray data prepare``.
 
     Attributes:
         size: GiB of everything that is unpacked from one file, and of the pixels of the store.
@@ -30,7 +30,7 @@ class Limits:
     memory: float = 4.0
 
     def __post_init__(self) -> None:
-        """Check that every bound is a positive number.
+        """Checks that every limit is a positive number.
 
         Raises:
             DataError: if not.
@@ -41,10 +41,15 @@ class Limits:
                 raise DataError(f"expected --max-{field.name} above 0, received {value}")
 
     def check_unpacked(self, where: str, unpacked: int, packed: int) -> None:
-        """Compare bytes after unpacking with ``size`` and, with the file's own bytes, with ``ratio``.
+        """Compares bytes after unpacking with ``size`` and, relative to the file's own bytes, with ``ratio``.
+
+        Args:
+            where: name of the file, for the message.
+            unpacked: bytes after unpacking.
+            packed: bytes of the file.
 
         Raises:
-            DataError: if there are more.
+            DataError: if a limit is exceeded.
         """
         if unpacked > self.size * GIB:
             raise DataError(
@@ -58,10 +63,14 @@ class Limits:
             )
 
     def check_files(self, where: str, count: int) -> None:
-        """Compare a number of files, entries or rows with ``files``.
+        """Compares a number of files, entries or rows with ``files``.
+
+        Args:
+            where: the folder, archive or table, for the message.
+            count: the number.
 
         Raises:
-            DataError: if there are more.
+            DataError: if the limit is exceeded.
         """
         if count > self.files:
             raise DataError(
@@ -70,10 +79,14 @@ class Limits:
             )
 
     def check_memory(self, where: str, needed: int) -> None:
-        """Compare the bytes that something will take in memory with ``memory``.
+        """Compares the bytes that something will take in memory with ``memory``.
+
+        Args:
+            where: name of it, for the message.
+            needed: bytes.
 
         Raises:
-            DataError: if there are more.
+            DataError: if the limit is exceeded.
         """
         if needed > self.memory * GIB:
             raise DataError(
@@ -82,10 +95,15 @@ class Limits:
             )
 
     def check_store(self, where: str, pixels: int, raw: int | None) -> None:
-        """Compare the bytes of a store's pixels with ``size`` and, with the raw data's bytes, with ``ratio``.
+        """Compares the bytes of a store's pixels with ``size`` and, relative to the raw data's bytes, with ``ratio``.
+
+        Args:
+            where: name of the store, for the message.
+            pixels: bytes of all pixels.
+            raw: bytes of the encoded images; None if they are not encoded.
 
         Raises:
-            DataError: if there are more.
+            DataError: if a limit is exceeded.
         """
         if pixels > self.size * GIB:
             raise DataError(
@@ -100,27 +118,33 @@ class Limits:
 
 
 class Meter:
-    """Counts what comes out of one file and stops it at the limits."""
+    """Counts what is unpacked from one file and raises once a limit is exceeded."""
 
     def __init__(self, where: str, packed: int, limits: Limits) -> None:
-        """``packed`` is the file's own size in bytes; ``where`` names it in messages."""
+        """Starts the counts at zero.
+
+        Args:
+            where: name of the file, for messages.
+            packed: bytes of the file.
+            limits: the limits.
+        """
         self._where, self._packed, self._limits = where, packed, limits
         self._bytes = self._entries = 0
 
     def add(self, count: int) -> None:
-        """Count so many bytes.
+        """Counts ``count`` bytes.
 
         Raises:
-            DataError: if there are too many now.
+            DataError: if a limit is exceeded.
         """
         self._bytes += count
         self._limits.check_unpacked(self._where, self._bytes, self._packed)
 
     def entry(self) -> None:
-        """Count one entry or row.
+        """Counts one entry or row.
 
         Raises:
-            DataError: if there are too many now.
+            DataError: if a limit is exceeded.
         """
         self._entries += 1
         self._limits.check_files(self._where, self._entries)
@@ -128,7 +152,7 @@ class Meter:
 
 
 def in_words(size: float) -> str:
-    """A number of bytes with its unit.
+    """Returns a number of bytes with its unit.
 
     >>> in_words(1400), in_words(3 << 30)
     ('1.4 KiB', '3 GiB')

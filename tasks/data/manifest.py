@@ -1,4 +1,4 @@
-"""What a store says of itself: ``manifest.json``."""
+"""The description of a store in its file ``manifest.json``."""
 
 import hashlib
 import json
@@ -15,7 +15,16 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """One split's file: its name, SHA-256, bytes, number of classes and images, and the smallest class's size."""
+    """The file of one split.
+
+    Attributes:
+        file: its name.
+        sha256: its SHA-256, in hexadecimal.
+        bytes: its size.
+        classes: number of classes.
+        images: number of images.
+        smallest: images of the smallest class.
+    """
 
     file: str
     sha256: str
@@ -25,10 +34,14 @@ class SplitInfo:
     smallest: int
 
     def check(self, sha256: str, where: str) -> None:
-        """Compare the file's checksum with what stands here; ``where`` names the file in the message.
+        """Compares the file's checksum with ``self.sha256``.
+
+        Args:
+            sha256: of the file as read, in hexadecimal.
+            where: name of the file, for the message.
 
         Raises:
-            DataError: if it is another one.
+            DataError: if they differ.
         """
         if sha256 != self.sha256:
             raise DataError(f"{where}: expected SHA-256 {self.sha256}, received {sha256}; prepare the data again")
@@ -36,7 +49,7 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a store says of itself.
+    """The description of a store.
 
     Attributes:
         schema: version of the layout, :data:`SCHEMA`.
@@ -60,7 +73,7 @@ class Manifest:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The contents of ``manifest.json``."""
+        """Returns the contents of ``manifest.json``."""
         plain = {
             "schema": self.schema,
             "name": self.name,
@@ -72,10 +85,14 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Manifest":
-        """The inverse of :meth:`to_json`.
+        """Returns the manifest of a text; the inverse of :meth:`to_json`.
+
+        Args:
+            text: contents of a ``manifest.json``.
+            where: name of the store, for the message.
 
         Raises:
-            DataError: if it is not a manifest, or of another schema version; ``where`` names it in the message.
+            DataError: if it is not a manifest, or of another schema version.
         """
         try:
             plain = json.loads(text)

@@ -1,4 +1,4 @@
-"""The identity of a class: one rule for every source, so that no class is taken for two."""
+"""The identity of a class by its name, the same rule for every source."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +12,14 @@ _NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # spaces that nobody sees
 
 
 def class_name(written: str, where: str) -> str:
-    r"""The name of the class that a label or folder stands for: composed Unicode, single spaces, none at the ends.
+    r"""Returns the name of the class of a label or folder: composed Unicode, single spaces, none at the ends.
+
+    Args:
+        written: the label or folder as it is written.
+        where: its place, for the message.
 
     Raises:
-        DataError: if nothing is left; ``where`` names the place in the message.
+        DataError: if nothing is left.
 
     >>> class_name("k0 ", "here"), class_name("Cafe\u0301  au lait", "here")
     ('k0', 'Café au lait')
@@ -27,7 +31,11 @@ def class_name(written: str, where: str) -> str:
 
 
 def joined(found: Iterable[tuple[str, Sequence[Item]]], where: str) -> tuple[dict[str, list[Item]], list[str]]:
-    """Items by class, of names as they are written; names that stand for the same class are joined.
+    """Returns items by class; names that stand for the same class are joined.
+
+    Args:
+        found: names as they are written, with their items.
+        where: their place, for messages.
 
     Returns:
         Items by class name, and a warning for each class that is written in several ways, and for names that differ
@@ -44,7 +52,11 @@ def joined(found: Iterable[tuple[str, Sequence[Item]]], where: str) -> tuple[dic
 
 
 def spelling_warnings(written: Mapping[str, Sequence[str]]) -> list[str]:
-    """Warnings for classes that are written in several ways, by class name, and for names that differ in case only."""
+    """Returns warnings for classes that are written in several ways, and for names that differ in case only.
+
+    Args:
+        written: spellings by class name.
+    """
     several = [names for names in written.values() if len(names) > 1]
     warnings = [
         f"{', '.join(map(repr, sorted(names)))} are taken for one class: they differ in spaces or in the form of "

@@ -1,4 +1,4 @@
-"""How much memory a pickle takes, from its opcodes alone: nothing is loaded, and nothing of it is kept."""
+"""Memory that loading a pickle takes, computed from its opcodes alone: nothing is loaded."""
 
 import pickletools
 from typing import BinaryIO
@@ -15,17 +15,17 @@ _OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 
 
 def memory_of(stream: BinaryIO, size: int) -> int:
-    """An upper bound of the bytes that loading a pickle takes, calls not included.
+    """Returns an upper bound of the bytes that loading a pickle takes, calls not included.
 
-    The unpickler believes what an opcode says: it makes room for the length of data that need not be there, and for
-    all numbers below that of a memo. So both are compared with the file's size first.
+    The unpickler trusts an opcode: it allocates the stated length even if the data are missing, and a memo up to
+    the stated number. So lengths and numbers are compared with the file's size first.
 
     Args:
         stream: the pickle, from its beginning.
         size: bytes of the file.
 
     Raises:
-        ValueError: if an opcode is unknown, or says a length or a number that the file has no room for.
+        ValueError: if an opcode is unknown, or states a length or a number beyond the file's size.
         EOFError: if the pickle has no end.
     """
     total = 0
@@ -41,7 +41,7 @@ def memory_of(stream: BinaryIO, size: int) -> int:
 
 
 def _skip(opcode: pickletools.OpcodeInfo, stream: BinaryIO, size: int) -> int:
-    """Pass an opcode's argument and give the bytes of its data."""
+    """Skips an opcode's argument and returns the bytes of its data."""
     if opcode.arg is None:
         return 0
     before = stream.tell()

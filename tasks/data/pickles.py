@@ -1,4 +1,4 @@
-"""Reading pickles of arrays without running what they ask for."""
+"""Reading pickles of arrays without executing code from them."""
 
 import pickle
 import reprlib
@@ -14,14 +14,18 @@ from tasks.data.pickle_scan import memory_of
 
 
 def load_pickle(path: Path, limits: Limits | None = None) -> Any:
-    """The contents of a pickle that holds nothing but numpy arrays, numbers, strings, bytes and builtin containers.
+    """Returns the contents of a pickle of numpy arrays, numbers, strings, bytes and builtin containers.
 
-    Text of pickles written by Python 2 is read as Latin-1, which is how they keep the bytes of arrays. What loading
-    will take in memory is computed before anything is loaded, and what calls copy is counted.
+    Text of pickles written by Python 2 is read as Latin-1, which is how they keep the bytes of arrays. The memory that
+    loading takes is computed before anything is loaded, and copies made by calls are counted.
+
+    Args:
+        path: the pickle.
+        limits: ``memory`` is used.
 
     Raises:
-        DataError: if it asks for anything else, which is then not run, is damaged, or may take more memory than the
-            limits allow.
+        DataError: if it contains anything else, which is then not executed, is damaged, or may take more memory than
+            the limits allow.
     """
     limits = limits or Limits()
     with path.open("rb") as stream:
@@ -42,7 +46,7 @@ def load_pickle(path: Path, limits: Limits | None = None) -> Any:
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """What a pickle asks for and does not get."""
+    """A pickle requested a name that is not allowed."""
 
 
 def _short(value: object) -> str:
@@ -207,7 +211,7 @@ class _Unpickler(pickle.Unpickler):
         self._budget = budget
 
     def find_class(self, module: str, name: str) -> Any:
-        """The one door through which a pickle reaches code."""
+        """Returns the checked stand-in of a name; a pickle reaches code in no other way."""
         try:
             return _Call(_ADMITTED[module, name], self._budget)
         except KeyError:

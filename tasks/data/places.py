@@ -1,4 +1,4 @@
-"""Places on this machine's disk: the cache, and folders for work in progress that never stay behind."""
+"""Folders on this machine's disk: the cache, and folders for work in progress that are always removed."""
 
 import glob
 import shutil
@@ -15,11 +15,11 @@ OLD = "old"  # name, in a scratch folder, of what was taken from the target's pl
 
 @contextmanager
 def scratch(target: Path) -> Iterator[Path]:
-    """A new folder ``.NAME.partial-…`` beside ``target``, on the same disk; it is gone when the block is left.
+    """Yields a new folder ``.NAME.partial-…`` beside ``target``, on the same disk; it is removed when the block ends.
 
-    Every process holds a lock in its own folder, which the system gives up when the process dies. So folders that
-    killed processes left behind are told from those of running ones, and are removed first. What a process has moved
-    to :data:`OLD` in its folder goes back to the target's place, if that is empty when the folder is removed.
+    Every process holds a lock in its own folder, which the system releases when the process dies. Folders of killed
+    processes are therefore distinguished from those of running ones, and are removed first. What a process has moved
+    to :data:`OLD` in its folder returns to the target's place, if that is empty when the folder is removed.
     """
     parent = target.parent
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
@@ -42,7 +42,7 @@ def scratch(target: Path) -> Iterator[Path]:
 
 
 def _claim(folder: Path) -> FileLock | None:
-    """Make the folder and lock it; ``None`` if another process took it for stale before it was locked."""
+    """Makes the folder and locks it; returns None if another process removed it as stale before it was locked."""
     folder.mkdir()
     lock = _try_lock(folder)
     if lock is not None and (folder / _LOCK).exists():

@@ -1,4 +1,4 @@
-"""From raw data to an Arrow store: decode on all cores, class after class."""
+"""Preparation of an Arrow store from raw data: decodes on all cores, class after class."""
 
 import errno
 import math
@@ -54,7 +54,7 @@ def prepare(
     limits: Limits | None = None,
     shown: tuple[str, str] | None = None,
 ) -> Manifest:
-    """Write a store that is whole or absent. No more than what is in flight, and a small class, is held in memory.
+    """Writes a store that is whole or absent; only images in progress and a small class are held in memory.
 
     The manifest's origin says what was left out (``left_out``, ``skipped``), which images are equal
     (``duplicates``), and what else the user should know (``warnings``).
@@ -93,10 +93,14 @@ def prepare(
 
 
 def check_root(root: str, *, replace: bool) -> None:
-    """See to it that a store may be written at a folder or URI.
+    """Checks that a store may be written at a folder or URI.
+
+    Args:
+        root: folder or URI.
+        replace: whether a store there may be overwritten.
 
     Raises:
-        DataError: if there is a store already and ``replace`` is not asked for, or something else.
+        DataError: if there is a store already and ``replace`` is False, or something else.
     """
     if not is_remote(root):
         check_place(Path(root), replace=replace)
@@ -105,7 +109,7 @@ def check_root(root: str, *, replace: bool) -> None:
 
 
 def check_raw(raw: RawData) -> None:
-    """See to it that every split has classes, every class has images, and no class is in two splits.
+    """Checks that every split has classes, every class has images, and no class is in two splits.
 
     Raises:
         DataError: if not.
@@ -135,7 +139,7 @@ def check_raw(raw: RawData) -> None:
 
 
 def _check_room(raw: RawData, root: Path, limits: Limits) -> None:
-    """Compare the size of the store, which is known before the first image is decoded, with limits and disk.
+    """Compares the size of the store, known before the first image is decoded, with limits and free disk space.
 
     Raises:
         DataError: if it is too large.
@@ -159,7 +163,7 @@ def _where(raw: RawData, split: int, number: int, image: int) -> str:
 
 
 def _cores() -> int:
-    """The cores that this process may use; macOS only tells how many there are."""
+    """Returns the number of cores that this process may use; on macOS the number of all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -194,7 +198,7 @@ def _written(raw: RawData, root: Path, work: _Work, bits: int) -> Manifest:
 
 
 def _origin(raw: RawData, decoder: Decoder, bits: int) -> dict[str, Any]:
-    """The manifest's account of where the data came from and how they were treated.
+    """Returns the manifest's origin: where the data came from and how they were treated.
 
     Raises:
         FewerBits: if the images should have been decoded as using fewer bits.
@@ -213,7 +217,7 @@ def _origin(raw: RawData, decoder: Decoder, bits: int) -> dict[str, Any]:
 
 
 def _replaced(value: Any, shown: tuple[str, str] | None) -> Any:
-    """A plain value in whose texts one part is replaced."""
+    """Returns a plain value with one part of its texts replaced."""
     if shown is None:
         return value
     if isinstance(value, str):

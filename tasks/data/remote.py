@@ -1,4 +1,4 @@
-"""Stores on other machines: wherever ``pyarrow.fs`` reaches by URI (file://, s3://, gs://, hdfs://)."""
+"""Stores on remote file systems that ``pyarrow.fs`` reaches by URI (file://, s3://, gs://, hdfs://)."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ _SAFE = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/?#:@]*@)?([a-z0-9._-]*)(?=[/?#:
 
 
 def is_remote(root: str) -> bool:
-    """Whether ``root`` is a URI and not a path."""
+    """Returns whether ``root`` is a URI and not a path."""
     return "://" in root
 
 
@@ -33,7 +33,7 @@ class RemoteStore:
     """A store by URI."""
 
     def __init__(self, root: str) -> None:
-        """Reach the file system; the store need not exist.
+        """Connects to the file system; the store need not exist.
 
         Raises:
             DataError: if the URI holds a password or another secret, or its file system cannot be reached. The
@@ -58,11 +58,11 @@ class RemoteStore:
             ) from None
 
     def exists(self) -> bool:
-        """Whether there is a store."""
+        """Returns whether there is a store."""
         return bool(self._fs.get_file_info(self._at(MANIFEST)).is_file)
 
     def manifest(self) -> Manifest:
-        """What the store says of itself.
+        """Returns the store's manifest.
 
         Raises:
             DataError: if there is none, or it cannot be read.
@@ -80,10 +80,14 @@ class RemoteStore:
         return Manifest.from_json(text, f"{self.root}/{MANIFEST}")
 
     def download(self, folder: Path, manifest: Manifest) -> None:
-        """Copy the store into a new folder and check every file.
+        """Copies the store into a new folder and checks every file.
+
+        Args:
+            folder: the new folder.
+            manifest: the store's manifest.
 
         Raises:
-            DataError: if a file has another checksum than the manifest says, or is not there.
+            DataError: if a file has another checksum than the manifest says, or does not exist.
             OSError: if a file cannot be read or written.
         """
         folder.mkdir()
@@ -93,37 +97,42 @@ class RemoteStore:
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
     def verify(self, manifest: Manifest) -> None:
-        """Read every file and compare its checksum with the manifest's.
+        """Reads every file and compares its checksum with the manifest's.
 
         Raises:
-            DataError: if a file has another one, or is not there.
+            DataError: if a file has another one, or does not exist.
         """
         for info in manifest.splits.values():
             self._check(info, len)
 
     def check_place(self, *, replace: bool) -> None:
-        """See to it that a store may be written here.
+        """Checks that a store may be written here.
 
         Raises:
-            DataError: if there is a store already and ``replace`` is not asked for, or something else.
+            DataError: if there is a store already and ``replace`` is False, or something else.
         """
         if self.exists():
             if not replace:
                 raise DataError(
                     f"there is a store at '{self.root}' already; add --replace to write it anew, or name another"
                 )
-        elif found := self._entries(self._path):
-            names = ", ".join(sorted(info.base_name for info in found)[:3]) + (" …" if len(found) > 3 else "")
+        elif entries := self._entries(self._path):
+            names = ", ".join(sorted(info.base_name for info in entries)[:3]) + (" …" if len(entries) > 3 else "")
             raise DataError(
                 f"expected a new folder for the store, '{self.root}' holds something else ({names}); name another "
                 "one, or remove what an upload that was killed has left there"
             )
 
     def upload(self, folder: Path, manifest: Manifest, *, replace: bool = False) -> None:
-        """Copy a local store here, the manifest last: without it there is no store. On failure nothing stays.
+        """Copies a local store here, the manifest last: without it there is no store. On failure the copy is removed.
 
-        A store that is replaced keeps its manifest and files until the new ones are there under other names, so that
+        A store that is replaced keeps its manifest and files until the new ones exist under other names, so that
         it is as before if anything fails.
+
+        Args:
+            folder: the local store.
+            manifest: its manifest.
+            replace: whether a store here may be overwritten.
 
         Raises:
             DataError: as :meth:`check_place`.
@@ -158,7 +167,7 @@ class RemoteStore:
 
     @contextmanager
     def _nothing_left(self, names: tuple[str, ...]) -> Iterator[None]:
-        """Remove files, and folders that were not there before, if the block fails."""
+        """Removes files, and folders that did not exist before, if the block fails."""
         path, missing = self._path.rstrip("/"), []
         while path and self._fs.get_file_info(path).type == fs.FileType.NotFound:
             missing.append(path)
@@ -175,12 +184,12 @@ class RemoteStore:
             raise
 
     def _entries(self, path: str) -> list[Any]:
-        """What lies in a folder, or the file that is in its place."""
+        """Returns the entries of a folder, or the file at its path."""
         info = self._fs.get_file_info(path)
         return [info] if info.is_file else self._fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
 
     def _check(self, info: SplitInfo, take: Callable[[bytes], object]) -> None:
-        """Read a split's file, give each block away, and compare the checksum."""
+        """Reads a split's file, passes each block to ``take``, and compares the checksum."""
         digest = hashlib.sha256()
         try:
             source = self._fs.open_input_stream(self._at(info.file))

@@ -1,4 +1,4 @@
-"""Bytes put aside on the disk: a nameless file that the system removes with the process, however it ends."""
+"""Temporary storage of bytes on the disk, in a nameless file that the system removes when the process ends."""
 
 import math
 import mmap
@@ -16,7 +16,7 @@ IN_MEMORY = 128 << 20  # bytes of pixels of one class up to which they stay in m
 
 
 class Spill:
-    """Takes pieces one after the other within a ``with`` block, and afterwards gives any of them back.
+    """Appends pieces one after the other within a ``with`` block, and returns any of them afterwards.
 
     For data too large for the memory. The file is in the folder for temporary files (``$TMPDIR``).
     """
@@ -31,7 +31,7 @@ class Spill:
         return self
 
     def put(self, piece: bytes | memoryview) -> slice:
-        """Append a piece; the answer is the key that gives it back.
+        """Appends a piece; returns the key for :meth:`get`.
 
         Raises:
             DataError: if the disk is full.
@@ -50,29 +50,35 @@ class Spill:
         return slice(start, self._size)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        """End writing; pieces can be had from now on."""
+        """Ends writing; pieces can be read from now on."""
         with self._file:
             if kind is None and self._size:
                 self._map = mmap.mmap(self._file.fileno(), self._size, access=mmap.ACCESS_READ)
 
     def get(self, key: slice) -> bytes:
-        """A piece, copied into memory."""
+        """Returns a piece, copied into memory."""
         return self._map[key]
 
     def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """All pieces as one array that is read where it is used."""
+        """Returns all pieces as one memory-mapped array, uint8 of ``shape``."""
         return np.frombuffer(self._map, dtype=np.uint8).reshape(shape)
 
 
 def put_aside(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An equal array that lies on the disk and is read where it is used."""
+    """Returns an equal array that is memory-mapped from the disk."""
     with Spill() as spill:
         spill.put(np.ascontiguousarray(array).reshape(-1).data)
     return spill.array(array.shape)
 
 
 def stacked(images: Iterable[NDArray[np.uint8]], most: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Images one after the other as an array [N, *shape], on the disk if ``most`` of them are large."""
+    """Returns images as one array uint8 [N, *shape], memory-mapped from the disk if ``most`` of them are large.
+
+    Args:
+        images: N arrays of ``shape``.
+        most: upper bound of N.
+        shape: shape of one image.
+    """
     if most * math.prod(shape) <= IN_MEMORY:
         return np.array([*images], dtype=np.uint8).reshape(-1, *shape)
     count = 0

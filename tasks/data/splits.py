@@ -1,4 +1,4 @@
-"""Giving every class to one split."""
+"""Assignment of every class to one split."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,7 +13,12 @@ RATIO = "0.64,0.16,0.2"
 
 
 def shuffled(names: Collection[str], seed: int) -> list[str]:
-    """The names in an order that depends on the seed and on the names alone, not on the order they come in."""
+    """Returns the names in an order that depends on the seed and the set of names alone.
+
+    Args:
+        names: names in any order.
+        seed: seed of the shuffle.
+    """
     if not 0 <= seed < 2**64:
         raise DataError(f"expected a seed from 0 to 2^64 - 1, received {seed}")
     ordered = sorted(names)
@@ -22,10 +27,15 @@ def shuffled(names: Collection[str], seed: int) -> list[str]:
 
 
 def by_counts(names: Collection[str], counts: Sequence[int], seed: int) -> dict[Split, list[str]]:
-    """Shuffle and cut: so many classes for train, val and test; sorted within each.
+    """Shuffles the names and assigns consecutive parts to the splits; names are sorted within each.
+
+    Args:
+        names: class names in any order.
+        counts: number of classes for train, val and test.
+        seed: seed of the shuffle.
 
     Raises:
-        DataError: if there are fewer names than that.
+        DataError: if there are fewer names than the counts add up to.
     """
     if len(names) < sum(counts):
         raise DataError(f"expected {sum(counts)} classes to split, received {len(names)}")
@@ -36,7 +46,12 @@ def by_counts(names: Collection[str], counts: Sequence[int], seed: int) -> dict[
 
 
 def by_ratio(names: Collection[str], ratio: str, seed: int) -> dict[Split, list[str]]:
-    """Shuffle and cut by shares such as ``0.64,0.16,0.2``.
+    """Shuffles the names and assigns consecutive parts to the splits by shares.
+
+    Args:
+        names: class names in any order.
+        ratio: shares of train, val and test, such as ``0.64,0.16,0.2``.
+        seed: seed of the shuffle.
 
     Raises:
         DataError: if ``ratio`` is not three positive numbers.
@@ -52,12 +67,16 @@ def by_ratio(names: Collection[str], ratio: str, seed: int) -> dict[Split, list[
 
 
 def by_lists(names: Collection[str], folder: Path) -> dict[Split, list[str]]:
-    """Splits as ``train.txt``, ``val.txt`` and ``test.txt`` of a folder say, one class name per line.
+    """Returns the splits that ``train.txt``, ``val.txt`` and ``test.txt`` of a folder list, one class name per line.
 
     Classes on no list are left out.
 
+    Args:
+        names: names of all classes.
+        folder: folder of the lists.
+
     Raises:
-        DataError: if a list is missing, names a class that is not there, or one that another list names too.
+        DataError: if a list is missing, names a class that does not exist, or one that another list names too.
     """
     parts: dict[Split, list[str]] = {}
     owner: dict[str, Path] = {}
@@ -83,10 +102,16 @@ def by_lists(names: Collection[str], folder: Path) -> dict[Split, list[str]]:
 
 
 def split_classes(names: Collection[str], ratio: str | None, lists: Path | None, seed: int) -> dict[Split, list[str]]:
-    """Splits by lists if there are any, else by ratio.
+    """Returns the splits by lists if there are any, else by ratio.
+
+    Args:
+        names: class names in any order.
+        ratio: shares as for :func:`by_ratio`, None for the default.
+        lists: folder as for :func:`by_lists`.
+        seed: seed of the shuffle.
 
     Raises:
-        DataError: if both are given, or one is wrong.
+        DataError: if ``ratio`` and ``lists`` are both present, or one is wrong.
     """
     if lists is None:
         return by_ratio(names, ratio or RATIO, seed)
@@ -96,5 +121,5 @@ def split_classes(names: Collection[str], ratio: str | None, lists: Path | None,
 
 
 def described(ratio: str | None, lists: Path | None, seed: int) -> str:
-    """How :func:`split_classes` has split, for a store's origin."""
+    """Returns how :func:`split_classes` splits with these arguments, in words, for a store's origin."""
     return "lists" if lists else f"ratio {ratio or RATIO}, seed {seed}"

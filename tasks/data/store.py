@@ -33,7 +33,7 @@ class ImageStore:
     """A store on this machine's disk, open for reading. Class ``k`` of a split is a read-only array of images."""
 
     def __init__(self, root: Path) -> None:
-        """Read the manifest; a split's file is mapped when it is first asked for.
+        """Reads the manifest; a split's file is mapped when it is first used.
 
         Raises:
             DataError: if there is no store, it is damaged, or of another schema version.
@@ -59,22 +59,27 @@ class ImageStore:
         return type(self), (self.root,)
 
     def names(self, split: Split) -> tuple[str, ...]:
-        """Class names of a split, by class number."""
+        """Returns the class names of a split, by class number."""
         return self._opened(split)[0]
 
     def images(self, split: Split, number: int) -> Pixels:
-        """The images of class ``number``, uint8 [N, height, width, channels], a view of the mapped file."""
+        """Returns the images of a class, uint8 [N, height, width, channels], a view of the mapped file.
+
+        Args:
+            split: the split.
+            number: number of the class within the split.
+        """
         return self._opened(split)[1][number]
 
     def sizes(self, split: Split) -> list[int]:
-        """Images of each class of a split."""
+        """Returns the number of images of each class of a split."""
         return [len(images) for images in self._opened(split)[1]]
 
     def verify(self) -> None:
-        """Read every file and compare its checksum with the manifest's.
+        """Reads every file and compares its checksum with the manifest's.
 
         Raises:
-            DataError: if a file has another one, or is not there.
+            DataError: if a file has another one, or does not exist.
         """
         for split, info in self.manifest.splits.items():
             path = self._file(split)
@@ -87,7 +92,7 @@ class ImageStore:
         return self._splits[split]
 
     def _file(self, split: Split) -> Path:
-        """A split's file, of which at least the size is right."""
+        """Returns the path of a split's file, after checking its size."""
         info = self.manifest.splits.get(split)
         if info is None:
             raise DataError(f"expected a {split} split in the store '{self.root}', it has {list(self.manifest.splits)}")

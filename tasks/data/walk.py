@@ -1,4 +1,4 @@
-"""Files of a folder and of all below it, through links too; whatever is not taken is counted."""
+"""Files of a folder and all folders below it, links included; entries that are left out are counted."""
 
 import os
 import stat
@@ -10,12 +10,12 @@ from tasks.data.limits import Limits
 
 
 def in_order(path: str) -> list[str]:
-    """The key to sort paths by: folder after folder."""
+    """Returns the key to sort paths by, folder after folder."""
     return path.split(os.sep)  # noqa: PTH206 - a path object for every file of millions costs time
 
 
 class Walk:
-    """Lists folders; remembers what it left out and how many entries it has seen.
+    """Lists folders; counts what it leaves out and how many entries it has read.
 
     Attributes:
         suffixes: endings, in lower case, of the files that are taken.
@@ -30,7 +30,7 @@ class Walk:
         self._limits, self._seen = limits, 0
 
     def folders_in(self, folder: str) -> list[str]:
-        """Names of the folders in a folder, sorted; what else lies there is left out.
+        """Returns the names of the folders in a folder, sorted; other entries are left out.
 
         Raises:
             DataError: if the folder cannot be listed.
@@ -38,14 +38,14 @@ class Walk:
         return self._listed(folder, keep_files=False)[1]
 
     def files_below(self, folder: str) -> dict[str, list[str]]:
-        """Paths of files by the folder they lie in, for the folder and all below it, sorted.
+        """Returns the paths of files by their folder, for the folder and all below it, sorted.
 
         Every folder is read once, also if links lead to it, or back to one above it, by several ways.
 
         Raises:
             DataError: if a folder cannot be listed, or there are more entries than the limits allow.
         """
-        found: dict[str, list[str]] = {}
+        paths: dict[str, list[str]] = {}
         seen: set[tuple[int, int]] = set()
         waiting = [folder]
         while waiting:
@@ -57,9 +57,9 @@ class Walk:
             seen.add((status.st_dev, status.st_ino))
             files, folders = self._listed(place, keep_files=True)
             if files:
-                found[place] = [os.path.join(place, name) for name in files]  # noqa: PTH118 - as above
+                paths[place] = [os.path.join(place, name) for name in files]  # noqa: PTH118 - as above
             waiting += [os.path.join(place, name) for name in reversed(folders)]  # noqa: PTH118 - as above
-        return dict(sorted(found.items(), key=lambda one: in_order(one[0])))
+        return dict(sorted(paths.items(), key=lambda one: in_order(one[0])))
 
     def _listed(self, folder: str, *, keep_files: bool) -> tuple[list[str], list[str]]:
         files, folders = [], []

@@ -34,10 +34,14 @@ class _File:
 
 
 def check_place(root: Path, *, replace: bool) -> None:
-    """See to it that a store may be written at ``root``.
+    """Checks that a store may be written at ``root``.
+
+    Args:
+        root: the store's folder.
+        replace: whether a store there may be overwritten.
 
     Raises:
-        DataError: if there is a store already and ``replace`` is not asked for, or something else.
+        DataError: if there is a store already and ``replace`` is False, or something else.
     """
     ours = (root / MANIFEST).is_file()
     if root.exists() and not ours and (not root.is_dir() or any(root.iterdir())):
@@ -47,19 +51,29 @@ def check_place(root: Path, *, replace: bool) -> None:
 
 
 class StoreWriter:
-    """Writes a store that is whole or absent: a folder beside ``root`` that takes its name at the end.
+    """Writes a store that is whole or absent: a folder beside ``root`` that is renamed to it at the end.
 
-    Used as a context manager; leaving the block without an error publishes the store and sets ``manifest``, leaving
-    it by one removes everything. A split's classes are announced by :meth:`begin` and then added one after the other.
+    A context manager: leaving the block without an error publishes the store and sets ``manifest``; leaving
+    it by an error removes everything. :meth:`begin` starts a split, :meth:`add` appends its classes one after the
+    other.
+
+    Attributes:
+        manifest: of the published store.
     """
 
     manifest: Manifest
 
     def __init__(self, root: Path, *, name: str, image_shape: tuple[int, int, int], replace: bool = False) -> None:
-        """Check the place; nothing is written yet.
+        """Checks the place; nothing is written yet.
+
+        Args:
+            root: the store's folder.
+            name: name of the data set.
+            image_shape: (height, width, channels).
+            replace: whether a store at ``root`` may be overwritten.
 
         Raises:
-            DataError: if ``root`` is there already and ``replace`` is not asked for, or is not a store.
+            DataError: if ``root`` exists and ``replace`` is False, or is not a store.
         """
         check_place(root, replace=replace)
         self.root = root
@@ -73,11 +87,10 @@ class StoreWriter:
         self.origin: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        """Make a folder beside ``root``; remove what earlier writers that were killed have left.
+        """Makes a folder beside ``root`` and removes the folders of killed writers.
 
         Raises:
-            DataError: if one of them was replacing a store, which is back in its place now, and ``replace`` is not
-                asked for.
+            DataError: if one of them was replacing a store, which is restored now, and ``replace`` is False.
         """
         with ExitStack() as stack:
             self._scratch = stack.enter_context(scratch(self.root.resolve()))
@@ -88,10 +101,14 @@ class StoreWriter:
         return self
 
     def begin(self, split: Split, classes: Iterable[str]) -> None:
-        """Start a split's file.
+        """Starts a split's file.
+
+        Args:
+            split: the split.
+            classes: its class names, in the order in which they will be added.
 
         Raises:
-            DataError: if a class name stands twice in the split or is in another split already.
+            DataError: if a class name occurs twice in the split or is in another split already.
         """
         names = list(classes)
         for name in names:
@@ -107,7 +124,7 @@ class StoreWriter:
         self._file = _File(split, path, schema, pa.ipc.new_file(sink, schema), sink)
 
     def add(self, images: Pixels) -> None:
-        """Append the next class of the split begun last: uint8 [N, height, width, channels]."""
+        """Appends the next class of the current split, uint8 [N, height, width, channels]."""
         assert self._file is not None, "begin a split first"
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
             raise DataError(
@@ -120,7 +137,7 @@ class StoreWriter:
         self._file.sizes.append(len(images))
 
     def end(self) -> None:
-        """Finish the split begun last and bring its file to the disk."""
+        """Completes the current split and flushes its file to the disk."""
         assert self._file is not None, "begin a split first"
         written, self._file = self._file, None
         written.writer.close()
@@ -138,7 +155,7 @@ class StoreWriter:
         )
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        """Publish the store, or leave nothing behind."""
+        """Publishes the store, or removes everything after an error."""
         with self._stack:
             if self._file is not None:
                 self._file.sink.close()

@@ -1,4 +1,4 @@
-"""Families of environments, for meta reinforcement learning.
+"""Families of environments for meta reinforcement learning.
 
 Importing the package registers its MuJoCo environments with gymnasium; MuJoCo itself is imported where one is made.
 

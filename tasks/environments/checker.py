@@ -1,4 +1,4 @@
-"""A public checker for families of environments: run it on your own before you train with it."""
+"""A public checker of families of environments: run it on a custom family before training on it."""
 
 import pickle
 from collections.abc import Iterable, Sequence
@@ -14,15 +14,18 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
 def check_environment_family(family: EnvironmentFamily, *, seed: int = 0, tasks: int = 2) -> None:
-    """Check that a family of environments keeps its contract.
+    """Checks that a family of environments keeps its contract.
 
-    The specification is well-formed; what tasks answer has its shapes and types and holds finite numbers; every
-    trajectory ends by the horizon and stands still from then on, whatever the actions; rollouts are a pure function of
-    the keys and the inner step: again, in another order, alone, beside another rollout, from a pickled copy and under
-    other states of the global generators they give the same bits; no global generator is used; where trajectories of a
-    task differ under the same actions, so do inner steps and tasks.
+    The specification is well-formed; the results of steps have its shapes and types and hold finite numbers; every
+    trajectory ends by the horizon and repeats its last observation from then on, whatever the actions; rollouts are a
+    pure
+    function of the keys and the inner step: again, in another order, alone, beside another rollout, from a pickled copy
+    and
+    under other states of the global generators they have the same bits; no global generator is used; where trajectories
+    of
+    a task differ under the same actions, inner steps and tasks differ as well.
 
-    All trajectories are run to their end several times: give the family a short horizon and few trajectories.
+    All trajectories are run to their end several times: use a short horizon and few trajectories.
 
     Args:
         family: the family to check.
@@ -30,7 +33,7 @@ def check_environment_family(family: EnvironmentFamily, *, seed: int = 0, tasks:
         tasks: tasks per split.
 
     Raises:
-        FamilyError: at the first breach.
+        FamilyError: at the first violation.
 
     >>> from tasks.environments.navigation import Navigation
     >>> check_environment_family(Navigation(horizon=5, trajectories=2))
@@ -55,7 +58,7 @@ class _Trace:
     truncated: Array
 
     def rows(self, places: int | list[int]) -> tuple[Array, ...]:
-        """The part of some tasks."""
+        """Returns the arrays of some tasks."""
         return tuple(part[:, places] for part in (self.observations, self.rewards, self.terminated, self.truncated))
 
 
@@ -93,9 +96,9 @@ def _run(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int, sp
 
 
 def _finish(lockstep: Lockstep, tasks: int, spec: EnvironmentSpec, invalid: bool = False) -> _Trace:
-    """Run and check all trajectories, with the same actions for each, one step past the horizon.
+    """Runs and checks all trajectories, with the same actions for each, one step past the horizon.
 
-    ``invalid``: give trajectories that have ended actions that are none.
+    With ``invalid``, trajectories that have ended receive invalid actions.
     """
     size = (tasks, spec.trajectories)
     observations = lockstep.reset()
@@ -183,7 +186,7 @@ def _check_copy(family: EnvironmentFamily, keys: list[TaskKey], first: _Trace, s
 
 
 def _check_variety(family: EnvironmentFamily, keys: list[TaskKey], first: _Trace, spec: EnvironmentSpec) -> None:
-    """Tasks differ; all of them, and inner steps as well, where trajectories of one task differ."""
+    """Checks that tasks differ, and inner steps as well where trajectories of one task differ."""
     other = TaskKey(keys[0].seed + 1, keys[0].split, keys[0].index)
     descriptions = family.describe([*keys, other])
     traces = [*(first.rows(place) for place in range(len(keys))), _run(family, [other], 0, spec).rows(0)]

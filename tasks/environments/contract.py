@@ -1,4 +1,4 @@
-"""The contract of a family of environments: tasks that are acted in, not drawn."""
+"""The contract of a family of environments, whose tasks are RL tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,18 @@ Flags = NDArray[np.bool_]
 
 
 class RolloutError(ValueError):
-    """An environment that failed or broke its word; the message names the task and what to change."""
+    """An environment that failed or broke its contract; the message names the task and what to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec(FamilySpec):
-    """What policies, samplers and algorithms need to know of a family of environments.
+    """The sizes that policies, samplers and algorithms need of a family of environments.
 
     ``input_shape`` is that of an observation, ``(O,)``; ``outputs`` the size A of an action, or the number of actions
-    where they are discrete; ``objective`` is ``return``; ``description`` the size D of what an oracle is told.
+    where they are discrete; ``objective`` is ``return``; ``description`` the size D of the oracle's description.
 
     Attributes:
+        objective: always ``return``.
         discrete: whether an action is one of ``outputs`` numbers 0, 1, …, or a vector of ``outputs`` real ones.
         horizon: most steps H of a trajectory.
         trajectories: trajectories N per task and inner step.
@@ -37,11 +38,15 @@ class EnvironmentSpec(FamilySpec):
 
 
 class Step(NamedTuple):
-    """What T tasks × N trajectories answer to one action each.
+    """The results of one step of T tasks × N trajectories.
 
-    ``observations`` [T, N, O] and ``rewards`` [T, N] in float64; ``terminated`` and ``truncated`` [T, N]: the task has
-    come to its end, or was only cut off. Where a trajectory has ended before, its row repeats the last observation
-    with reward 0 and both flags False.
+    Once a trajectory has ended, its row repeats the last observation with reward 0 and both flags False.
+
+    Attributes:
+        observations: float64 [T, N, O].
+        rewards: float64 [T, N].
+        terminated: bool [T, N], whether the task itself has ended with this step.
+        truncated: bool [T, N], whether the trajectory was cut off at this step.
     """
 
     observations: Numbers
@@ -54,15 +59,15 @@ class Lockstep(Protocol):
     """Environments of T tasks × N trajectories that step together."""
 
     def reset(self) -> Numbers:
-        """First observations, [T, N, O]."""
+        """Returns first observations, float64 [T, N, O]."""
         ...
 
     def step(self, actions: Numbers) -> Step:
-        """One step of every trajectory.
+        """Takes one step of every trajectory and returns its results.
 
         Args:
-            actions: [T, N, A] as the policy gave them (an environment clips to its bounds itself), or [T, N] whole
-                numbers where they are discrete. Those of ended trajectories are passed over.
+            actions: [T, N, A] as the policy sampled them (an environment clips to its bounds itself), or [T, N] whole
+                numbers where they are discrete. Those of ended trajectories are ignored.
 
         Raises:
             RolloutError: naming the task, if an environment raises or leaves its declared observation space.
@@ -73,24 +78,29 @@ class Lockstep(Protocol):
 class EnvironmentFamily(Protocol):
     """A distribution of environments.
 
-    A family of your own is a class whose constructor takes annotated keyword arguments (the keys of the
+    A custom family is a class whose constructor takes annotated keyword arguments (the keys of the
     configuration's ``task`` section), ``horizon`` and ``trajectories`` usually among them, with these members.
     """
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """What the family's environments look like."""
+        """Sizes of the family's observations, actions and rollouts."""
         ...
 
     def describe(self, keys: Sequence[TaskKey]) -> Numbers:
-        """What an oracle is told of each task (a goal, a direction), [T, D]."""
+        """Returns the descriptions of tasks that an oracle observes (a goal, a direction), float64 [T, D]."""
         ...
 
     def start(self, keys: Sequence[TaskKey], inner_step: int) -> Lockstep:
-        """The tasks' environments at the start of ``spec.trajectories`` trajectories each.
+        """Returns the environments of T tasks at the start of ``spec.trajectories`` trajectories each.
 
-        A pure function of the keys, the inner step and the constructor's arguments: whatever is random in them (first
-        states, transitions) comes from ``key.rng(purpose)`` with ``inner_step`` as part of the purpose, and a task's
-        rows are the same bits whichever tasks are beside it.
+        A pure function of the arguments and the constructor's arguments: everything random (first states, transitions)
+        is drawn from ``key.rng(purpose)`` with ``inner_step`` as part of the purpose, and a task's rows have the same
+        bits
+        whichever other tasks are among the keys.
+
+        Args:
+            keys: the T tasks.
+            inner_step: number of inner steps before these rollouts.
         """
         ...

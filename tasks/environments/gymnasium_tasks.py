@@ -1,4 +1,4 @@
-"""Any environment that gymnasium can make, as a family of tasks."""
+"""Any gymnasium environment as a family of tasks."""
 
 import math
 import weakref
@@ -25,19 +25,21 @@ class GymnasiumTasks:
 
     Observations are vectors or arrays of numbers (``Box``, flattened), actions real vectors (``Box``, clipped to their
     bounds) or one of several (``Discrete``). First states come from seeds that are drawn per trajectory. An
-    environment has to draw all its random numbers from its own generator, ``self.np_random``, and to forget in
-    ``reset(seed=…)`` whatever came before: :func:`tasks.check_environment_family` tells whether it does.
+    environment has to draw all its random numbers from its own generator, ``self.np_random``, and ``reset(seed=…)`` has
+    to
+    restore its whole state: :func:`tasks.check_environment_family` checks both.
 
     Attributes:
         id: a registered identifier, ``my_module:MyEnv-v0`` to import the module that registers it.
         kwargs: arguments of the constructor that all tasks share.
-        vary: what differs between tasks: names with a range ``[low, high]``, from which a number is drawn uniformly, or
-            ``{choice: [value, …]}``. Between two whole numbers, ``[1, 5]``, whole numbers are drawn, both bounds
-            included, unless the constructor's annotation or default says that the argument is real. The combinations of
-            choices, if they are few, are the kinds of task: scores are averaged over them and shown for each.
-        via: where these go. ``kwargs``: to the constructor, so that every task has environments of its own;
-            ``options``: to ``reset(options={name: value})``, which needs to build environments only once.
-        vectorized: take the vector environment that is registered with the identifier. It has to accept
+        vary: the values that differ between tasks: names with a range ``[low, high]``, from which a number is drawn
+            uniformly, or ``{choice: [value, …]}``. Between two whole numbers, ``[1, 5]``, whole numbers are drawn, both
+            bounds included, unless the constructor's annotation or default says that the argument is real. The
+            combinations
+            of choices, if they are few, are the kinds of task: scores are averaged over them and shown for each.
+        via: where these values go. ``kwargs``: to the constructor, so that every task has environments of its own;
+            ``options``: to ``reset(options={name: value})``, so that environments are built only once.
+        vectorized: use the vector environment that is registered with the identifier. It has to accept
             ``autoreset_mode`` ``DISABLED``, a list of seeds, and actions for trajectories that are over.
         horizon: most steps H of a trajectory; gymnasium's own limit for the identifier holds as well.
         trajectories: trajectories N per task and inner step.
@@ -62,7 +64,7 @@ class GymnasiumTasks:
     pool: Pool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the arguments, and make one environment to learn its spaces."""
+        """Checks the arguments, and makes one environment to read its spaces."""
         counts(horizon=self.horizon, trajectories=self.trajectories)
         if self.via not in ("kwargs", "options"):
             raise ValueError(f"via: expected 'kwargs' or 'options', received '{self.via}'")
@@ -86,7 +88,7 @@ class GymnasiumTasks:
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """Sizes of the flattened spaces."""
+        """Sizes of the flattened spaces, horizon and trajectories."""
         discrete = isinstance(self.action, spaces.Discrete)
         return EnvironmentSpec(
             input_shape=(math.prod(self.observation.shape),),
@@ -99,20 +101,20 @@ class GymnasiumTasks:
         )
 
     def kind_of(self, key: TaskKey) -> str:
-        """The task's values among ``choice``s, such as ``map=small``."""
+        """Returns the task's values among ``choice``s, such as ``map=small``."""
         return kind(self.varied, self.draw(key))
 
     def draw(self, key: TaskKey) -> dict[str, Any]:
-        """The task's own values, by name."""
+        """Returns the task's own values, by name."""
         rng = key.rng("task")
         return {name: one.draw(rng) for name, one in self.varied.items()}
 
     def arguments(self, values: dict[str, Any]) -> dict[str, Any]:
-        """What a task's environments are constructed with."""
+        """Returns the constructor's arguments for a task with these values."""
         return {**(self.kwargs or {}), **(values if self.via == "kwargs" else {})}
 
     def describe(self, keys: Sequence[TaskKey]) -> Numbers:
-        """The values by their names in alphabetical order, as numbers, [T, D]."""
+        """Returns the tasks' values as numbers, by their names in alphabetical order, float64 [T, D]."""
         rows = [
             [number for name, value in self.draw(key).items() for number in self.varied[name].describe(value)]
             for key in keys
@@ -120,12 +122,24 @@ class GymnasiumTasks:
         return np.array(rows, dtype=np.float64).reshape(len(keys), self.spec.description)
 
     def seeds(self, key: TaskKey, inner_step: int) -> list[int]:
-        """What the task's trajectories are reset with, N numbers."""
+        """Returns the N seeds with which the task's trajectories are reset.
+
+        Args:
+            key: the task.
+            inner_step: number of inner steps before these rollouts.
+        """
         seeds: list[int] = key.rng(f"env{inner_step}").integers(2**31, size=self.trajectories).tolist()
         return seeds
 
     def start(self, keys: Sequence[TaskKey], inner_step: int) -> Lockstep:
-        """Environments that were idle, or new ones; they become idle again once all trajectories have ended."""
+        """Returns the tasks' environments, idle ones or new ones.
+
+        They become idle again once all trajectories have ended.
+
+        Args:
+            keys: the T tasks.
+            inner_step: number of inner steps before these rollouts.
+        """
         return _Together(self, Rows(keys, inner_step, self.trajectories))
 
 
@@ -150,7 +164,12 @@ def _action(identifier: str, space: spaces.Space[Any]) -> spaces.Box | spaces.Di
 
 
 def clipped(actions: Numbers, space: spaces.Box) -> Any:
-    """A policy's actions as environments take them: within the bounds, of the space's type."""
+    """Returns a policy's actions clipped to the bounds of a space and cast to its dtype.
+
+    Args:
+        actions: [..., A], float64.
+        space: the environment's action space.
+    """
     return np.clip(actions, space.low, space.high).astype(space.dtype)
 
 
@@ -234,7 +253,7 @@ class _Together:
 
     @contextmanager
     def _blame(self, task: int) -> Iterator[None]:
-        """Turn whatever a task's environments raise into an error that names the task."""
+        """Turns any error of a task's environments into one that names the task."""
         try:
             yield
         except Exception as error:

@@ -14,7 +14,7 @@ DIRECTIONS = {"direction=-1": "backward", "direction=1": "forward"}  # kinds of 
 
 @dataclass(frozen=True, kw_only=True)
 class Locomotion:
-    """A robot of :mod:`tasks.environments.mujoco`, whose class name the subclass shares.
+    """A family of robots of :mod:`tasks.environments.mujoco`; a subclass has the name of its robot's class.
 
     Attributes:
         horizon: most steps H of a trajectory, up to 1,000.
@@ -27,7 +27,7 @@ class Locomotion:
     bare: ClassVar[str] = "HalfCheetah-v5"  # gymnasium's robot that it is built on
 
     def __post_init__(self) -> None:
-        """Check that MuJoCo is there, and the arguments."""
+        """Checks that MuJoCo is installed, and the arguments."""
         name = type(self).__name__
         if importlib.util.find_spec("mujoco") is None:
             raise ValueError(f"expected MuJoCo for {name}, which is not installed; run: pip install 'metaray[mujoco]'")
@@ -48,15 +48,20 @@ class Locomotion:
         return replace(spec, kinds=tuple(DIRECTIONS[kind] for kind in spec.kinds))
 
     def kind_of(self, key: TaskKey) -> str:
-        """``forward`` or ``backward``, where tasks are directions."""
+        """Returns ``forward`` or ``backward``, where tasks are directions."""
         return DIRECTIONS[self.tasks.kind_of(key)]
 
     def describe(self, keys: Sequence[TaskKey]) -> Numbers:
-        """The directions or velocities, [T, 1]."""
+        """Returns the directions (1 or -1) or velocities (metres per second), float64 [T, 1]."""
         return self.tasks.describe(keys)
 
     def start(self, keys: Sequence[TaskKey], inner_step: int) -> Lockstep:
-        """Robots near rest, each with noise of its own."""
+        """Returns robots near rest, each with noise of its own.
+
+        Args:
+            keys: the T tasks.
+            inner_step: number of inner steps before these rollouts.
+        """
         return self.tasks.start(keys, inner_step)
 
     def _vary(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Runner(MujocoEnv, EzPickle):
 
     The task is an argument of the constructor and, under the same name, an option of :meth:`reset`; it stays until it
     is changed. The forward velocity v of a step is the displacement of the root along x over the step's duration.
-    MuJoCo's habit of resetting a simulation that has gone astray is off: such a state is handed out as it is.
+    MuJoCo's automatic reset of a diverged simulation is off: such a state is returned as it is.
 
     Attributes:
         goal: the direction or velocity.
@@ -44,32 +44,32 @@ class Runner(MujocoEnv, EzPickle):
 
     @classmethod
     def checked(cls, goal: float) -> float:
-        """The task as a number.
+        """Returns the task as a number.
 
         Raises:
-            ValueError: if it is none that the robot can have.
+            ValueError: if it is not a task of this robot.
         """
         raise NotImplementedError
 
     @classmethod
     def drive(cls, velocity: Numbers, goal: Numbers) -> Numbers:
-        """Reward for velocities under tasks of the same shape."""
+        """Returns the reward for running, […], at velocities in metres per second […] under goals […]."""
         raise NotImplementedError
 
     @classmethod
     def costs(cls, actions: Numbers, forces: Numbers) -> Numbers:
-        """What actions […, A] and clipped external forces […, F] cost, less what staying alive earns, […]."""
+        """Returns costs of actions […, A] and clipped external forces […, F], less the reward for being alive, […]."""
         raise NotImplementedError
 
     @classmethod
     def fallen(cls, positions: Numbers, velocities: Numbers) -> Flags:
-        """Whether the robot has come to its end, […], by its positions […, nq] and velocities […, nv]."""
+        """Returns whether the episode terminates, bool […], at positions […, nq] and velocities […, nv]."""
         raise NotImplementedError
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Numbers, dict[str, float]]:
-        """A first state near rest; ``options`` may hold another task."""
+        """Returns a first state near rest; ``options`` may hold another task."""
         if options and self.word in options:
             self.goal = self.checked(options[self.word])
         observation: Numbers
@@ -77,7 +77,7 @@ class Runner(MujocoEnv, EzPickle):
         return observation, info
 
     def step(self, action: Any) -> tuple[Numbers, Any, bool, bool, dict[str, Any]]:
-        """One action, held for ``frame_skip`` steps of the physics."""
+        """Applies one action for ``frame_skip`` steps of the physics."""
         before = self.data.qpos[0]
         self.do_simulation(action, self.frame_skip)
         velocity = (self.data.qpos[0] - before) / self.dt
@@ -90,7 +90,7 @@ class Runner(MujocoEnv, EzPickle):
 
     @classmethod
     def observe(cls, positions: Numbers, velocities: Numbers, forces: Numbers) -> Numbers:
-        """What is seen of positions […, nq], velocities […, nv] and clipped external forces […, F]."""
+        """Returns observations […, O] of positions […, nq], velocities […, nv] and clipped external forces […, F]."""
         parts = [positions[..., cls.hidden :], velocities, *([forces] if cls.forces else [])]
         return np.concatenate(parts, axis=-1)
 
@@ -111,7 +111,7 @@ class Runner(MujocoEnv, EzPickle):
 
 
 def load(path: str) -> Any:
-    """A compiled model from an XML file.
+    """Returns a compiled model of an XML file.
 
     Half-cheetah's file asks the compiler to scale all masses to a total, which MuJoCo deprecates with a warning on
     standard error and in a file MUJOCO_LOG.TXT. As the warning advises, the compiled model is scaled instead; the
@@ -128,7 +128,7 @@ def load(path: str) -> Any:
 
 
 def external_forces(data: Any) -> Numbers:
-    """External forces on all bodies but the world, clipped to [-1, 1], [6 · bodies]."""
+    """Returns external forces on all bodies but the world, clipped to [-1, 1], [6 · bodies]."""
     forces: Numbers = np.clip(data.cfrc_ext[1:], -1.0, 1.0).ravel()
     return forces
 
@@ -143,14 +143,14 @@ class Directed(Runner):
 
     @classmethod
     def checked(cls, goal: float) -> float:
-        """1.0 or -1.0."""
+        """Returns 1.0 or -1.0."""
         if goal not in (-1, 1):
             raise ValueError(f"direction: expected 1 (forward) or -1 (backward), received {goal!r}")
         return float(goal)
 
     @classmethod
     def drive(cls, velocity: Numbers, goal: Numbers) -> Numbers:
-        """Velocity towards the goal."""
+        """Returns the velocity towards the goal."""
         return goal * velocity
 
 
@@ -164,14 +164,14 @@ class Paced(Runner):
 
     @classmethod
     def checked(cls, goal: float) -> float:
-        """Any finite number."""
+        """Returns any finite number."""
         if isinstance(goal, bool) or not isinstance(goal, int | float | np.number) or not math.isfinite(goal):
             raise ValueError(f"velocity: expected a finite number, received {goal!r}")
         return float(goal)
 
     @classmethod
     def drive(cls, velocity: Numbers, goal: Numbers) -> Numbers:
-        """Distance from the goal, as a loss."""
+        """Returns minus the distance from the goal."""
         return -np.abs(velocity - goal)
 
 
@@ -185,7 +185,7 @@ class _HalfCheetah(Runner, HalfCheetahEnv):
 
     @classmethod
     def fallen(cls, positions: Numbers, velocities: Numbers) -> Flags:  # noqa: ARG003
-        """Never."""
+        """Returns False."""
         return np.zeros(positions.shape[:-1], dtype=np.bool_)
 
 
@@ -200,7 +200,7 @@ class _Ant(Runner, AntEnv):
 
     @classmethod
     def fallen(cls, positions: Numbers, velocities: Numbers) -> Flags:
-        """Torso below 0.2 m or above 1 m, or a state that is no number."""
+        """Returns whether the torso is below 0.2 m or above 1 m, or a number of the state is not finite."""
         finite = np.isfinite(positions).all(axis=-1) & np.isfinite(velocities).all(axis=-1)
         return np.asarray(~(finite & (positions[..., 2] >= 0.2) & (positions[..., 2] <= 1.0)))
 
@@ -218,11 +218,11 @@ class AntDirection(Directed, _Ant):
 
 
 class AntVelocity(Paced, _Ant):
-    """Ant that runs at a velocity: 1 - |v - v*| + 0.05 - costs; the 1 keeps it from seeking its end."""
+    """Ant that runs at a velocity: 1 - |v - v*| + 0.05 - costs; the 1 makes staying alive worth more than falling."""
 
     @classmethod
     def drive(cls, velocity: Numbers, goal: Numbers) -> Numbers:
-        """One at the goal, less elsewhere."""
+        """Returns 1 at the goal, less elsewhere."""
         return 1.0 - np.abs(velocity - goal)
 
 
@@ -266,7 +266,7 @@ class Runners(VectorEnv[Numbers, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Numbers, dict[str, Any]]:
-        """First states, of all robots or of those in ``options["reset_mask"]``; the other options are for each."""
+        """Returns first states, of all robots or those in ``options["reset_mask"]``; other options are for each."""
         options = dict(options or {})
         mask = options.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_))
         if isinstance(seed, int):
@@ -284,7 +284,7 @@ class Runners(VectorEnv[Numbers, Any, Any]):
         return self._observe(), {}
 
     def step(self, actions: Any) -> tuple[Numbers, Numbers, Flags, Flags, dict[str, Any]]:
-        """One step of every robot that has not come to its end."""
+        """Takes one step of every robot that has not ended."""
         going = ~self._over
         before = self._positions[:, 0].copy()
         self._controls[going] = np.asarray(actions)[going]
@@ -299,7 +299,7 @@ class Runners(VectorEnv[Numbers, Any, Any]):
         return self._observe(), np.where(going, rewards, 0.0), terminated, truncated, {}
 
     def close_extras(self, **kwargs: Any) -> None:  # noqa: ARG002
-        """Close the simulation."""
+        """Closes the simulation."""
         self._env.close()
 
     def _simulate(self, going: Flags) -> None:
@@ -320,7 +320,7 @@ class Runners(VectorEnv[Numbers, Any, Any]):
         return observations
 
     def _columns(self, part: Any) -> slice:
-        """Where a part stands in the rows of states: parts follow each other in the order of their bits."""
+        """Returns the columns of a part in the rows of states; parts are in the order of their bits."""
         model = self._env.model
         first = mujoco.mj_stateSize(model, self._parts & (part.value - 1))
         return slice(first, first + mujoco.mj_stateSize(model, part.value))

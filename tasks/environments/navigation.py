@@ -14,12 +14,12 @@ from tasks.family import TaskKey
 
 @dataclass(frozen=True, kw_only=True)
 class Navigation:
-    """A point in the plane that has to find its task's goal, which it cannot see.
+    """A point in the plane that has to reach its task's goal, which it does not observe.
 
     Every trajectory starts at the origin. An action is a displacement: x ← x + clip(scale · a, ±limit). The reward is
     minus the distance to the goal after the move, or minus its square. A trajectory terminates where the point comes
-    within ``radius`` of the goal and is truncated after ``horizon`` steps. Nothing is random but the goal, uniform in a
-    square, which is what an oracle is told.
+    within ``radius`` of the goal and is truncated after ``horizon`` steps. Only the goal is random, uniform in a
+    square; it is the task's description.
 
     The paper writes of squared distances; the authors' program takes the distance, counts the point as arrived once
     both coordinates are within 0.01, and maps a policy's action of 1 to a displacement of 0.1 (``scale: 0.1`` here).
@@ -50,7 +50,7 @@ class Navigation:
     trajectories: int = 20
 
     def __post_init__(self) -> None:
-        """Check sizes and ranges."""
+        """Checks sizes and ranges."""
         counts(horizon=self.horizon, trajectories=self.trajectories)
         low, high = self.goal
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
@@ -64,19 +64,24 @@ class Navigation:
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """Two coordinates are seen, two displacements chosen."""
+        """Observations are two coordinates, actions two displacements."""
         return EnvironmentSpec(
             input_shape=(2,), outputs=2, description=2, horizon=self.horizon, trajectories=self.trajectories
         )
 
     def describe(self, keys: Sequence[TaskKey]) -> Numbers:
-        """The goals, [T, 2]."""
+        """Returns the goals, float64 [T, 2]."""
         low, high = self.goal
         numbers = np.stack([key.rng("task").random(2) for key in keys]) if keys else np.zeros((0, 2))
         return low + (high - low) * numbers
 
     def start(self, keys: Sequence[TaskKey], inner_step: int) -> Lockstep:
-        """Points at the origin; the inner step makes no difference."""
+        """Returns N points per task at the origin.
+
+        Args:
+            keys: the T tasks.
+            inner_step: not used.
+        """
         return _Points(self, self.describe(keys), Rows(keys, inner_step, self.trajectories))
 
 

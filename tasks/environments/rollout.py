@@ -32,21 +32,22 @@ class Rollouts(NamedTuple):
 
     @property
     def returns(self) -> Numbers:
-        """The mean over trajectories of the sum of rewards, [T]."""
+        """Mean over trajectories of the sum of rewards, [T]."""
         means: Numbers = self.rewards.sum(axis=2).mean(axis=1)
         return means
 
 
 def roll(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int, act: Act) -> Rollouts:
-    """Let a policy act until every trajectory has ended or come to the horizon.
+    """Returns the rollouts of a policy until every trajectory has ended or reached the horizon.
 
-    A pure function of the keys, the inner step and ``act``: the noise that actions are drawn with is each task's own
-    (``key.rng("act0")`` and on), as is whatever is random in its environment.
+    A pure function of the keys, the inner step and ``act``: the noise of the actions is drawn from the task's own
+    stream
+    (``key.rng("act0")`` and on), as is everything random in its environment.
 
     Args:
         family: the environments.
-        keys: the tasks.
-        inner_step: inner steps taken before; each has random numbers of its own.
+        keys: the T tasks.
+        inner_step: number of inner steps before these rollouts; each has random numbers of its own.
         act: (observations [T, N, O], noise [T, N, A]) -> actions [T, N, A] and distributions [T, N, M]; the noise is
             standard normal, or uniform [T, N, 1] where actions are discrete.
 
@@ -92,7 +93,7 @@ def _ended(step: Step) -> Flags:
 
 
 def _noise(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int) -> Numbers:
-    """What actions are drawn with, [T, H, N, A]."""
+    """Returns the noise that actions are sampled with, [T, H, N, A]."""
     spec = family.spec
     shape = (spec.horizon, spec.trajectories, 1 if spec.discrete else spec.outputs)
     generators = [key.rng(f"act{inner_step}") for key in keys]
@@ -104,7 +105,7 @@ def _noise(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int) 
 def _require_shapes(
     answer: Step, rows: tuple[int, int], spec: EnvironmentSpec, keys: Sequence[TaskKey], inner_step: int, step: int
 ) -> None:
-    """Check that nothing in an environment's answer would be broadcast."""
+    """Checks the shapes of an environment's results; nothing is broadcast."""
     for values, shape, name in (
         (answer.observations, (*rows, *spec.input_shape), "observations [T, N, O]"),
         (answer.rewards, rows, "rewards [T, N]"),

@@ -1,4 +1,4 @@
-"""The bookkeeping of T tasks × N trajectories that step together: which have ended, and whose fault an error is."""
+"""The state that T tasks × N trajectories share while they step together: which have ended, and errors about them."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,15 @@ from tasks.family import TaskKey
 
 
 class Rows:
-    """What every :class:`Lockstep` has to remember besides the states of its environments.
+    """The state that every :class:`Lockstep` keeps besides the states of its environments.
 
     Attributes:
         keys: the T tasks.
-        inner_step: which batch of rollouts this is.
-        taken: number of the environment step that is being taken, or was last; 0 is the reset.
-        ended: [T, N], the trajectories that are over.
-        observations: [T, N, O], the last observation of each.
+        inner_step: number of inner steps before these rollouts.
+        trajectories: trajectories N per task.
+        taken: number of the current environment step; 0 is the reset.
+        ended: bool [T, N], the trajectories that are over.
+        observations: float64 [T, N, O], the last observation of each.
     """
 
     def __init__(self, keys: Sequence[TaskKey], inner_step: int, trajectories: int) -> None:
@@ -27,14 +28,21 @@ class Rows:
         self.observations: Numbers = np.zeros((len(self.keys), trajectories, 0))
 
     def begin(self, observations: Numbers) -> Numbers:
-        """Note the first observations, [T, N, O], and hand out a copy."""
+        """Stores the first observations, [T, N, O], and returns a copy."""
         self.taken = 0
         self.ended = np.zeros_like(self.ended)
         self.observations = observations
         return observations.copy()
 
     def conclude(self, observations: Numbers, rewards: Numbers, terminated: Flags, truncated: Flags) -> Step:
-        """One step's answer, in which trajectories that had ended before stand still."""
+        """Returns the results of one step; rows of trajectories that had ended before repeat their last observation.
+
+        Args:
+            observations: [T, N, O].
+            rewards: [T, N].
+            terminated: bool [T, N].
+            truncated: bool [T, N].
+        """
         before, going = self.ended, ~self.ended
         observations = np.where(before[..., None], self.observations, observations)
         step = Step(observations.copy(), np.where(before, 0.0, rewards), terminated & going, truncated & going)
@@ -42,10 +50,14 @@ class Rows:
         return step
 
     def vectors(self, actions: Numbers, size: int) -> Numbers:
-        """The next step's actions as [T, N, A] finite numbers, with zeros for the trajectories that have ended.
+        """Returns the next step's actions as finite float64 [T, N, A], zero for the trajectories that have ended.
+
+        Args:
+            actions: as the policy sampled them, [T, N, A].
+            size: A.
 
         Raises:
-            RolloutError: naming the first trajectory whose action is none.
+            RolloutError: naming the first trajectory whose action is not finite.
         """
         actions = self._next(actions, (*self.ended.shape, size))
         finite = np.asarray(np.isfinite(actions).all(axis=-1))
@@ -53,10 +65,14 @@ class Rows:
         return np.where(self.ended[..., None], 0.0, actions)
 
     def numbers(self, actions: Numbers, count: int) -> NDArray[np.int64]:
-        """The next step's actions as [T, N] whole numbers below ``count``, 0 for the trajectories that have ended.
+        """Returns the next step's actions as int64 [T, N], 0 for the trajectories that have ended.
+
+        Args:
+            actions: as the policy sampled them, [T, N].
+            count: number of actions.
 
         Raises:
-            RolloutError: naming the first trajectory whose action is none.
+            RolloutError: naming the first trajectory whose action is not a whole number from 0 to ``count`` - 1.
         """
         actions = self._next(actions, self.ended.shape)
         allowed = (actions >= 0) & (actions < count) & (actions == np.floor(actions))
@@ -64,14 +80,30 @@ class Rows:
         return np.where(self.ended, 0, actions).astype(np.int64)
 
     def require(self, kept: Flags, expected: str, values: Numbers, remedy: str) -> None:
-        """Raise for the first trajectory still running whose flag in ``kept`` [T, N] is False, showing its value."""
+        """Checks a condition of every running trajectory.
+
+        Args:
+            kept: whether the condition holds, bool [T, N].
+            expected: the condition in words.
+            values: the values it is about, [T, N, ...].
+            remedy: what to change.
+
+        Raises:
+            RolloutError: for the first running trajectory whose flag is False, with its value.
+        """
         broken = ~(kept | self.ended)
         if broken.any():
             task, trajectory = (int(number) for number in np.argwhere(broken)[0])
             raise self.error(task, trajectory, f"expected {expected}, received {values[task, trajectory]}; {remedy}")
 
     def error(self, task: int, trajectory: int | None, message: str) -> RolloutError:
-        """An error about one trajectory, or an unknown one, in the step that is being taken."""
+        """Returns an error about the current environment step.
+
+        Args:
+            task: position of the task among ``keys``.
+            trajectory: position of the trajectory, None if it is not known.
+            message: expected, received, what to do.
+        """
         key = self.keys[task]
         which = "" if trajectory is None else f"trajectory {trajectory}, "
         return RolloutError(
@@ -91,7 +123,7 @@ POLICY = "the policy has diverged, or was made for other actions: lower the step
 
 
 def counts(**sizes: int) -> None:
-    """Check that named sizes are above zero.
+    """Checks that named sizes are above zero.
 
     Raises:
         ValueError: naming the first that is not.

@@ -13,13 +13,13 @@ from tasks.family import TaskKey
 
 @dataclass(frozen=True, kw_only=True)
 class Tabular:
-    """Finite decision processes with random transitions and random rewards.
+    """Finite Markov decision processes with random transitions and random rewards.
 
     For each task, state s and action a, the probabilities of the next state are drawn from a symmetric Dirichlet
-    distribution and the reward r(s, a), paid for acting and free of noise, from a standard normal one. A trajectory
-    starts in state 0 and terminates after exactly ``horizon`` steps: the end belongs to the problem, so nothing lies
-    behind it that a value function would have to stand for. Observations are one-hot. With one state the tasks are
-    bandits.
+    distribution and the reward r(s, a), deterministic given both, from a standard normal one. A trajectory
+    starts in state 0 and terminates after exactly ``horizon`` steps: the end is part of the problem, so the value after
+    it
+    is zero. Observations are one-hot. With one state the tasks are bandits.
 
     Attributes:
         states: number S of states.
@@ -40,14 +40,14 @@ class Tabular:
     trajectories: int = 20
 
     def __post_init__(self) -> None:
-        """Check sizes and the concentration."""
+        """Checks sizes and the concentration."""
         counts(states=self.states, actions=self.actions, horizon=self.horizon, trajectories=self.trajectories)
         if not 0 < self.concentration < math.inf:
             raise ValueError(f"concentration: expected a number above zero, received {self.concentration}")
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """The state is seen, an action chosen; an oracle is told every reward."""
+        """Observations are one-hot states, actions discrete; a task's description is all its rewards."""
         return EnvironmentSpec(
             input_shape=(self.states,),
             outputs=self.actions,
@@ -58,7 +58,7 @@ class Tabular:
         )
 
     def model(self, keys: Sequence[TaskKey]) -> tuple[Numbers, Numbers]:
-        """Probabilities P(s' | s, a) [T, S, A, S] and rewards r(s, a) [T, S, A] of each task."""
+        """Returns probabilities P(s' | s, a) [T, S, A, S] and rewards r(s, a) [T, S, A] of each task, float64."""
         table = (len(keys), self.states, self.actions)
         transitions, rewards = np.zeros((*table, self.states)), np.zeros(table)
         for row, key in enumerate(keys):
@@ -68,11 +68,16 @@ class Tabular:
         return transitions, rewards
 
     def describe(self, keys: Sequence[TaskKey]) -> Numbers:
-        """The rewards, state by state, [T, S · A]."""
+        """Returns the rewards, state by state, float64 [T, S · A]."""
         return self.model(keys)[1].reshape(len(keys), -1)
 
     def start(self, keys: Sequence[TaskKey], inner_step: int) -> Lockstep:
-        """Trajectories in state 0, with the randomness of all their transitions drawn ahead."""
+        """Returns trajectories in state 0; the random numbers of all their transitions are drawn here.
+
+        Args:
+            keys: the T tasks.
+            inner_step: number of inner steps before these rollouts; each has random numbers of its own.
+        """
         numbers = np.zeros((len(keys), self.horizon, self.trajectories))
         for row, key in enumerate(keys):
             numbers[row] = key.rng(f"env{inner_step}").random(numbers.shape[1:])

@@ -1,4 +1,4 @@
-"""What differs between the tasks of an environment: ranges and choices."""
+"""Values of an environment that vary between tasks: ranges and choices."""
 
 import math
 from collections.abc import Mapping
@@ -11,19 +11,19 @@ import numpy as np
 
 
 class Varied(Protocol):
-    """One value that is drawn for each task."""
+    """The distribution of one value that is drawn for each task."""
 
     @property
     def size(self) -> int:
-        """Numbers that describe a value."""
+        """Number of numbers in a value's description."""
         ...
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """A value."""
+        """Returns a value."""
         ...
 
     def describe(self, value: Any) -> list[float]:
-        """What an oracle is told of a value."""
+        """Returns the ``size`` numbers that describe a value to an oracle."""
         ...
 
 
@@ -39,11 +39,11 @@ class Range:
     size: int = 1
 
     def draw(self, rng: np.random.Generator) -> float:
-        """One number."""
+        """Returns a number."""
         return float(self.low + (self.high - self.low) * rng.random())
 
     def describe(self, value: float) -> list[float]:
-        """The number itself."""
+        """Returns the number itself."""
         return [value]
 
 
@@ -56,17 +56,17 @@ class Whole:
     size: int = 1
 
     def draw(self, rng: np.random.Generator) -> int:
-        """One number."""
+        """Returns a whole number."""
         return int(rng.integers(self.low, self.high, endpoint=True))
 
     def describe(self, value: int) -> list[float]:
-        """The number itself."""
+        """Returns the number itself."""
         return [float(value)]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values; a number describes itself, anything else is described by its place, one-hot."""
+    """One of several values; a number describes itself, other values are described by their position, one-hot."""
 
     values: tuple[Any, ...]
 
@@ -76,24 +76,25 @@ class Choice:
         return 1 if all(isinstance(value, Real) for value in self.values) else len(self.values)
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """One of the values."""
+        """Returns one of the values."""
         return self.values[rng.integers(len(self.values))]
 
     def describe(self, value: Any) -> list[float]:
-        """The number, or its place."""
+        """Returns the number, or the one-hot position of the value."""
         return [float(value)] if self.size == 1 else [float(value == other) for other in self.values]
 
 
 def parse(vary: Mapping[str, Any], types: Mapping[str, type] | None = None) -> dict[str, Varied]:
-    """What a configuration says of varied values, in alphabetical order.
+    """Returns the distributions of varied values by name, in alphabetical order.
 
     Args:
-        vary: names with ``[low, high]`` or ``{"choice": [value, …]}``. Between two whole numbers whole numbers are
-            drawn, unless the argument is known to be real.
-        types: which of the names are known to take whole numbers (``int``) or real ones (``float``).
+        vary: ``[low, high]`` or ``{"choice": [value, …]}`` by name, as in a configuration. Between two whole numbers
+            whole
+            numbers are drawn, unless the argument is known to be real.
+        types: the names that are known to take whole numbers (``int``) or real ones (``float``).
 
     Raises:
-        ValueError: naming what cannot be understood.
+        ValueError: naming the value that is neither.
 
     >>> parse({"length": [0.5, 1.5], "map": {"choice": ["small", "large"]}})
     {'length': Range(low=0.5, high=1.5, size=1), 'map': Choice(values=('small', 'large'))}
@@ -104,7 +105,12 @@ def parse(vary: Mapping[str, Any], types: Mapping[str, type] | None = None) -> d
 
 
 def require_type(key: str, expected: type | None, value: Any) -> None:
-    """Refuse a value that an argument for whole or real numbers does not take.
+    """Checks that a value fits the type of an environment's argument.
+
+    Args:
+        key: the configuration's key, for the message.
+        expected: ``int``, ``float``, or None if it is not known.
+        value: the value to check.
 
     Raises:
         ValueError: if ``value`` is a text or a boolean for a number, or a real number for a whole one.
@@ -116,7 +122,7 @@ def require_type(key: str, expected: type | None, value: Any) -> None:
 
 
 def kinds(varied: Mapping[str, Varied]) -> tuple[str, ...]:
-    """The kinds of task that choices make, all equally likely; none if nothing is chosen, or too many combinations.
+    """Returns the kinds of task, one per combination of choices, all equally likely; none if there are too many.
 
     >>> kinds(parse({"length": [0.5, 1.5], "map": {"choice": ["small", "large"]}}))
     ('map=small', 'map=large')
@@ -128,7 +134,12 @@ def kinds(varied: Mapping[str, Varied]) -> tuple[str, ...]:
 
 
 def kind(varied: Mapping[str, Varied], values: Mapping[str, Any]) -> str:
-    """The kind of a task of these values: those that are chosen, in words."""
+    """Returns the name of the kind of a task, such as ``map=small``.
+
+    Args:
+        varied: distributions by name.
+        values: the task's values by name.
+    """
     chosen = {name: values[name] for name, one in varied.items() if isinstance(one, Choice)}
     return ", ".join(f"{name}={_word(value)}" for name, value in chosen.items())
 

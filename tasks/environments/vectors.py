@@ -1,4 +1,4 @@
-"""Gymnasium's vector environments, made to stand still, to say whose fault an error is, and to be used again."""
+"""Gymnasium's vector environments without automatic reset, reused, with errors that name the environment."""
 
 import importlib
 import inspect
@@ -17,12 +17,12 @@ Vector = VectorEnv[Any, Any, Any]
 
 
 class Standing(SyncVectorEnv):
-    """N environments in one process, of which those that have come to their end are left alone until the next reset.
+    """N environments in one process; an environment that has ended is not stepped again until the next reset.
 
-    What the environments tell beside observations, rewards and flags is passed over.
+    Information that environments return beside observations, rewards and flags is ignored.
 
     Attributes:
-        current: the environment that was called last.
+        current: number of the environment that was called last.
     """
 
     def __init__(self, makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
@@ -34,7 +34,7 @@ class Standing(SyncVectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """First observations; ``seed`` has a number for each environment."""
+        """Returns first observations; ``seed`` holds one number for each environment."""
         if seed is None or isinstance(seed, int):
             raise ValueError(f"seed: expected {self.num_envs} numbers, received {seed}")
         for row, (env, number) in enumerate(zip(self.envs, seed, strict=True)):
@@ -44,7 +44,7 @@ class Standing(SyncVectorEnv):
         return self._seen.copy(), {}
 
     def step(self, actions: Any) -> tuple[Any, Numbers, Flags, Flags, dict[str, Any]]:
-        """One step of every environment that has not come to its end; the others' actions are passed over."""
+        """Takes one step of every environment that has not ended; the other rows of ``actions`` are ignored."""
         rewards, ends = np.zeros(self.num_envs), np.zeros((2, self.num_envs), dtype=np.bool_)
         for row in np.flatnonzero(~self._over).tolist():
             self.current = row
@@ -64,9 +64,9 @@ class Standing(SyncVectorEnv):
 
 
 def numbers_of(identifier: str) -> dict[str, type]:
-    """The arguments of an environment's constructor that take whole numbers, ``int``, or real ones, ``float``.
+    """Returns the arguments of an environment's constructor that take whole numbers, ``int``, or real ones, ``float``.
 
-    Told by annotations, and by defaults that are real numbers; an identifier that is unknown has none.
+    Derived from annotations, and from defaults that are real numbers; an unknown identifier has none.
     """
     module, colon, name = identifier.rpartition(":")
     try:
@@ -80,26 +80,26 @@ def numbers_of(identifier: str) -> dict[str, type]:
     except Exception:  # whatever the import of a user's module raises; making the environment says it better
         return {}
     defaults |= registered.kwargs
-    found = {}
+    numeric = {}
     for argument, default in defaults.items():
         hint = hints.get(argument, type(default))
         kinds = {hint, *get_args(hint)} & {int, float}
         if kinds == {float} or (kinds == {int} and argument in hints):
-            found[argument] = kinds.pop()
-    return found
+            numeric[argument] = kinds.pop()
+    return numeric
 
 
 def together(identifier: str, count: int, kwargs: dict[str, Any], own: bool) -> Vector:
-    """N environments of one identifier.
+    """Returns N environments of one identifier as a vector environment.
 
     Args:
-        identifier: what gymnasium knows them by.
+        identifier: gymnasium's name of the environment.
         count: N.
         kwargs: arguments of their constructors.
-        own: whether to take the vector environment that is registered with them.
+        own: whether to take the vector environment that is registered with the identifier.
 
     Raises:
-        ValueError: if that one resets its environments by itself, so that the end of a trajectory would be lost.
+        ValueError: if the registered one resets its environments itself, so that the end of a trajectory would be lost.
     """
     if not own:
         return Standing([lambda: alone(identifier, kwargs)] * count)
@@ -115,15 +115,20 @@ def together(identifier: str, count: int, kwargs: dict[str, Any], own: bool) -> 
 
 
 def alone(identifier: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """One environment, without gymnasium's checks of its first step: every step is checked here."""
+    """Returns one environment without gymnasium's checks of its first step: every step is checked here.
+
+    Args:
+        identifier: gymnasium's name of the environment.
+        kwargs: arguments of its constructor.
+    """
     return gymnasium.make(identifier, disable_env_checker=True, **kwargs)
 
 
 class Pool:
-    """Vector environments that nobody uses at the moment, by a label; copies and pickles begin empty.
+    """Idle vector environments by label; copies and pickles begin empty.
 
     Args:
-        limit: most that are kept; beyond it those are closed that have been idle for longest.
+        limit: most that are kept; those idle for longest are closed first.
     """
 
     def __init__(self, limit: int) -> None:
@@ -138,14 +143,19 @@ class Pool:
         return len(self._idle)
 
     def take(self, label: str, make: Callable[[], Vector]) -> Vector:
-        """An idle one with this label, the longest idle first, or a new one."""
+        """Returns an idle vector environment with this label, the longest idle first, or a new one.
+
+        Args:
+            label: environments of equal labels are interchangeable.
+            make: constructs a new one.
+        """
         for number, (name, _) in self._idle.items():
             if name == label:
                 return self._idle.pop(number)[1]
         return make()
 
     def give(self, vectors: list[tuple[str, Vector]]) -> None:
-        """Take back what has been taken, and empty the list."""
+        """Stores vector environments with their labels as idle, and empties the list."""
         while vectors:
             self._given += 1
             self._idle[self._given] = vectors.pop(0)

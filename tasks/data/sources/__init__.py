@@ -1,1 +1,1 @@
-"""Sources of raw data: each reads one form of data set that users really have."""
+"""Sources of raw data, one module for each form of data set."""

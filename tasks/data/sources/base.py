@@ -1,4 +1,4 @@
-"""What every source of raw data gives to the preparation."""
+"""The raw data that every source passes to the preparation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from tasks.family import Split
 
 @dataclass(frozen=True, kw_only=True)
 class RawImage:
-    """One image as it is found: an encoded file, its bytes, or its pixels.
+    """One image in the form of its source: an encoded file, its bytes, or its pixels.
 
     Attributes:
-        where: what a message calls it.
+        where: its name in messages.
         data: path of an encoded image, the encoded bytes, or uint8 pixels [height, width] or [height, width, 3].
     """
 
@@ -25,18 +25,18 @@ class RawImage:
 
 @dataclass(frozen=True)
 class LazyImages(Sequence[RawImage]):
-    """Images that are made when they are asked for, by any thread.
+    """Images that are made when they are read, by any thread.
 
     Attributes:
-        length: how many there are.
-        make: gives image number ``i``.
+        length: number of images.
+        make: number of an image -> the image.
     """
 
     length: int
     make: Callable[[int], RawImage]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Returns the number of images."""
         return self.length
 
     @overload
@@ -51,7 +51,12 @@ class LazyImages(Sequence[RawImage]):
 
 @dataclass(frozen=True, kw_only=True)
 class RawClass:
-    """One class: its name, unique in the data set, and its images."""
+    """One class.
+
+    Attributes:
+        name: unique in the data set.
+        images: its images.
+    """
 
     name: str
     images: Sequence[RawImage]
@@ -83,5 +88,5 @@ class RawData:
 
 
 def files(paths: Sequence[str]) -> Sequence[RawImage]:
-    """The images of files, by their paths; a path takes a quarter of the memory of an image."""
+    """Returns the images of paths as a sequence; a path takes a quarter of the memory of an image."""
     return LazyImages(len(paths), lambda number: RawImage(where=paths[number], data=Path(paths[number])))

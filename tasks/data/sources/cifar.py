@@ -43,7 +43,16 @@ def cifar_fs(source: Path, *, download: bool = False, limits: Limits | None = No
 
 
 def fc100(source: Path, *, download: bool = False, limits: Limits | None = None) -> RawData:
-    """FC100: 60, 20 and 20 classes that share no superclass (Oreshkin et al. 2018). Otherwise as :func:`cifar_fs`."""
+    """FC100: 60, 20 and 20 classes that share no superclass (Oreshkin et al. 2018).
+
+    Args:
+        source: as for :func:`cifar_fs`.
+        download: as for :func:`cifar_fs`.
+        limits: as for :func:`cifar_fs`.
+
+    Raises:
+        DataError: as for :func:`cifar_fs`.
+    """
     return _raw_data("fc100", source, download, limits)
 
 

@@ -1,4 +1,4 @@
-"""Fetching data sets from where torchvision fetches them."""
+"""Downloads of data sets from the addresses that torchvision uses."""
 
 from pathlib import Path
 
@@ -9,20 +9,20 @@ from tasks.vision import torchvision
 
 
 def omniglot(folder: Path) -> None:
-    """Fetch and unpack ``images_background`` and ``images_evaluation`` into a folder, as far as they are not there."""
+    """Downloads and unpacks ``images_background`` and ``images_evaluation`` into a folder, unless they are there."""
     source = torchvision.datasets.Omniglot
     for part, md5 in source.zips_md5.items():
         _fetch(f"{source.download_url_prefix}/{part}.zip", md5, folder, part)
 
 
 def cifar100(folder: Path) -> None:
-    """Fetch and unpack ``cifar-100-python`` into a folder, if it is not there."""
+    """Downloads and unpacks ``cifar-100-python`` into a folder, unless it is there."""
     source = torchvision.datasets.CIFAR100
     _fetch(source.url, source.tgz_md5, folder, source.base_folder)
 
 
 def _fetch(url: str, md5: str, folder: Path, holds: str) -> None:
-    """Fetch an archive that holds one folder, check it, and unpack that folder whole or not at all.
+    """Downloads an archive that holds one folder, checks it, and unpacks that folder whole or not at all.
 
     The archive stays beside the folder, where torchvision looks for it too.
 

@@ -1,4 +1,4 @@
-"""Anybody's images: one folder per class."""
+"""Images in one folder per class."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -28,10 +28,10 @@ def raw_data(
     nested: str | None = None,
     limits: Limits | None = None,
 ) -> RawData:
-    """A folder of class folders with images (:data:`SUFFIXES`), or of ``train``, ``val`` and ``test`` with such.
+    """Returns the data set of a folder of class folders, or of ``train``, ``val`` and ``test`` with class folders.
 
     Links are followed. A class is named by its folder; names that differ in spaces or the form of their Unicode only
-    are one class. What is no image by its name is left out and counted.
+    are one class. Files without an image's ending (:data:`SUFFIXES`) are left out and counted.
 
     Args:
         source: the folder.
@@ -61,13 +61,13 @@ def raw_data(
     if ready:
         for name in sorted(set(inside) - set(SPLITS)):
             walk.left_out.add("a folder beside train, val and test", str(source / name))
-        found = {split: _joined(source / split, walk, nested, warnings) for split in SPLITS}
+        classes = {split: _joined(source / split, walk, nested, warnings) for split in SPLITS}
     else:
-        found = _split(_joined(source, walk, nested, warnings, inside), ratio, lists, seed, walk)
+        classes = _split(_joined(source, walk, nested, warnings, inside), ratio, lists, seed, walk)
     return RawData(
         name=source.resolve().name,
         image_shape=(size, size, 1 if grey else 3),
-        classes={split: _raw_classes(found[split]) for split in SPLITS},
+        classes={split: _raw_classes(classes[split]) for split in SPLITS},
         origin={"source": "folder", "split": "folders" if ready else described(ratio, lists, seed)},
         left_out=walk.left_out,
         warnings=warnings,
@@ -75,12 +75,12 @@ def raw_data(
     )
 
 
-def _raw_classes(found: Found) -> list[RawClass]:
-    return [RawClass(name=name, images=files(paths)) for name, paths in found.items()]
+def _raw_classes(class_paths: Found) -> list[RawClass]:
+    return [RawClass(name=name, images=files(paths)) for name, paths in class_paths.items()]
 
 
 def _unwrapped(folder: Path, walk: Walk) -> Path:
-    """The folder itself, or the only one in it if that is what archives often make: a folder around the data."""
+    """Returns the folder, or the only one inside it, which many archives add around the data."""
     looked = Walk(walk.suffixes, Limits())  # what lies here is counted when the folder is read
     inside = looked.folders_in(str(folder))
     if len(inside) == 1 and looked.folders_in(str(folder / inside[0])):
@@ -89,22 +89,22 @@ def _unwrapped(folder: Path, walk: Walk) -> Path:
     return folder
 
 
-def _split(found: Found, ratio: str | None, lists: Path | None, seed: int, walk: Walk) -> dict[Split, Found]:
-    parts = split_classes(found, ratio, lists, seed)
+def _split(classes: Found, ratio: str | None, lists: Path | None, seed: int, walk: Walk) -> dict[Split, Found]:
+    parts = split_classes(classes, ratio, lists, seed)
     chosen = {name for names in parts.values() for name in names}
-    for name in found.keys() - chosen:
+    for name in classes.keys() - chosen:
         walk.left_out.add("a class on no list", name)
-    return {split: {name: found[name] for name in names} for split, names in parts.items()}
+    return {split: {name: classes[name] for name in names} for split, names in parts.items()}
 
 
 def _joined(
     folder: Path, walk: Walk, nested: str | None, warnings: list[str], inside: Sequence[str] | None = None
 ) -> Found:
-    """The images of each class of a folder; names that stand for the same class are joined."""
+    """Returns the paths of the images of each class of a folder; names that stand for the same class are joined."""
     names = walk.folders_in(str(folder)) if inside is None else inside
-    found, more = joined(_classes(str(folder), names, walk, nested), str(folder))
+    classes, more = joined(_classes(str(folder), names, walk, nested), str(folder))
     warnings += more
-    return {name: sorted(paths, key=in_order) for name, paths in sorted(found.items())}
+    return {name: sorted(paths, key=in_order) for name, paths in sorted(classes.items())}
 
 
 def _classes(folder: str, names: Sequence[str], walk: Walk, nested: str | None) -> Iterator[tuple[str, list[str]]]:

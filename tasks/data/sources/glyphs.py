@@ -49,7 +49,7 @@ _CHANGES, _SPLIT = 0, 1  # what random numbers are for
 
 
 def raw_data(seed: int = 0, images: int = 20) -> RawData:
-    """The characters as a data set: white ink on black, 28 × 28, split by class 64 : 16 : 20.
+    """Returns the characters as a data set: white ink on black, 28 × 28, split by class 64 : 16 : 20.
 
     A class is one character. Its images go through its faces in turn (upright, bold, oblique; with and without
     serifs), each turned, sheared, scaled and shifted a little. Characters that look the same (Latin A, Greek Alpha,
@@ -145,7 +145,7 @@ def _is_wanted(character: str) -> bool:
 
 
 def _unlike(characters: Sequence[str]) -> list[str]:
-    """Of characters that look the same in the first face, the first."""
+    """Returns the characters without those that look like an earlier one in the first face."""
     pixels = np.stack([_fitted(character).ravel() for character in characters])
     products = pixels @ pixels.T  # of whole numbers: exact, whatever order they are added in
     squares = products.diagonal()

@@ -26,7 +26,7 @@ PICKLE = "mini-imagenet-cache-{}.pkl"
 
 
 def raw_data(source: Path, *, lists: Path | None = None, limits: Limits | None = None) -> RawData:
-    """The data set at 84 × 84.
+    """Returns the data set at 84 × 84.
 
     Args:
         source: a folder with ``images/`` (or the images themselves) and ``train.csv``, ``val.csv`` and ``test.csv``
@@ -44,16 +44,16 @@ def raw_data(source: Path, *, lists: Path | None = None, limits: Limits | None =
     packed = next((folder for folder in folders if (folder / PICKLE.format("train")).is_file()), None)
     from_pickles = packed is not None and lists is None
     left_out, warnings = LeftOut(), list[str]()
-    found: Mapping[Split, Mapping[str, Sequence[RawImage]]]
+    classes: Mapping[Split, Mapping[str, Sequence[RawImage]]]
     if packed is not None and lists is None:
-        found = {split: _from_pickle(packed / PICKLE.format(split), limits, warnings) for split in SPLITS}
+        classes = {split: _from_pickle(packed / PICKLE.format(split), limits, warnings) for split in SPLITS}
     else:
-        found = _from_lists(source, lists, left_out, warnings)
+        classes = _from_lists(source, lists, left_out, warnings)
     return RawData(
         name="mini_imagenet",
         image_shape=(SIZE, SIZE, 3),
         classes={
-            split: [RawClass(name=name, images=images) for name, images in found[split].items()] for split in SPLITS
+            split: [RawClass(name=name, images=images) for name, images in classes[split].items()] for split in SPLITS
         },
         origin={"source": "mini_imagenet", "form": "pickles" if from_pickles else "images"},
         left_out=left_out,

@@ -25,7 +25,7 @@ TORCHVISION = "omniglot-py"  # folder that torchvision makes
 
 
 def raw_data(source: Path, *, seed: int = 0, download: bool = False, limits: Limits | None = None) -> RawData:
-    """The data set as in the paper: 28 × 28, ink 255 on paper 0, characters shuffled and split 1100 : 100 : 423.
+    """Returns the data set as in the paper: 28 × 28, ink 255 on paper 0, characters split 1100 : 100 : 423 at random.
 
     A class is named by its number in the data set, ``0001`` to ``1623``, whichever form it comes in.
 
@@ -81,7 +81,7 @@ def _drawings(where: str, bits: NDArray[np.uint8], height: int, width: int) -> S
 
 
 def _from_npz(folder: Path, limits: Limits) -> dict[str, Sequence[RawImage]]:
-    found: dict[str, Sequence[RawImage]] = {}
+    characters: dict[str, Sequence[RawImage]] = {}
     for part in PARTS:
         path = folder / f"{part}.npz"
         if not path.is_file():
@@ -91,8 +91,8 @@ def _from_npz(folder: Path, limits: Limits) -> dict[str, Sequence[RawImage]]:
         height, width = images.shape[2:]
         bits = np.packbits(images.reshape(*images.shape[:2], height * width), axis=-1)
         for number, drawings in enumerate(bits):
-            found[f"{len(found) + 1:04d}"] = _drawings(f"{path}, character {number}", drawings, height, width)
-    return found
+            characters[f"{len(characters) + 1:04d}"] = _drawings(f"{path}, character {number}", drawings, height, width)
+    return characters
 
 
 def _load(path: Path, limits: Limits) -> NDArray[np.bool_]:
@@ -113,7 +113,7 @@ def _load(path: Path, limits: Limits) -> NDArray[np.bool_]:
 
 
 def _check_size(path: Path, limits: Limits) -> None:
-    """Compare what the array ``images`` says of its size with the limits, before there is room made for it."""
+    """Compares the stated size of the array ``images`` with the limits, before memory is allocated for it."""
     if not zipfile.is_zipfile(path):
         return  # numpy tells what it is
     with zipfile.ZipFile(path) as archive, archive.open("images.npy") as stream:
@@ -127,7 +127,7 @@ def _check_size(path: Path, limits: Limits) -> None:
 
 def _from_folders(folder: Path, walk: Walk) -> dict[str, Sequence[RawImage]]:
     """Folders ``PART/ALPHABET/characterNN`` with files ``NNNN_DD.png``: number of the character and of the drawing."""
-    found: dict[str, Sequence[RawImage]] = {}
+    characters: dict[str, Sequence[RawImage]] = {}
     for part in PARTS:
         if not (folder / part).is_dir():
             raise DataError(f"{folder}: expected {PARTS[0]} and {PARTS[1]}, found no {part}; unpack it there")
@@ -136,7 +136,7 @@ def _from_folders(folder: Path, walk: Walk) -> dict[str, Sequence[RawImage]]:
             if not paths:
                 raise DataError(f"{character}: expected drawings such as 0001_01.png, found none")
             name = Path(paths[0]).name.partition("_")[0]
-            if name in found:
+            if name in characters:
                 raise DataError(f"{character}: expected a character of its own, number {name} is there twice")
-            found[name] = files(paths)
-    return found
+            characters[name] = files(paths)
+    return characters

@@ -32,7 +32,14 @@ BUFFER = 1 << 20  # bytes of a column read at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The images of several files by class, and what was met while reading them; see :class:`RawData`."""
+    """The images of several files by class; see :class:`RawData`.
+
+    Attributes:
+        images: by class name, in the order of the rows.
+        left_out: what is no part of the data set.
+        warnings: what the user should know of it.
+        raw_bytes: size of the files.
+    """
 
     images: Mapping[str, Sequence[RawImage]]
     left_out: LeftOut
@@ -52,7 +59,7 @@ def raw_data(
     label_column: str | None = None,
     limits: Limits | None = None,
 ) -> RawData:
-    """Any table of images with a label column, all rows taken together and split by class.
+    """Returns the data set of any table of images with a label column, all rows taken together and split by class.
 
     The files are read once, from beginning to end; encoded images wait on the disk until their class is due.
 
@@ -68,7 +75,7 @@ def raw_data(
         limits: bounds on rows and on what comes out of each file.
 
     Raises:
-        DataError: if there is no table, a column cannot be told or used, the files name the classes differently, or
+        DataError: if there is no table, a column is ambiguous or unusable, the files name the classes differently, or
             there is more in one than the limits allow.
     """
     tables = images_by_class(source, image_column, label_column, limits)
@@ -88,7 +95,11 @@ def raw_data(
 
 
 def files_of(source: Path, walk: Walk | None = None) -> list[Path]:
-    """The Parquet files that a path or pattern stands for; ``walk`` takes note of the others in a folder.
+    """Returns the Parquet files of a path or pattern.
+
+    Args:
+        source: a file, a folder or a pattern such as ``data/train-*.parquet``.
+        walk: counts the other files of a folder.
 
     Raises:
         DataError: if there are none, or the pattern cannot be read.
@@ -97,16 +108,16 @@ def files_of(source: Path, walk: Walk | None = None) -> list[Path]:
         return [source]
     if source.is_dir():
         walk = walk or Walk(SUFFIXES, Limits())
-        found = [Path(path) for paths in walk.files_below(str(source)).values() for path in paths]
+        paths = [Path(path) for inside in walk.files_below(str(source)).values() for path in inside]
     else:
         root = Path(source.anchor or ".")
         try:
-            found = sorted(path for path in root.glob(str(source.relative_to(source.anchor))) if path.is_file())
+            paths = sorted(path for path in root.glob(str(source.relative_to(source.anchor))) if path.is_file())
         except ValueError as error:
             raise DataError(f"expected a pattern of Parquet files, received '{source}': {error}") from error
-    if not found:
+    if not paths:
         raise DataError(f"expected Parquet files at '{source}', found none")
-    return found
+    return paths
 
 
 @dataclass
@@ -125,7 +136,7 @@ class _Rows:
         self.files.append(file)
 
     def images(self, spill: Spill, paths: Sequence[Path]) -> Sequence[RawImage]:
-        """The images, put aside."""
+        """Returns the images, read from the spill file on access."""
 
         def make(number: int) -> RawImage:
             where = f"{paths[self.files[number]]}, row {self.rows[number]}"
@@ -137,7 +148,13 @@ class _Rows:
 def images_by_class(
     source: Path, image_column: str | None, label_column: str | None, limits: Limits | None = None
 ) -> Tables:
-    """The images of each class in the order of the rows, by the class's name.
+    """Returns the images of each class in the order of the rows, by the class's name.
+
+    Args:
+        source: as for :func:`raw_data`.
+        image_column: as for :func:`raw_data`.
+        label_column: as for :func:`raw_data`.
+        limits: as for :func:`raw_data`.
 
     Raises:
         DataError: as :func:`raw_data`.
@@ -148,19 +165,19 @@ def images_by_class(
     shards = [_shard(path, image_column, label_column, limits) for path in paths]
     limits.check_files(str(source), sum(shard.rows for shard in shards))
     naming = Naming(shards)
-    found: dict[str, _Rows] = {}
+    classes: dict[str, _Rows] = {}
     with Spill() as spill:
         for number, shard in enumerate(shards):
             meter = Meter(str(shard.path), shard.path.stat().st_size, limits)
             try:
                 for row, (name, key) in enumerate(_rows(shard, naming, spill, meter)):
-                    found.setdefault(name, _Rows()).add(key, row, number)
+                    classes.setdefault(name, _Rows()).add(key, row, number)
             except (pa.ArrowException, MemoryError, OSError) as error:
                 raise _unreadable(shard.path, error) from error
     return Tables(
-        images={name: rows.images(spill, paths) for name, rows in found.items()},
+        images={name: rows.images(spill, paths) for name, rows in classes.items()},
         left_out=walk.left_out,
-        warnings=[*naming.warnings, *spelling_warnings({name: sorted(naming.written[name]) for name in found})],
+        warnings=[*naming.warnings, *spelling_warnings({name: sorted(naming.written[name]) for name in classes})],
         raw_bytes=sum(path.stat().st_size for path in paths),
     )
 
@@ -180,9 +197,9 @@ def _shard(path: Path, image_column: str | None, label_column: str | None, limit
 
 
 def _largest(path: Path, metadata: Any, columns: tuple[str, str], limits: Limits) -> int:
-    """Bytes of the largest column of a row group when unpacked, of those that are read; all within the limits.
+    """Returns the unpacked bytes of the largest column of a row group that is read; checks all against the limits.
 
-    Both what the footer states and what the pages say of themselves count.
+    The larger of what the footer states and what the pages' headers state counts.
     """
     size, total, largest = path.stat().st_size, 0, 1
     with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Image and label columns of Parquet files, and the identity of their classes: decided once for all files."""
+"""Image and label columns of Parquet files, and one naming of the classes for all files."""
 
 import json
 import math
@@ -18,10 +18,17 @@ TAKEN = "integers, whole floats, booleans or strings"
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One file: its columns, how many rows it has, whether its labels are text, and the class names it states.
+    """One file and its columns.
 
-    ``struct`` says that the image column is a struct with the bytes in its field ``bytes``; ``batch`` is the number
-    of rows to read at a time.
+    Attributes:
+        path: the file.
+        image: name of the image column.
+        struct: whether the image column is a struct with the bytes in its field ``bytes``.
+        label: name of the label column.
+        rows: number of rows.
+        text: whether labels are text.
+        names: class names that the file states, by label; None if it states none.
+        batch: rows to read at a time.
     """
 
     path: Path
@@ -35,10 +42,17 @@ class Shard:
 
 
 def shard_of(path: Path, schema: Any, rows: int, image_column: str | None, label_column: str | None) -> Shard:
-    """Columns and class names in a file's schema.
+    """Returns the columns and class names in a file's schema.
+
+    Args:
+        path: the file.
+        schema: its Arrow schema.
+        rows: its number of rows.
+        image_column: name of the image column; None: the only one of a fitting type.
+        label_column: name of the label column; None: one of the usual names.
 
     Raises:
-        DataError: if a column cannot be told or used.
+        DataError: if a column is ambiguous or cannot be used.
     """
     image, label = _image_column(schema, image_column, path), _label_column(schema, label_column, path)
     return Shard(
@@ -53,18 +67,18 @@ def shard_of(path: Path, schema: Any, rows: int, image_column: str | None, label
 
 
 class Naming:
-    """From a label to the name of its class, the same for all shards.
+    """Maps labels to names of classes, the same for all shards.
 
     Attributes:
         warnings: what was assumed.
-        written: by class, the ways in which labels name it.
+        written: spellings of each class in the labels.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        """Decide by what the shards state.
+        """Decides the naming by the class names that the shards state.
 
         Raises:
-            DataError: if one label would get two names, or one class.
+            DataError: if a label would get two names, or a class.
         """
         self.warnings: list[str] = []
         self.written: dict[str, set[str]] = {}
@@ -80,13 +94,15 @@ class Naming:
             self._adopt(bare, named)
 
     def _agreed(self, named: Sequence[Shard]) -> tuple[str, ...]:
-        """The names of the first shard. Others may have them in another order, or some of them."""
+        """Returns the names of the first shard. Others may have them in another order, or some of them."""
         for shard in named[1:]:
             first, other = named[0].names or (), shard.names or ()
             if first == other:
                 continue
-            ours, theirs = ({class_name(name, str(shard.path)) for name in names} for names in (first, other))
-            if not (ours <= theirs or theirs <= ours):
+            first_classes, other_classes = (
+                {class_name(name, str(shard.path)) for name in names} for names in (first, other)
+            )
+            if not (first_classes <= other_classes or other_classes <= first_classes):
                 raise _two_namings(named[0], _listed_names(first), shard, _listed_names(other))
             self.warnings.append(
                 f"{shard.path} numbers the classes otherwise than {named[0].path}; each file's labels were read by its "
@@ -105,7 +121,12 @@ class Naming:
         )
 
     def name(self, shard: Shard, label: Any, row: int) -> str:
-        """The class's name for the label of a shard's row.
+        """Returns the name of the class of a label.
+
+        Args:
+            shard: the file.
+            label: value of its label column.
+            row: number of the row, for the message.
 
         Raises:
             DataError: if the label stands for no class.
@@ -140,10 +161,10 @@ class Naming:
         return name
 
 
-def _two_namings(one: Shard, ours: str, other: Shard, theirs: str) -> DataError:
+def _two_namings(first: Shard, first_names: str, other: Shard, other_names: str) -> DataError:
     return DataError(
-        f"expected one naming of the classes in all files, received two: {one.path} has {ours}, {other.path} has "
-        f"{theirs}; name the classes alike in all files, or prepare them one by one"
+        f"expected one naming of the classes in all files, received two: {first.path} has {first_names}, "
+        f"{other.path} has {other_names}; name the classes alike in all files, or prepare them one by one"
     )
 
 
@@ -196,10 +217,10 @@ def _label_column(schema: Any, asked: str | None, path: Path) -> str:
     usual = [name for name in LABELS if name in schema.names]
     if usual and usual[0] not in fits:
         raise _unfit(schema, usual[0], path, TAKEN, "--label-column")
-    found = usual[:1] or fits
-    if len(found) != 1:
+    candidates = usual[:1] or fits
+    if len(candidates) != 1:
         raise DataError(f"{path}: expected a column 'label', {_listed(schema)}; name it by --label-column")
-    return str(found[0])
+    return str(candidates[0])
 
 
 def _unfit(schema: Any, name: str, path: Path, expected: str, option: str) -> DataError:
@@ -215,7 +236,7 @@ def _listed(schema: Any) -> str:
 
 
 def _class_names(schema: Any, column: str) -> tuple[str, ...] | None:
-    """Class names as the hub's metadata gives them, if it does."""
+    """Returns the class names in the schema's Hugging Face metadata; None if there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]

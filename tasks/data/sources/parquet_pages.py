@@ -1,7 +1,7 @@
-"""How large the pages of a Parquet file are when unpacked, as their own headers say.
+"""Unpacked sizes of the pages of a Parquet file, read from the pages' own headers.
 
-A reader makes room for a page by the page's header and believes the footer's sums of them. The footer may say less than
-the headers do, so these are read here: headers in Thrift's compact protocol, of which two numbers are wanted.
+A reader allocates memory for a page by the page's header but trusts the footer's sums of them. The footer may state
+less than the headers, so headers are read here, in Thrift's compact protocol; two numbers of each are needed.
 """
 
 from typing import Any, BinaryIO
@@ -14,7 +14,7 @@ _VARIABLE = (4, 5, 6)  # integers
 
 
 def unpacked_size(stream: BinaryIO, column: Any) -> int:
-    """Bytes that all pages of a column chunk take when unpacked.
+    """Returns the bytes that all pages of a column chunk take when unpacked.
 
     Args:
         stream: the file.
@@ -37,7 +37,7 @@ def unpacked_size(stream: BinaryIO, column: Any) -> int:
 
 
 def _struct(stream: BinaryIO, depth: int) -> dict[int, int]:
-    """Integer fields of a struct; the others are passed."""
+    """Returns the integer fields of a struct by number; skips the others."""
     if depth > DEEPEST:
         raise ValueError("a page header of too many levels")
     fields: dict[int, int] = {}
@@ -53,7 +53,7 @@ def _struct(stream: BinaryIO, depth: int) -> dict[int, int]:
 
 
 def _skip(stream: BinaryIO, kind: int, depth: int) -> None:
-    """Pass one value."""
+    """Skips one value."""
     if kind in _VARIABLE:
         _varint(stream)
     elif kind in _FIXED:
@@ -71,7 +71,7 @@ def _skip(stream: BinaryIO, kind: int, depth: int) -> None:
 
 
 def _element(stream: BinaryIO, kind: int, depth: int) -> None:
-    """Pass one element of a list, where booleans take a byte."""
+    """Skips one element of a list, where booleans take a byte."""
     if kind in (1, 2):
         _bytes(stream, 1)
     elif depth > DEEPEST:
