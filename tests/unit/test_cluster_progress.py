@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.commands.cli import _print_evaluation
+from cluster.commands.tables import print_evaluation
 from cluster.progress import progress
 
 
@@ -84,7 +84,7 @@ EVALUATION: dict[str, Any] = {
 def test_an_evaluation_states_what_its_numbers_rest_on(
     capsys: pytest.CaptureFixture[str], changed: dict[str, Any], caption: str
 ) -> None:
-    _print_evaluation(EVALUATION | changed)
+    print_evaluation(EVALUATION | changed)
     text = " ".join(capsys.readouterr().out.split())
     assert text.endswith(caption)
     assert f"{(EVALUATION | changed)['metric']} after inner steps" in text
@@ -94,7 +94,7 @@ def test_an_evaluation_states_what_its_numbers_rest_on(
 def test_an_evaluation_shows_each_kind_of_task(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"mean": 1.5, "ci95": None, "median": 1.5, "diverged": 0}
     kinds = {"kinds": {"backward": {"0": row}, "forward": {"0": row}}, "kind_tasks": {"backward": 1, "forward": 599}}
-    _print_evaluation(EVALUATION | kinds)
+    print_evaluation(EVALUATION | kinds)
     text = " ".join(capsys.readouterr().out.split())
     assert "maml, backward" in text
     assert "maml, forward" in text

@@ -221,10 +221,10 @@ def drawn(**sections: Any) -> dict[str, Any]:
     ("raw", "cause"),
     [
         (acted("trpo", size=1e25), ZERO),
-        (acted("adam", size=1e25), ZERO),
+        (acted("gradient", size=1e25), ZERO),
         (acted("ppo", size=1e25), ZERO),
         (acted("trpo", constant=True, size=0.1), SAME),
-        (acted("adam", constant=True, size=1e25), SAME),
+        (acted("gradient", constant=True, size=1e25), SAME),
         (acted("ppo", constant=True), SAME),
         (drawn(outer={"steps": 12, "lr": 1e-20}), UNMOVED),
         (drawn(outer={"steps": 12, "lr": 1e-30, "optimizer": "sgd"}), UNMOVED),

@@ -162,7 +162,7 @@ def test_the_engine_adds_up_the_products_of_tasks_whatever_it_keeps(
     vectors = [vector(row, seed) for seed in (1, 2)]
     found = {}
     for memory in (None, 0):
-        product = engine(row, memory).products(start(row), batch(row))
+        product = engine(row, memory).fisher_products(start(row), batch(row))
         found[memory] = [product(one) for one in (*vectors, vectors[0])]
         assert same_bits(found[memory][0], found[memory][2])
     assert all(same_bits(*pair) for pair in zip(found[0], found[None], strict=True))
@@ -180,11 +180,11 @@ def test_memory_limits_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     monkeypatch.setattr(Calls, "prepare", counted)
-    engine(row).products(start(row), batch(row))(vector(row, 1))
+    engine(row).fisher_products(start(row), batch(row))(vector(row, 1))
     size, counts = prepared[0], []
     for memory in (None, 2 * size, 2 * size - 1, 0):
         prepared.clear()
-        product = engine(row, memory).products(start(row), batch(row))
+        product = engine(row, memory).fisher_products(start(row), batch(row))
         for _ in range(2):
             product(vector(row, 1))
         counts.append(len(prepared))
@@ -265,7 +265,7 @@ def test_steps_judgements_and_products_of_a_task_are_alike_alone_and_among_other
             close(moved[name][task], value)
         assert torch.equal(one.surrogate_and_kl(theta, part)[0], judged[task])
         close(judged[task], algorithm.surrogate_and_kl(theta, unstack(part)))
-    together, *parts = (one.products(theta, given)(theta) for given in (episodes, *alone))
+    together, *parts = (one.fisher_products(theta, given)(theta) for given in (episodes, *alone))
     assert same_bits(together, {name: parts[0][name] + parts[1][name] + parts[2][name] for name in theta})
 
 
