@@ -30,10 +30,9 @@ def train(
     del debug
     from cluster.config.schema import is_override, load, overridden
     from cluster.interrupts import stop_on_signals
-    from cluster.runs.checkpoint import require_config
     from cluster.runs.folder import find, new_name
     from cluster.training import run as training
-    from cluster.training.start import plan_folder, plan_named
+    from cluster.training import start as starts
 
     if resume is not None and name is not None:
         raise ConfigError("expected --resume RUN or --name NAME, received both; a run has its name already")
@@ -41,20 +40,21 @@ def train(
         overrides, config = [config, *(overrides or [])], None
     if resume is not None:
         folder = find(resume)
-        own = folder.config
-        loaded = load(Path(config), overrides or []) if config else overridden(own, overrides or [])
-        require_config(str(folder.path), own, loaded, moved=True)
+        loaded = load(Path(config), overrides or []) if config else overridden(folder.config, overrides or [])
+        start = starts.resume(loaded, folder)
     elif config is None:
         raise ConfigError(
             "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
         )
     else:
         loaded = load(Path(config), overrides or [])
-        folder = plan_folder(loaded, new_name(Path(config).stem)) if name is None else plan_named(loaded, name)
+        new = new_name(Path(config).stem)
+        start = starts.begin(loaded, new) if name is None else starts.begin_named(loaded, name)
+    folder = start.folder
     if verbose:
         _print_engine(folder.info)
     with stop_on_signals() as stop:
-        outcome = training.run(loaded, folder, stop)
+        outcome = training.run(start, stop)
     for warning in outcome.warnings:
         warn(warning)
     if as_json:

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 
@@ -41,6 +41,13 @@ class BaseSetup(ABC):
 
     family: Any
     algorithm: Any
+
+    def under(self, config: Config) -> Self:
+        """The set-up under another engine, or with other places to write to: what differs must not change its parts."""
+        if config.inner.recompute == self.config.inner.recompute:
+            return replace(self, config=config)
+        built: Self = self.builder(config)  # type: ignore[assignment]
+        return built
 
     @property
     def limits(self) -> Limits:

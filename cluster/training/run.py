@@ -20,7 +20,7 @@ from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.preflight import try_workers
 from cluster.training.recorder import Recorder
-from cluster.training.start import Start, baseline_of, checked, slower
+from cluster.training.start import Start, baseline_of, slower
 from cluster.workers.open import open_pool, shared_session
 from cluster.workers.pool import Pool
 from meta.engine.arithmetic import fix_arithmetic
@@ -68,8 +68,8 @@ class Outcome:
         }
 
 
-def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
-    """Train in ``folder``, then the baselines that the configuration names, evaluate all, draw, and tell MLflow.
+def run(start: Start, stop: SignalFlag) -> Outcome:
+    """Train, then the baselines that the configuration names, evaluate all, draw, and tell MLflow.
 
     A run that was begun goes on from its newest checkpoint; so do its baselines, each a run in a folder of its own.
 
@@ -80,15 +80,15 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
     # One thread: the learner's small steps gain nothing by more, and idle ones would spin in the workers' way.
     fix_arithmetic(threads=1)
     try:
-        return _run(config, folder, stop)
+        return _run(start, stop)
     except Interrupted as stopped:
-        raise Interrupted(f"{stopped}; go on with: metaray train --resume {folder.path}") from stopped
+        raise Interrupted(f"{stopped}; go on with: metaray train --resume {start.folder.path}") from stopped
 
 
-def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
-    own = checked(config, folder)
-    beside = {algorithm: baseline_of(config, folder, algorithm) for algorithm in config.eval.baselines}
-    with _Tracking(own, None) as tracking, shared_session(config):
+def _run(own: Start, stop: SignalFlag) -> Outcome:
+    folder = own.folder
+    beside = {algorithm: baseline_of(own, algorithm) for algorithm in own.config.eval.baselines}
+    with _Tracking(own, None) as tracking, shared_session(own.config):
         stop.listen()
         outcome = _train(own, stop, tracking)
         baselines = {}

@@ -33,33 +33,70 @@ class Start:
     saved: checkpoints.Checkpoint | None
 
 
-def checked(config: Config, folder: RunFolder) -> Start:
-    """Check that a training may begin or go on in a folder.
+def resume(config: Config, folder: RunFolder) -> Start:
+    """Check that a training may go on in the folder of a run.
+
+    Args:
+        config: what is asked for; it may differ from the run's in what does not change θ.
+        folder: the run's.
 
     Raises:
         ConfigError: naming what differs from what the run was begun with.
         CheckpointError: if a file of the run is damaged.
     """
-    setup = build(with_engine_of(folder, config))
-    data = setup.family.spec.data
-    if folder.exists:
-        checkpoints.require_config(str(folder.path), folder.config, config, moved=bool(data))
-        require_own_checkpoints(folder)
-        recorded(folder.metrics_path)
+    moved = bool(folder.info.get("data"))
+    checkpoints.require_config(str(folder.path), folder.config, config, moved=moved)
+    require_own_checkpoints(folder)
+    recorded(folder.metrics_path)
+    return _under_its_engine(config, folder, build(with_engine_of(folder, config)))
+
+
+def begin(config: Config, name: str, path: Path | None = None) -> Start:
+    """Build and try a new run; its engine is chosen here, its folder is planned and not made yet.
+
+    Args:
+        config: the run's configuration.
+        name: of the run.
+        path: of its folder, unless it lies under ``checkpoint.root``.
+
+    Raises:
+        ConfigError: if the parts do not fit together, or one fails on a single task.
+    """
+    setup = build(config)
+    require_path(setup)
+    if setup.choice.warning:
+        warn(setup.choice.warning)
+    folder = plan(config, name, setup.choice, path, setup.data, setup.frozen)
+    return _under_its_engine(config, folder, setup)
+
+
+def begin_named(config: Config, name: str) -> Start:
+    """The run of a name, which goes on if it was begun before under the same configuration.
+
+    Raises:
+        ConfigError: if the name is none for a folder, or the run there is of another configuration.
+    """
+    require_name(name)
+    folder = RunFolder(place(config, name))
+    return resume(config, folder) if (folder.path / "run.json").is_file() else begin(config, name)
+
+
+def _under_its_engine(config: Config, folder: RunFolder, setup: Setup) -> Start:
+    setup = setup.under(with_engine_of(folder, config))
     saved = checkpoints.newest(folder.checkpoints)
     if saved is not None:
-        checkpoints.require_same(saved, setup.config, setup.config.engine, data)
+        checkpoints.require_same(saved, setup.config, setup.config.engine, setup.data)
     return Start(config=config, folder=folder, setup=setup, saved=saved)
 
 
-def baseline_of(config: Config, folder: RunFolder, algorithm: str) -> Start:
+def baseline_of(start: Start, algorithm: str) -> Start:
     """The training of a baseline, in a folder of its own inside the run's."""
-    alone = config.eval.model_copy(update={"baselines": ()})
-    theirs = config.model_copy(update={"algorithm": algorithm, "eval": alone})
-    path = folder.path / "baselines" / algorithm
+    alone = start.config.eval.model_copy(update={"baselines": ()})
+    config = start.config.model_copy(update={"algorithm": algorithm, "eval": alone})
+    path = start.folder.path / "baselines" / algorithm
     if (path / "run.json").exists():
-        return checked(theirs, RunFolder(path))
-    return checked(theirs, plan_folder(theirs, f"{folder.info['name']}-{algorithm}", path))
+        return resume(config, RunFolder(path))
+    return begin(config, f"{start.folder.info['name']}-{algorithm}", path)
 
 
 def slower(start: Start, error: EngineError) -> Start:
@@ -76,27 +113,4 @@ def slower(start: Start, error: EngineError) -> Start:
     warning = fallen_back(folder.info["engine"], error)
     warn(warning)
     folder.update_info(engine="loop", engine_reason="runs on every machine", recompute=False, engine_warning=warning)
-    return checked(start.config, folder)
-
-
-def plan_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
-    """A new run's folder for ``config``, not made yet; the engine of the whole run is settled here."""
-    setup = build(config)
-    require_path(setup)
-    if setup.choice.warning:
-        warn(setup.choice.warning)
-    return plan(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
-
-
-def plan_named(config: Config, name: str) -> RunFolder:
-    """The folder of the run of a name, begun before under the same configuration, or planned.
-
-    Raises:
-        ConfigError: if the name is none for a folder, or the run there is of another configuration.
-    """
-    require_name(name)
-    folder = RunFolder(place(config, name))
-    if not (folder.path / "run.json").is_file():
-        return plan_folder(config, name)
-    checkpoints.require_config(str(folder.path), folder.config, config, moved=True)
-    return folder
+    return _under_its_engine(start.config, folder, start.setup)

@@ -7,7 +7,7 @@ from cluster.runs.folder import RunFolder, plan
 from cluster.search.folder import SearchFolder
 from cluster.search.folder import plan as plan_search
 from cluster.search.settings import Search
-from cluster.training.start import plan_folder
+from cluster.training.start import begin
 from meta.engine.choice import Choice
 
 
@@ -18,7 +18,7 @@ def make_run(config: Config, name: str, engine: Choice, path: Path | None = None
 
 def new_run(config: Config, name: str, path: Path | None = None) -> RunFolder:
     """A run's folder, planned as a command plans it, and made."""
-    return settle_run(plan_folder(config, name, path), config)
+    return settle_run(begin(config, name, path).folder, config)
 
 
 def make_search(search: Search, name: str) -> SearchFolder:

@@ -17,6 +17,7 @@ from cluster.interrupts import stop_on_signals
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder
 from cluster.training import run as training
+from cluster.training.start import resume
 from helpers.folders import new_run
 from helpers.waiting import free_ports, wait_for
 
@@ -31,7 +32,7 @@ def finished_run(tmp_path_factory, small_settings) -> Path:
     path.write_text(yaml.safe_dump(small_settings(root)))
     config = load(path, INLINE)
     with stop_on_signals() as stop:
-        training.run(config, new_run(config, "run"), stop)
+        training.run(resume(config, new_run(config, "run")), stop)
     return root / "runs" / "run"
 
 

@@ -39,6 +39,7 @@ from cluster.setups.build import build
 from cluster.setups.episodes import EpisodeSetup
 from cluster.setups.policies import PolicySetup
 from cluster.training import run as training
+from cluster.training.start import resume
 from cluster.workers.open import open_pool
 from cluster.workers.rollouts import RolloutWork
 from helpers.folders import new_run
@@ -66,7 +67,7 @@ class Place:
         config = parse(self._settings | sections)
         folder = new_run(config, name)
         with stop_on_signals() as stop:
-            training.run(config, folder, stop)
+            training.run(resume(config, folder), stop)
         return folder
 
     def versions(self, name: str) -> list[str]:
@@ -589,7 +590,7 @@ def test_over_http_with_a_database_behind_it(metaray, finished, mlflow_server, s
     config = parse(settings)
     folder = new_run(config, "run")
     with stop_on_signals() as stop:
-        training.run(config, folder, stop)
+        training.run(resume(config, folder), stop)
     command = ("register", str(folder.path), "--name", "over http", "--if-better", "--tasks", "4", "--json")
     for version, promoted in ((1, True), (2, False)):
         status, output, errors = finished(metaray(*command))

@@ -26,6 +26,7 @@ from cluster.search.ranking import Result
 from cluster.search.settings import Search, load
 from cluster.search.tuner import Suggested
 from cluster.training.run import run
+from cluster.training.start import resume
 from helpers.folders import make_search, new_run
 from helpers.waiting import wait_for
 
@@ -67,7 +68,7 @@ def alone(search: Search, values: dict[str, Any], tmp_path: Path) -> str:
     """θ that the configuration of a trial gives when it is trained as any other."""
     config = search.config(values)
     with stop_on_signals() as stop:
-        return run(config, new_run(config, "alone", tmp_path / "alone"), stop).theta_sha256
+        return run(resume(config, new_run(config, "alone", tmp_path / "alone")), stop).theta_sha256
 
 
 def theta_of(folder: RunFolder) -> str:

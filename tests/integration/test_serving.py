@@ -34,6 +34,7 @@ from cluster.registry.register import register
 from cluster.serving.limits import Limits
 from cluster.serving.loading import load
 from cluster.training import run as training
+from cluster.training.start import resume
 from helpers.folders import new_run
 from helpers.waiting import wait_for
 
@@ -98,7 +99,7 @@ def place(
         config = parse(small_settings(root) | {"cluster": {"workers": 0}} | sections)
         folder = new_run(config, name)
         with stop_on_signals() as stop:
-            training.run(config, folder, stop)
+            training.run(resume(config, folder), stop)
         register(folder, name, alias="champion")
     return root
 

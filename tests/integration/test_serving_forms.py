@@ -25,6 +25,7 @@ from cluster.registry.client import Registry
 from cluster.registry.register import register
 from cluster.runs.folder import RunFolder
 from cluster.training import run as training
+from cluster.training.start import resume
 from helpers.folders import new_run
 from tests.integration.test_serving import Served, eventually, pictures, points, serving, written
 
@@ -37,7 +38,7 @@ def trained(base: dict[str, Any], name: str, **sections: Any) -> RunFolder:
     config = parse(base | {"cluster": {"workers": 0}} | sections)
     folder = new_run(config, name)
     with stop_on_signals() as stop:
-        training.run(config, folder, stop)
+        training.run(resume(config, folder), stop)
     return folder
 
 

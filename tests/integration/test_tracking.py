@@ -16,6 +16,7 @@ from cluster.interrupts import stop_on_signals
 from cluster.runs.folder import RunFolder, find
 from cluster.tracking import Tracker, flatten, tracker
 from cluster.training.run import Outcome, run
+from cluster.training.start import resume
 from helpers.folders import new_run
 
 Arrived = Callable[..., mlflow.MlflowClient]
@@ -23,7 +24,7 @@ Arrived = Callable[..., mlflow.MlflowClient]
 
 def train(config: Config, name: str = "run", folder: RunFolder | None = None) -> Outcome:
     with stop_on_signals() as stop:
-        return run(config, folder or new_run(config, name), stop)
+        return run(resume(config, folder or new_run(config, name)), stop)
 
 
 def artifacts(client: mlflow.MlflowClient, run_id: str, folder: str | None = None) -> set[str]:

@@ -17,6 +17,7 @@ from cluster.runs.folder import RunFolder
 from cluster.tracking import original_of, spool, tracker
 from cluster.tracking.replay import Replayed, replay, tracked_folders
 from cluster.training.run import Outcome, run
+from cluster.training.start import resume
 from helpers.folders import new_run
 
 Arrived = Callable[..., mlflow.MlflowClient]
@@ -25,7 +26,7 @@ Make = Callable[..., Config]
 
 def train(config: Config, folder: RunFolder | None = None) -> Outcome:
     with stop_on_signals() as stop:
-        return run(config, folder or new_run(config, "A"), stop)
+        return run(resume(config, folder or new_run(config, "A")), stop)
 
 
 @pytest.fixture

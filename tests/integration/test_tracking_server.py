@@ -23,6 +23,7 @@ from cluster.runs.metrics import MetricsLog
 from cluster.tracking import Tracker, tracker
 from cluster.tracking.spool import BATCH, Spool
 from cluster.training.run import run as train
+from cluster.training.start import resume
 from helpers.folders import new_run
 from helpers.waiting import wait_for
 
@@ -188,7 +189,7 @@ def test_replay_brings_everything_up_to_date(
     config = make_config(cluster__workers=0, tracking__uri=up_again.uri, eval__baselines=["oracle"])
     up_again.stop()
     with stop_on_signals() as stop:
-        outcome = train(config, new_run(config, "run"), stop)
+        outcome = train(resume(config, new_run(config, "run")), stop)
     assert len(outcome.warnings) == 1
     run = outcome.folder.path
     wait_for(lambda: not any(thread.name == "mlflow" for thread in threading.enumerate()))
@@ -229,12 +230,12 @@ def search(path: Path, config: Config) -> Path:
         from cluster.runs.folder import write_json
         from cluster.search.folder import SearchFolder
         from cluster.tracking import Tracker
-        from cluster.training.start import plan_folder
+        from cluster.training.start import begin
         config = parse({config.model_dump(mode="json")!r})
         folder = SearchFolder(Path({str(path)!r}))
         info = dict(name="search", created="2026-01-01T00:00:00+00:00", mlflow_run_id=None)
         write_json(folder.path / "search.json", info)
-        trial = plan_folder(config, "trial", folder.run(0).path)
+        trial = begin(config, "trial", folder.run(0).path).folder
         trial.settle("config.yaml", config.to_yaml())
         above = Tracker(folder, config.tracking, {{"space": {{"inner.lr": 0.1}}}})
         below = Tracker(trial, config.tracking, {{"inner": {{"lr": 0.1}}}}, parent=above)

@@ -19,7 +19,7 @@ from cluster.runs.lasting import DRIVER
 from cluster.search import folder as searches
 from cluster.search.settings import load
 from cluster.tracking import tracking_uri
-from cluster.training.start import plan_folder, plan_named
+from cluster.training.start import begin, begin_named
 from helpers.folders import settle_run, settle_search
 
 ROOT = Path(__file__).parents[2]
@@ -262,17 +262,17 @@ def config(tmp_path: Path) -> Config:
 
 
 def test_a_named_run_is_begun_once(config):
-    folder = settle_run(plan_named(config, "one"), config)
+    folder = settle_run(begin_named(config, "one").folder, config)
     assert folder.path.name == "one"
     written = (folder.path / "run.json").read_bytes()
-    assert plan_named(config, "one").path == folder.path
+    assert begin_named(config, "one").folder.path == folder.path
     assert (folder.path / "run.json").read_bytes() == written
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="seed: 0 there, 1 here"):
-        plan_named(other, "one")
+        begin_named(other, "one")
     for name in ("", "a/b", "..", "-x"):
         with pytest.raises(ConfigError, match="name: expected letters"):
-            plan_named(config, name)
+            begin_named(config, name)
 
 
 def test_a_named_search_is_begun_once(tmp_path):
@@ -323,13 +323,13 @@ def test_nothing_in_a_job_lies_where_it_would_be_lost(config, tmp_path, monkeypa
         if inside:
             monkeypatch.setenv(DRIVER, "{}")
             with pytest.raises(ConfigError, match=r"checkpoint\.root: expected a folder that outlives the job"):
-                plan_folder(config.model_copy(update=short), "lost")
+                begin(config.model_copy(update=short), "lost")
             for uri in (None, "sqlite:///mlflow.db"):
                 with pytest.raises(ConfigError, match=r"tracking\.uri: expected a server"):
                     tracking_uri(TrackingConfig(uri=uri))
             nowhere = {"tracking": config.tracking.model_copy(update={"uri": None})}
             with pytest.raises(ConfigError, match=r"tracking\.uri: expected a server"):
-                plan_folder(config.model_copy(update=nowhere), "lost")
+                begin(config.model_copy(update=nowhere), "lost")
             assert not (tmp_path / "runs").exists()
             monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
             assert tracking_uri(TrackingConfig()) == "http://127.0.0.1:5000"

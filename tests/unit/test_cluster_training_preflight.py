@@ -11,7 +11,7 @@ from cluster.config.schema import Config, parse
 from cluster.errors import ConfigError, EngineError
 from cluster.setups.build import build
 from cluster.training.preflight import require_path, try_workers
-from cluster.training.start import checked, slower
+from cluster.training.start import resume, slower
 from cluster.workers.pool import InlinePool
 from helpers.folders import new_run
 from meta.algorithms import MAML, Metrics
@@ -141,14 +141,14 @@ def test_an_engine_that_only_other_machines_lack_is_left_for_all(
     one = config(tmp_path, engine="auto")
     folder = new_run(one, "run")
     folder.update_info(engine="native")
-    settled = slower(checked(one, folder), EngineError("no compiler on node 3"))
+    settled = slower(resume(one, folder), EngineError("no compiler on node 3"))
     assert settled.setup.config.engine == folder.info["engine"] == "loop"
     assert "no compiler on node 3" in folder.info["engine_warning"]
 
 
 def test_an_engine_asked_for_by_name_is_not_left(tmp_path: Path) -> None:
     one = config(tmp_path, engine="loop")
-    start = checked(one, new_run(one, "run"))
+    start = resume(one, new_run(one, "run"))
     with pytest.raises(EngineError, match="no compiler on node 3; give all machines what it needs"):
         slower(start, EngineError("no compiler on node 3"))
 

@@ -14,6 +14,7 @@ from cluster.interrupts import stop_on_signals
 from cluster.training import run as training
 from cluster.training.run import Outcome
 from cluster.training.standstill import CAUSES, PATIENCE, Standstill
+from cluster.training.start import resume
 from helpers.folders import new_run
 from tasks.environments.contract import Numbers, Step
 from tasks.environments.navigation import Navigation
@@ -179,7 +180,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outc
         }
         config = parse(places | {"eval": {"tasks": 4, "val_tasks": 4, "steps": [1], "every": 5}} | raw)
         with stop_on_signals() as stop:
-            return training.run(config, new_run(config, "run"), stop)
+            return training.run(resume(config, new_run(config, "run")), stop)
 
     return run
 
