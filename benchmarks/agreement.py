@@ -33,9 +33,9 @@ def reference(work: Work) -> Params:
 def relative_error(gradient: Params, expected: Params) -> float:
     """|g - g_ref| / |g_ref| over the whole flat gradient."""
     layout = Layout.of(expected)
-    wanted = layout.flatten(expected).double().cpu()
-    found = layout.flatten({name: gradient[name].detach() for name in layout.names}).double().cpu()
-    return float((found - wanted).norm() / wanted.norm())
+    expected_vector = layout.flatten(expected).double().cpu()
+    vector = layout.flatten({name: gradient[name].detach() for name in layout.names}).double().cpu()
+    return float((vector - expected_vector).norm() / expected_vector.norm())
 
 
 def errors(
@@ -46,7 +46,7 @@ def errors(
     Raises:
         LeftOut: if one is beyond its bound.
     """
-    found = {}
+    measured = {}
     for dtype, bound in BOUNDS.items():
         prepared = competitor.prepare(works[dtype], option)
         error = relative_error(prepared.gradient(prepared.run()), expected)
@@ -55,5 +55,5 @@ def errors(
             raise LeftOut(
                 f"expected the reference's gradient to {bound:g}, received one that is {error:.2g} off in {name}"
             )
-        found[f"error_{name}"] = error
-    return found
+        measured[f"error_{name}"] = error
+    return measured

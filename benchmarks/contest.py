@@ -21,5 +21,5 @@ def competitors(strategies: Sequence[str] = (), peers: Sequence[str] | None = No
     ['metaray', 'metaray (trace)', 'loop']
     """
     ours = [Metaray(strategy) for strategy in dict.fromkeys((AUTO, *strategies))]
-    asked = PEERS if peers is None else dict.fromkeys(("loop", *peers))
-    return [*ours, *(PEERS[name] for name in asked)]
+    names = PEERS if peers is None else dict.fromkeys(("loop", *peers))
+    return [*ours, *(PEERS[name] for name in names)]

@@ -69,7 +69,7 @@ def measured(suite: Suite, strategies: Sequence[str], rounds: int) -> Fitted:
         runners[strategy] = replace(runner, calls=calls_for(runner.sample()), rounds=rounds)
     times = alternate(runners)
     return Fitted(suite.name, suite.support + suite.queries, first, {
-        name: sorted(found)[len(found) // 2] / suite.tasks for name, found in times.items()
+        name: sorted(seconds)[len(seconds) // 2] / suite.tasks for name, seconds in times.items()
     })  # fmt: skip
 
 
@@ -109,13 +109,13 @@ def worthwhile(fitted: Fitted) -> int:
 
 def fit(rounds: int, say: Callable[[str], None]) -> tuple[dict[str, int], list[Fitted]]:
     """Measure everything and draw the conclusions. Compiled programs of before are not used."""
-    found = []
+    measurements = []
     with _empty_cache():
         for suite, strategies in loads():
             say(f"{suite.name}: {', '.join(strategies)}")
-            found.append(measured(suite, strategies, rounds))
-    sinusoid, omniglot, *more = found
-    return rule(sinusoid, omniglot, [omniglot, *more]), found
+            measurements.append(measured(suite, strategies, rounds))
+    sinusoid, omniglot, *more = measurements
+    return rule(sinusoid, omniglot, [omniglot, *more]), measurements
 
 
 def keep(

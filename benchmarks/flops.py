@@ -89,33 +89,33 @@ def layers(model: MLP | Conv4 | ResNet12 | GaussianPolicy) -> list[Layer]:
 
 def _conv4(model: Conv4) -> list[Layer]:
     channels, *size = model.inputs
-    found, stride = [], 2 if model.down == "stride" else 1
+    stack, stride = [], 2 if model.down == "stride" else 1
     at = (size[0], size[1])
     for block in range(model.blocks):
-        found.append(convolution((channels, model.channels), at, stride=stride, first=block == 0))
+        stack.append(convolution((channels, model.channels), at, stride=stride, first=block == 0))
         at = conv_size(at, stride) if model.down == "stride" else (at[0] // 2, at[1] // 2)
         channels = model.channels
-    return [*found, linear(model.features, model.outputs)]
+    return [*stack, linear(model.features, model.outputs)]
 
 
 def _resnet12(model: ResNet12) -> list[Layer]:
     channels, *size = model.inputs
-    found = []
+    stack = []
     at = (size[0], size[1])
     for block, width in enumerate(model.widths):
         first = block == 0
-        found.append(convolution((channels, width), at, first=first))
-        found += [convolution((width, width), at)] * 2
-        found.append(convolution((channels, width), at, kernel=1, first=first))
+        stack.append(convolution((channels, width), at, first=first))
+        stack += [convolution((width, width), at)] * 2
+        stack.append(convolution((channels, width), at, kernel=1, first=first))
         at, channels = (at[0] // 2, at[1] // 2), width
-    return [*found, linear(channels, model.outputs)]
+    return [*stack, linear(channels, model.outputs)]
 
 
 def operations(suite: Suite) -> int:
     """Operations of the plain loop over a suite's meta-batch."""
-    found = layers(suite.model)
-    step = suite.support * sum(layer.step for layer in found)
-    query = suite.queries * sum(layer.query for layer in found)
+    per_layer = layers(suite.model)
+    step = suite.support * sum(layer.step for layer in per_layer)
+    query = suite.queries * sum(layer.query for layer in per_layer)
     return suite.tasks * (suite.steps * step + query)
 
 

@@ -69,12 +69,12 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
 
 def ray_tables(records: Sequence[Mapping[str, Any]]) -> str:
     """Markdown of the newest measurements through Ray, by machine, suite and number of workers."""
-    found: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+    by_machine: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
     for record in sorted(records, key=lambda record: str(record["date"])):
         for one in record["suites"]:
-            found.setdefault(machine(one["hardware"]), {})[one["suite"], one["workers"]] = one
+            by_machine.setdefault(machine(one["hardware"]), {})[one["suite"], one["workers"]] = one
     parts = []
-    for name, rows in sorted(found.items()):
+    for name, rows in sorted(by_machine.items()):
         head = ("", "workers", "tasks/s", "engine alone", "ratio", "ms a step more")
         lines = [f"### Through Ray: {name}", "", _line(head), _line(["---", *["---:"] * (len(head) - 1)])]
         for (suite, workers), one in rows.items():

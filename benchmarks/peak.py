@@ -24,14 +24,14 @@ def peak_gflops(threads: int, *, sizes: tuple[int, ...] = SIZES, rounds: int = 8
 def gpu_peaks(sizes: tuple[int, ...] = GPU_SIZES, rounds: int = 20) -> dict[str, float]:
     """Best rates on the GPU: in single precision, and with TF32, which convolutions use unless told otherwise."""
     before = torch.backends.cuda.matmul.allow_tf32
-    found = {}
+    rates = {}
     try:
         for name, allowed in (("cuda", False), ("cuda_tf32", True)):
             torch.backends.cuda.matmul.allow_tf32 = allowed
-            found[name] = max(_rate(size, rounds, "cuda", torch.cuda.synchronize) for size in sizes)
+            rates[name] = max(_rate(size, rounds, "cuda", torch.cuda.synchronize) for size in sizes)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
-    return found
+    return rates
 
 
 def peaks(threads: int, device: str = "cpu") -> dict[str, float]:

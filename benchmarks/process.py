@@ -68,17 +68,17 @@ def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
         RuntimeError: with its message, if it failed there.
     """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(sender, function, arguments), daemon=True)
     child.start()
-    theirs.close()
+    sender.close()
     try:
-        good, value = ours.recv()
+        good, value = receiver.recv()
     except EOFError:
         good, value = False, "the process died"
     finally:
         child.join()
-        ours.close()
+        receiver.close()
     if not good:
         raise RuntimeError(value)
     return value

@@ -55,8 +55,8 @@ def read_all(folder: Path = FOLDER) -> list[dict[str, Any]]:
 
 def newest(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """The newest result of every machine and suite, each with its ``date``."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    results: dict[str, dict[str, dict[str, Any]]] = {}
     for record in sorted(records, key=lambda record: str(record["date"])):
         for result in record["suites"]:
-            found.setdefault(machine(result["hardware"]), {})[result["suite"]] = {**result, "date": record["date"]}
-    return found
+            results.setdefault(machine(result["hardware"]), {})[result["suite"]] = {**result, "date": record["date"]}
+    return results

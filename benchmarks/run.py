@@ -134,7 +134,7 @@ def _enter(
     Raises:
         LeftOut: if there is none.
     """
-    found: list[_Entry] = []
+    entries: list[_Entry] = []
     reason = LeftOut("there is no way to run it")
     agreed: dict[str, dict[str, float]] = {}
     for option in competitor.options(work, settings.threads):
@@ -162,11 +162,11 @@ def _enter(
             runner=runner,
             errors=agreed[option.form],
         )
-        found.append(entry)
-    if not found:
+        entries.append(entry)
+    if not entries:
         raise reason
-    limit = FAR * min(entry.seconds for entry in found)
-    return [entry for entry in found if entry.seconds <= limit]
+    limit = FAR * min(entry.seconds for entry in entries)
+    return [entry for entry in entries if entry.seconds <= limit]
 
 
 def _fastest(entries: Mapping[str, _Entry], times: Mapping[str, Sequence[float]]) -> dict[str, _Entry]:

@@ -46,8 +46,8 @@ class Network(nn.Module):
         return self._apply_model(params, inputs)
 
     def _parameter(self, name: str) -> Tensor:
-        found: Any = reduce(getattr, name.split("."), self)
-        return cast(Tensor, found)
+        parameter: Any = reduce(getattr, name.split("."), self)
+        return cast(Tensor, parameter)
 
 
 @dataclass(frozen=True)

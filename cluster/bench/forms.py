@@ -106,8 +106,8 @@ def predictions(body: bytes, kind: str) -> NDArray[Any]:
     """The predictions in an answer."""
     if kind == NPZ:
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-            found: NDArray[Any] = arrays["predictions"]
-        return found
+            predicted: NDArray[Any] = arrays["predictions"]
+        return predicted
     return np.array(json.loads(body)["predictions"])
 
 

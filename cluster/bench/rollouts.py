@@ -63,7 +63,7 @@ def rollouts(config: Config, pairs: int, say: Callable[[str], None]) -> dict[str
         "workers": workers,
         "steps_per_second": statistics.median(sampled),
         "bare_steps_per_second": statistics.median(bare),
-        "ratio": statistics.median(ours / theirs for ours, theirs in zip(sampled, bare, strict=True)),
+        "ratio": statistics.median(rate / bare_rate for rate, bare_rate in zip(sampled, bare, strict=True)),
         "pairs": pairs,
         "hardware": hardware(),
         "versions": versions(),

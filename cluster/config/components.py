@@ -71,16 +71,16 @@ def resolve(key: str, name: str) -> type[Any]:
             f"received '{name}'{nearest(name, table)}"
         )
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        cls = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
         raise ConfigError(
             f"{key}: cannot import '{module_name}' of '{name}': {error}{_shadowed(module_name)}"
         ) from error
     except AttributeError as error:
         raise ConfigError(f"{key}: module '{module_name}' has no '{attribute}'{_shadowed(module_name)}") from error
-    if not inspect.isclass(found):
-        raise ConfigError(f"{key}: expected '{name}' to be a class, received {type(found).__name__}")
-    return found
+    if not inspect.isclass(cls):
+        raise ConfigError(f"{key}: expected '{name}' to be a class, received {type(cls).__name__}")
+    return cls
 
 
 def _shadowed(module: str) -> str:

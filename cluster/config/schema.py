@@ -111,14 +111,14 @@ class Config(Section):
 
 def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted keys at which two nested dictionaries differ, with both values."""
-    found = []
+    lines = []
     for key in sorted(one.keys() | other.keys()):
         a, b = one.get(key), other.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
+            lines += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {a} there, {b} here")
-    return found
+            lines.append(f"{prefix}{key}: {a} there, {b} here")
+    return lines
 
 
 def problems(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -152,14 +152,14 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[str]) -> dict[str, Any]:
+def _checked_section(section: OpenSection, key: str, own: str, supplied: frozenset[str]) -> dict[str, Any]:
     """The section's parameters, checked against the named class's constructor, defaults filled in."""
     cls = resolve(f"{key}.{own}", getattr(section, own))
-    model = parameters(cls, given)
+    model = parameters(cls, supplied)
     try:
         values = strictly(model, section.params).model_dump()
         # A constructor checks what annotations cannot say (ranges, sums).
-        if not given:
+        if not supplied:
             cls(**values)
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, model, f"{key}."))) from error
@@ -248,12 +248,12 @@ def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
 def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """``raw`` without what the class that ``values`` names for a model or family does not take."""
     result = dict(raw)
-    for section, own, given in (("model", "name", GIVEN_TO_MODELS), ("task", "family", frozenset())):
+    for section, own, supplied in (("model", "name", GIVEN_TO_MODELS), ("task", "family", frozenset())):
         before, name = raw.get(section), values.get(f"{section}.{own}")
         if not isinstance(before, dict) or not isinstance(name, str) or name == before.get(own):
             continue
         try:
-            known = parameters(resolve(f"{section}.{own}", name), given).model_fields
+            known = parameters(resolve(f"{section}.{own}", name), supplied).model_fields
         except ConfigError:
             continue  # the check of the whole says what is wrong with the name
         result[section] = {key: value for key, value in before.items() if key == own or key in known}

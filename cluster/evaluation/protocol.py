@@ -72,11 +72,11 @@ def rows(evaluation: Mapping[str, Any], label: str) -> Sequence[tuple[str, Mappi
     learners = [(label, evaluation["steps"], evaluation.get("kinds", {}))]
     by_kind = evaluation.get("baseline_kinds", {})
     learners += [(name, steps, by_kind.get(name, {})) for name, steps in evaluation.get("baselines", {}).items()]
-    found: list[tuple[str, Mapping[str, Any]]] = []
+    labelled: list[tuple[str, Mapping[str, Any]]] = []
     for name, steps, kinds in learners:
-        found.append((name, steps))
-        found.extend((f"{name}, {kind}", of_kind) for kind, of_kind in kinds.items())
-    return found
+        labelled.append((name, steps))
+        labelled.extend((f"{name}, {kind}", of_kind) for kind, of_kind in kinds.items())
+    return labelled
 
 
 def plain_figure(figure: Mapping[str, Any], *, mean: str, half: str) -> str:

@@ -78,8 +78,8 @@ def interval(scores: Scores, kinds: Kinds | None = None) -> dict[str, float | No
     """
     if not np.isfinite(scores).all():
         return {"mean": None, "ci95": None}
-    found = estimate(scores, kinds)
-    return {"mean": found.mean, "ci95": found.half_width()}
+    mean = estimate(scores, kinds)
+    return {"mean": mean.mean, "ci95": mean.half_width()}
 
 
 def summary(
@@ -173,9 +173,9 @@ def difference(
     """
     if not (np.isfinite(better).all() and np.isfinite(worse).all()):
         return None
-    found = contrast(better, worse, paired=paired, kinds=kinds)
-    corrected = {"corrected": found.half_width(comparisons)} if comparisons > 1 else {}
-    return {"mean": (1.0 if higher_is_better else -1.0) * found.mean, "ci95": found.half_width(), **corrected}
+    advantage = contrast(better, worse, paired=paired, kinds=kinds)
+    corrected = {"corrected": advantage.half_width(comparisons)} if comparisons > 1 else {}
+    return {"mean": (1.0 if higher_is_better else -1.0) * advantage.mean, "ci95": advantage.half_width(), **corrected}
 
 
 def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Split) -> dict[str, Any]:
@@ -216,9 +216,9 @@ def with_baselines(evaluation: dict[str, Any], baselines: Mapping[str, Mapping[s
     """An evaluation and beside it the scores of baselines, given by their own evaluations."""
     if not baselines:
         return evaluation
-    found = {"baselines": {name: one["steps"] for name, one in baselines.items()}}
+    baseline_scores = {"baselines": {name: one["steps"] for name, one in baselines.items()}}
     by_kind = {name: one["kinds"] for name, one in baselines.items() if "kinds" in one}
-    return evaluation | found | ({"baseline_kinds": by_kind} if by_kind else {})
+    return evaluation | baseline_scores | ({"baseline_kinds": by_kind} if by_kind else {})
 
 
 def _of_kinds(
@@ -227,11 +227,11 @@ def _of_kinds(
     """The rows of each kind of task, and how many tasks are of it. A kind without a task has no row."""
     masks = {name: kinds.rows(name) for name in kinds.names}
     diverged = diverged_tasks(scores, steps, objective)
-    found = {}
+    rows_by_kind = {}
     for name, mask in masks.items():
         if mask.any():
             rows = summary(scores[mask], steps, objective, shown=shown)
             # Divergence is judged among the tasks of all kinds.
             counts = {str(number): int(diverged[mask, list(steps).index(number)].sum()) for number in shown}
-            found[name] = {number: row | {"diverged": counts[number]} for number, row in rows.items()}
-    return {"kinds": found, "kind_tasks": {name: int(mask.sum()) for name, mask in masks.items()}}
+            rows_by_kind[name] = {number: row | {"diverged": counts[number]} for number, row in rows.items()}
+    return {"kinds": rows_by_kind, "kind_tasks": {name: int(mask.sum()) for name, mask in masks.items()}}

@@ -141,8 +141,8 @@ def _named_modules(config: Path | None, words: Sequence[str], root: Path) -> set
     base = raw[0].get("search", {}).get("base") if isinstance(raw[0].get("search"), dict) else None
     if config is not None and isinstance(base, str):
         raw.append(read_yaml((root / config).parent / base))
-    found = (_IMPORT_PATH.fullmatch(text) for one in raw for text in _texts(one))
-    return {match[1] for match in found if match}
+    matches = (_IMPORT_PATH.fullmatch(text) for one in raw for text in _texts(one))
+    return {match[1] for match in matches if match}
 
 
 def _texts(plain: Any) -> Iterator[str]:

@@ -43,10 +43,10 @@ class _Log:
         for line in reversed(self._last.splitlines()):
             if line.startswith("{"):
                 try:
-                    found = json.loads(line)
+                    content = json.loads(line)
                 except ValueError:
                     continue
-                return dict(found) if isinstance(found, Mapping) else None
+                return dict(content) if isinstance(content, Mapping) else None
         return None
 
 

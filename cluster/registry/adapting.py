@@ -129,9 +129,9 @@ class Adaptable(Protocol):
         Raises:
             ValueError: if an argument is out of range, or adaptation diverges.
         """
-        found = self.adapted(self.check(given, inner_steps, inner_lr), inner_steps, inner_lr)
-        require_finite(found, inner_lr)
-        return found
+        predictions = self.adapted(self.check(given, inner_steps, inner_lr), inner_steps, inner_lr)
+        require_finite(predictions, inner_lr)
+        return predictions
 
 
 def with_step_size(config: Config, lr: float) -> Config:

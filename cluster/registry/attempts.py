@@ -58,9 +58,9 @@ def reserve(client: Any, name: str, tasks: int) -> Attempt:
 def _attempts(client: Any, name: str) -> list[tuple[int, str, int]]:
     """Number, token and tasks of the attempts so far."""
     tags = client.get_registered_model(name).tags
-    found = []
+    attempts = []
     for key, value in tags.items():
         if key.startswith(PREFIX):
             number, _, token = key.removeprefix(PREFIX).partition(".")
-            found.append((int(number), token, int(value)))
-    return found
+            attempts.append((int(number), token, int(value)))
+    return attempts

@@ -78,8 +78,8 @@ def paired(challenger: Scores, champion: Scores, objective: Score, kinds: Kinds 
     """
     lost = int((~(np.isfinite(challenger) & np.isfinite(champion))).sum())
     higher = objective.higher_is_better
-    found = difference(challenger, champion, paired=True, higher_is_better=higher, kinds=(kinds, kinds))
-    mean, half = (None, None) if found is None else (found["mean"], found["ci95"])
+    advantage = difference(challenger, champion, paired=True, higher_is_better=higher, kinds=(kinds, kinds))
+    mean, half = (None, None) if advantage is None else (advantage["mean"], advantage["ci95"])
     return Difference(mean=mean, ci95=half, metric=objective.metric, tasks=len(challenger), lost=lost)
 
 
@@ -103,19 +103,19 @@ def compare(challenger: Contender, folder: RunFolder, tasks: int, reserve: Reser
     with shared_session(challenger.config):
         scores = [_scores(one, tasks, attempt.first) for one in (challenger, champion)]
     kinds = task_kinds(challenger.setup, "test", tasks, attempt.first)
-    found = paired(scores[0], scores[1], challenger.setup.algorithm.objective, kinds)
-    return dataclasses.replace(found, attempt=attempt.number, first=attempt.first)
+    comparison = paired(scores[0], scores[1], challenger.setup.algorithm.objective, kinds)
+    return dataclasses.replace(comparison, attempt=attempt.number, first=attempt.first)
 
 
 def _under_protocol_of(challenger: Contender, folder: RunFolder) -> Contender:
     """The champion, to be tested on the challenger's tasks."""
     own, state = folder.config, checkpoints.chosen(folder.checkpoints)[1]
-    found = differences(own.task.model_dump(mode="json"), challenger.config.task.model_dump(mode="json"), "task.")
+    changes = differences(own.task.model_dump(mode="json"), challenger.config.task.model_dump(mode="json"), "task.")
     if state.data:
-        found = [line for line in found if not line.startswith("task.root:")]  # the fingerprint tells
+        changes = [line for line in changes if not line.startswith("task.root:")]  # the fingerprint tells
     if state.data != challenger.state.data:
-        found.append(f"data: {state.data or 'none'} there, {challenger.state.data or 'none'} here")
-    _require_same(found)
+        changes.append(f"data: {state.data or 'none'} there, {challenger.state.data or 'none'} here")
+    _require_same(changes)
     update = {"task": challenger.config.task, "seed": challenger.config.seed, "cluster": challenger.config.cluster}
     config = with_engine_of(folder, own.model_copy(update=update))
     setup = build(config)
@@ -131,10 +131,10 @@ def _sampling(setup: Setup, challenger: Setup) -> list[str]:
     ]
 
 
-def _require_same(found: list[str]) -> None:
-    if found:
+def _require_same(changes: list[str]) -> None:
+    if changes:
         raise ConfigError(
-            f"expected a champion of the same tasks and protocol, received another ({'; '.join(found)}); nothing was "
+            f"expected a champion of the same tasks and protocol, received another ({'; '.join(changes)}); nothing was "
             "registered: choose another name or alias, or leave --if-better out"
         )
 

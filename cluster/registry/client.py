@@ -149,8 +149,8 @@ class Registry:
     def holder(self, name: str, alias: str) -> int | None:
         """The version of a model that has an alias; None if none has."""
         with self._answers():
-            found = self._aliases(name).get(alias)
-        return None if found is None else int(found)
+            version = self._aliases(name).get(alias)
+        return None if version is None else int(version)
 
     def reserve(self, name: str, tasks: int) -> attempts.Attempt:
         """Count a comparison with a champion; see :func:`cluster.registry.attempts.reserve`."""
@@ -183,8 +183,8 @@ class Registry:
                     raise ConfigError(
                         f"expected version {version} of model '{name}' at {self.shown}, found none"
                     ) from error
-                found = Path(mlflow.artifacts.download_artifacts(source, dst_path=target, tracking_uri=self._uri))
-            folder = RunFolder(found / "artifacts" / PACKAGE)
+                downloaded = Path(mlflow.artifacts.download_artifacts(source, dst_path=target, tracking_uri=self._uri))
+            folder = RunFolder(downloaded / "artifacts" / PACKAGE)
             if not (folder.path / "run.json").is_file():
                 raise ConfigError(
                     f"expected a model that metaray registered, version {version} of '{name}' at {self.shown} is none"

@@ -72,7 +72,7 @@ def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
     missing = [str(field) for field in fields if field.name not in given]
     if missing:
         raise ValueError(f"expected {', '.join(map(str, fields))}; received no {missing[0]}")
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     seen: dict[str, tuple[int, str]] = {}
     for field in fields:
         array = np.asarray(given[field.name])
@@ -82,8 +82,8 @@ def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
         array = array.astype(field.dtype)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{field}: expected finite numbers, received NaN or infinity")
-        found[field.name] = array
-    return found
+        arrays[field.name] = array
+    return arrays
 
 
 def require_sizes(field: Field, shape: tuple[int, ...], seen: dict[str, tuple[int, str]]) -> None:
@@ -99,12 +99,12 @@ def require_sizes(field: Field, shape: tuple[int, ...], seen: dict[str, tuple[in
     """
     if len(shape) != len(field.shape):
         raise ValueError(f"{field}: received shape {list(shape)}")
-    for wanted, size in zip(field.shape, shape, strict=True):
-        if isinstance(wanted, int):
-            if size != wanted:
+    for declared, size in zip(field.shape, shape, strict=True):
+        if isinstance(declared, int):
+            if size != declared:
                 raise ValueError(f"{field}: received shape {list(shape)}")
             continue
-        letter, more, _ = wanted.partition("+")
+        letter, more, _ = declared.partition("+")
         size -= 1 if more else 0
         if size < 1:
             raise ValueError(f"{field}: expected at least one of the {MEANING[letter]}, received none")

@@ -153,5 +153,5 @@ def _probabilities(policy: Policy, outputs: Tensor) -> Tensor:
     """Probabilities [T, Q, A] of discrete actions under distributions [T, Q, M]."""
     rows = outputs.flatten(0, 1)
     each = [policy.log_probability(rows, rows.new_full((len(rows), 1), action)) for action in range(policy.outputs)]
-    found: Tensor = torch.stack(each, dim=-1).exp().unflatten(0, outputs.shape[:2])
-    return found
+    probabilities: Tensor = torch.stack(each, dim=-1).exp().unflatten(0, outputs.shape[:2])
+    return probabilities

@@ -100,9 +100,9 @@ def register(
     before = None if alias is None else registry.holder(name, alias)
     difference = None
     if if_better and before is not None:
-        with registry.package(name, before) as theirs:
+        with registry.package(name, before) as champion_folder:
             reserve = partial(registry.reserve, name)
-            difference = compare(contender, theirs, tasks or contender.config.eval.tasks, reserve)
+            difference = compare(contender, champion_folder, tasks or contender.config.eval.tasks, reserve)
     promoted = alias is not None and (difference is None or difference.is_gain)
     verdict = _verdict(str(alias), before, difference) if if_better else None
     evaluation = _evaluation(folder, contender.state, overrides)
@@ -149,9 +149,9 @@ def _evaluation(folder: RunFolder, state: Checkpoint, overrides: Sequence[str]) 
     """Held-out figures of θ: the run's own, or new ones if it ended without, or was trained on since."""
     path = folder.path / "evaluation.json"
     if path.exists():
-        found: dict[str, Any] = read_json(path)
-        if found.get("checkpoint_step") == state.step:
-            return found
+        evaluation: dict[str, Any] = read_json(path)
+        if evaluation.get("checkpoint_step") == state.step:
+            return evaluation
     return evaluate_one(folder, overrides, "test")
 
 

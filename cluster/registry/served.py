@@ -33,9 +33,9 @@ class Adaptive:
             MlflowException: if the input cannot be used; a server answers with it.
         """
         del context
-        asked = params or {}
-        inner_steps = asked.get("inner_steps", self.model.inner_steps)
-        inner_lr = asked.get("inner_lr", self.model.inner_lr)
+        settings = params or {}
+        inner_steps = settings.get("inner_steps", self.model.inner_steps)
+        inner_lr = settings.get("inner_lr", self.model.inner_lr)
         try:
             return self.model.predict(model_input, inner_steps, inner_lr)
         except (ValueError, MetarayError) as error:

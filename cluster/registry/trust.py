@@ -35,17 +35,17 @@ def trusted_packages(given: Sequence[str] = ()) -> tuple[str, ...]:
     Raises:
         ConfigError: if one is no package's name.
     """
-    found = [*given, *filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(",")))]
-    for name in found:
+    names = [*given, *filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(",")))]
+    for name in names:
         if _PACKAGE.fullmatch(name) is None:
             raise ConfigError(f"--trust, {VARIABLE}: expected the name of a package, my_package, received '{name}'")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(names))
 
 
 def named_packages(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Top-level packages, other than metaray's own, of the classes that a configuration names."""
-    found = (module.partition(".")[0] for _, module, _ in _named(raw) if not _is_of(module, OWN))
-    return tuple(dict.fromkeys(found))
+    names = (module.partition(".")[0] for _, module, _ in _named(raw) if not _is_of(module, OWN))
+    return tuple(dict.fromkeys(names))
 
 
 def _is_of(module: str, packages: Sequence[str]) -> bool:

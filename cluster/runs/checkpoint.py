@@ -208,11 +208,11 @@ def require_config(what: str, own: Config, config: Config, *, moved: bool) -> No
     Raises:
         ConfigError: naming every key that differs.
     """
-    found = differences(own.identity, config.identity)
-    found = [line for line in found if not (moved and line.startswith("task.root:"))]
-    if found:
+    changes = differences(own.identity, config.identity)
+    changes = [line for line in changes if not (moved and line.startswith("task.root:"))]
+    if changes:
         raise ConfigError(
-            f"{what} is of another configuration ({'; '.join(found)}); resume with the values it was made with, or "
+            f"{what} is of another configuration ({'; '.join(changes)}); resume with the values it was made with, or "
             "start a new run"
         )
 

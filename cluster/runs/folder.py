@@ -104,8 +104,8 @@ class RunFolder(DescribedFolder):
     def baselines(self) -> dict[str, "RunFolder"]:
         """Runs of the baselines, by algorithm."""
         folder = self.path / "baselines"
-        found = sorted(folder.iterdir()) if folder.is_dir() else []
-        return {path.name: RunFolder(path) for path in found if (path / "run.json").exists()}
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {path.name: RunFolder(path) for path in paths if (path / "run.json").exists()}
 
     @property
     def figures(self) -> Path:

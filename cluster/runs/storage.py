@@ -67,8 +67,8 @@ class Store:
     def names(self) -> list[str]:
         """Names of the files, sorted; temporary ones left out."""
         selector: Any = fs.FileSelector(self._path, allow_not_found=True)
-        found = [info.base_name for info in self._fs.get_file_info(selector) if info.is_file]
-        return sorted(name for name in found if not name.endswith(".partial"))
+        files = [info.base_name for info in self._fs.get_file_info(selector) if info.is_file]
+        return sorted(name for name in files if not name.endswith(".partial"))
 
     def delete(self, name: str) -> None:
         """Remove a file."""

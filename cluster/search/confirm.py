@@ -53,13 +53,13 @@ def fresh_tasks(search: Search, folder: SearchFolder, finalists: Sequence[int]) 
     """
     tasks = search.settings.confirm_tasks
     looks: list[dict[str, Any]] = folder.info.get("confirmed", [])
-    asked = {"trials": sorted(finalists), "tasks": tasks}
+    request = {"trials": sorted(finalists), "tasks": tasks}
     for look in looks:
-        if all(look[key] == value for key, value in asked.items()):
+        if all(look[key] == value for key, value in request.items()):
             return look["first"], look["first"] + tasks
     used = [folder.run(number).config.eval.val_tasks for number in finalists]
     first = max(*used, *(look["first"] + 2 * look["tasks"] for look in looks), 0)
-    folder.update_info(confirmed=[*looks, {**asked, "first": first}])
+    folder.update_info(confirmed=[*looks, {**request, "first": first}])
     return first, first + tasks
 
 

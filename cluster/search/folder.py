@@ -62,8 +62,8 @@ class SearchFolder(DescribedFolder):
 
     def trials(self) -> list[Trial]:
         """All trials so far, by number."""
-        found = [self.read(int(path.parent.name)) for path in self.path.glob("trials/*/trial.json")]
-        return sorted(found, key=lambda trial: trial.number)
+        trials = [self.read(int(path.parent.name)) for path in self.path.glob("trials/*/trial.json")]
+        return sorted(trials, key=lambda trial: trial.number)
 
     def read(self, number: int) -> Trial:
         """One trial."""
@@ -95,15 +95,15 @@ def by_value(trials: Iterable[Trial], *, higher: bool) -> list[Trial]:
 
 def scores(run: RunFolder, metric: str) -> list[tuple[int, float | None]]:
     """Outer steps and validation scores in a run's own record, None where one is not finite."""
-    found: list[tuple[int, float | None]] = []
+    scored: list[tuple[int, float | None]] = []
     for line in run.metrics_path.read_bytes().splitlines() if run.metrics_path.exists() else []:
         try:
             record = json.loads(line)
         except ValueError:
             break  # the last line, cut short by a crash or being written
         if metric in record["values"]:
-            found.append((record["step"], record["values"][metric]))
-    return found
+            scored.append((record["step"], record["values"][metric]))
+    return scored
 
 
 def plan(search: Search, name: str) -> SearchFolder:

@@ -64,7 +64,7 @@ class Result:
             return None
         one, other = (self.folder.run(number).config for number in (best, over))
         comparisons = len(self.confirmed) - 1
-        found = difference(
+        advantage = difference(
             self.confirmed[best],
             self.confirmed[over],
             paired=confirm.same_tasks(one, other),
@@ -72,11 +72,11 @@ class Result:
             kinds=(self._kinds(best), self._kinds(over)),
             comparisons=comparisons,
         )
-        if found is None or found["mean"] is None:
+        if advantage is None or advantage["mean"] is None:
             return None
-        corrected = found.get("corrected", found["ci95"])
-        sure = corrected is not None and found["mean"] > corrected
-        return {"over": over, **found, "corrected": corrected, "comparisons": comparisons, "sure": sure}
+        corrected = advantage.get("corrected", advantage["ci95"])
+        sure = corrected is not None and advantage["mean"] > corrected
+        return {"over": over, **advantage, "corrected": corrected, "comparisons": comparisons, "sure": sure}
 
     def interval(self, number: int) -> dict[str, float | None]:
         """Mean and half-width of a trial's scores on the tasks that test the choice."""

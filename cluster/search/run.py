@@ -64,7 +64,7 @@ def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
 
 def _recovered(search: Search, folder: SearchFolder, *, higher: bool) -> list[Trial]:
     """The trials of the search before it was interrupted, as their own folders have them."""
-    found = []
+    recovered = []
     for trial in folder.trials():
         if not trial.over:
             run = folder.run(trial.number)
@@ -77,8 +77,8 @@ def _recovered(search: Search, folder: SearchFolder, *, higher: bool) -> list[Tr
                 trial = dataclasses.replace(trial, values=search.values_of(state.config))
                 if state.step == search.base.outer.steps:
                     trial = dataclasses.replace(trial, status="finished")
-        found.append(trial)
-    return found
+        recovered.append(trial)
+    return recovered
 
 
 def _run_trials(

@@ -108,13 +108,13 @@ class Search:
 
     def values_of(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """The values of the searched keys in a configuration of nested plain values."""
-        found = {}
+        values = {}
         for key in self.settings.space:
             value: Any = plain
             for part in key.split("."):
                 value = value.get(part) if isinstance(value, Mapping) else None
-            found[key] = value
-        return found
+            values[key] = value
+        return values
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """The configuration of a trial.
@@ -173,12 +173,12 @@ def require_same(before: Search, now: Search) -> None:
         ConfigError: naming every key that differs.
     """
     free = {"trials", "at_once", "retries", "confirm", "confirm_tasks", "register_as", "alias"}
-    found = differences(
+    changes = differences(
         before.settings.model_dump(mode="json", exclude=free), now.settings.model_dump(mode="json", exclude=free)
     ) + differences(before.base.identity, now.base.identity)
-    if found:
+    if changes:
         raise ConfigError(
-            f"the search is of other settings ({'; '.join(found)}); leave them out, or start a new search"
+            f"the search is of other settings ({'; '.join(changes)}); leave them out, or start a new search"
         )
 
 

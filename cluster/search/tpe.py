@@ -70,10 +70,12 @@ class Suggestions:
         return value if domain.bounds is not None else (domain.values or ()).index(value)
 
     def _values(self, params: dict[str, Any]) -> Point:
-        found = {}
+        values = {}
         for key, domain in self._search.space.domains.items():
-            found[key] = domain.within(params[key]) if domain.bounds is not None else (domain.values or ())[params[key]]
-        return found
+            values[key] = (
+                domain.within(params[key]) if domain.bounds is not None else (domain.values or ())[params[key]]
+            )
+        return values
 
 
 def _distribution(domain: Domain) -> BaseDistribution:

@@ -34,8 +34,8 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if NAME.fullmatch(given) else uuid.uuid4().hex
+        client_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = client_id if NAME.fullmatch(client_id) else uuid.uuid4().hex
         began, status, sent, received = time.perf_counter(), 0, 0, 0
 
         async def counted() -> Message:

@@ -64,8 +64,8 @@ class Authenticated:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http" and scope["path"] not in OPEN:
-            given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
-            if not is_allowed(given[0] if len(given) == 1 else None, self._token):
+            authorizations = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+            if not is_allowed(authorizations[0] if len(authorizations) == 1 else None, self._token):
                 reason = "Authorization: expected Bearer and the token of this server, received none or another"
                 await as_reason(401, reason, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
                 return

@@ -41,8 +41,8 @@ def is_allowed(authorization: str | None, token: bytes | None) -> bool:
     """Whether a header ``Authorization: Bearer TOKEN`` shows the token, compared in constant time."""
     if token is None:
         return True
-    scheme, _, given = (authorization or "").partition(" ")
-    return hmac.compare_digest(given.strip().encode("utf-8"), token) and scheme.lower() == "bearer"
+    scheme, _, presented = (authorization or "").partition(" ")
+    return hmac.compare_digest(presented.strip().encode("utf-8"), token) and scheme.lower() == "bearer"
 
 
 def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

@@ -45,7 +45,7 @@ class _Kind:
 
     seconds: float = 0.0
     tasks: int = 0
-    asked: bool = False
+    requested: bool = False
     program: "_Compiled | None" = None
 
 
@@ -130,8 +130,8 @@ class Compiler:
         with self._lock:
             kind.seconds += time.thread_time() - began
             kind.tasks += len(outputs)
-            due = kind.seconds >= self._due and not kind.asked and bool(outputs[:1].isfinite().all())
-            kind.asked = kind.asked or due
+            due = kind.seconds >= self._due and not kind.requested and bool(outputs[:1].isfinite().all())
+            kind.requested = kind.requested or due
         if due:
             one = tree_map(lambda leaf: leaf[:1].clone(), tasks)
             self._worker.submit(self._compile, kind, function, params, one, outputs[:1].clone())

@@ -129,17 +129,17 @@ def pixels(
 
 
 def _stacked(
-    files: ImageFiles, name: str, given: Sequence[bytes], opened: Sequence[Image.Image], tasks: int
+    files: ImageFiles, name: str, encoded: Sequence[bytes], opened: Sequence[Image.Image], tasks: int
 ) -> NDArray[np.uint8]:
-    if len(given) % tasks:
-        raise ValueError(f"{name}: expected as many images for each of {tasks} tasks, received {len(given)}")
-    found = np.empty((len(given), *files.shape), np.uint8)
-    for number, (data, image) in enumerate(zip(given, opened, strict=True)):
+    if len(encoded) % tasks:
+        raise ValueError(f"{name}: expected as many images for each of {tasks} tasks, received {len(encoded)}")
+    stacked = np.empty((len(encoded), *files.shape), np.uint8)
+    for number, (data, image) in enumerate(zip(encoded, opened, strict=True)):
         try:
-            found[number] = _decoded(files, data, image)
+            stacked[number] = _decoded(files, data, image)
         except BrokenImage as error:
             raise ValueError(f"{name}[{number}]: expected a PNG or JPEG file, received {error.__cause__}") from error
-    return found.reshape(tasks, -1, *files.shape)
+    return stacked.reshape(tasks, -1, *files.shape)
 
 
 def _decoded(files: ImageFiles, data: bytes, image: Image.Image) -> NDArray[np.uint8]:

@@ -75,14 +75,14 @@ class Programs:
         if due:
             program = Calls()
             with self._recorder:  # torch records one program at a time
-                found = program.run(what, function, params, tasks)
+                outputs = program.run(what, function, params, tasks)
             self._keep(key, shape, program)  # from now on others may use it; until then they do without
         elif program is None:
             with torch.no_grad():
                 return function(params, tasks)
         else:
-            found = program.run(what, function, params, tasks)
-        return tree_map(torch.clone, found)  # what is made in inference mode could not be differentiated
+            outputs = program.run(what, function, params, tasks)
+        return tree_map(torch.clone, outputs)  # what is made in inference mode could not be differentiated
 
     def _keep(self, key: Any, shape: _Shape, program: Calls) -> None:
         """Keep a program, and drop those used longest ago until all fit; one that never fits is not kept."""
@@ -117,14 +117,14 @@ class Watched:
         for part, many in self._parts(params, tasks):
             self.proceed()
             computed = vmap(function, in_dims=(None, 0)) if many else function
-            found = self.programs.run((what, many), computed, params, part)
-            rows.append(found if many else tree_map(lambda leaf: leaf[None], found))
+            outputs = self.programs.run((what, many), computed, params, part)
+            rows.append(outputs if many else tree_map(lambda leaf: leaf[None], outputs))
         count = len(tree_leaves(tasks)[0])
         return tree_map(lambda *each: torch.cat(each)[:count], *rows)
 
     def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
         """Outputs [T, …] after ``steps`` inner steps, one program a step."""
-        found = []
+        batches = []
         for part, many in self._parts(params, tasks):
             own, dims = params, None
             for _ in range(steps):
@@ -135,8 +135,8 @@ class Watched:
             self.proceed()
             outputs = vmap(path.outputs, in_dims=(dims, 0)) if many else path.outputs
             rows = self.programs.run((what, "outputs", many, dims), outputs, own, part)
-            found.append(rows if many else rows[None])
-        return torch.cat(found)[: len(tree_leaves(tasks)[0])]
+            batches.append(rows if many else rows[None])
+        return torch.cat(batches)[: len(tree_leaves(tasks)[0])]
 
     def _parts(self, params: Params, tasks: Any) -> Iterator[tuple[Any, bool]]:
         """Parts of the tasks, and whether a part is several tasks to be vectorised."""

@@ -153,11 +153,11 @@ def _listening(host: str, port: int) -> socket.socket:
 def _openable(connections: int) -> int:
     """How many connections can be open at a time, ``connections`` if the system lets the process have so many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + SPARE
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = connections + SPARE
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        if soft < wanted:
+        if soft < needed:
             fewer = max(1, soft - SPARE)
             print(
                 f"warning: --max-connections is {fewer} instead of {connections}: ulimit -n is {soft}", file=sys.stderr

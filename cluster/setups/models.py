@@ -34,14 +34,14 @@ def build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
     cls = resolve("model.name", config.model.name)
     if not issubclass(cls, nn.Module):
         resolve_offering("model.name", config.model.name, "init", "apply")
-    given: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+    sizes: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
     # Values as the constructor's annotations want them: YAML knows lists, constructors ask for tuples.
     params = dict(strictly(parameters(cls, GIVEN_TO_MODELS), config.model.params))
     if issubclass(cls, nn.Module):
         taken = parameters(cls, frozenset()).model_fields.keys()
-        arguments = {name: value for name, value in given.items() if name in taken} | params
+        arguments = {name: value for name, value in sizes.items() if name in taken} | params
         return TorchModel(lambda: cls(**arguments), config.seed)
-    model: Model = cls(**given, **params)
+    model: Model = cls(**sizes, **params)
     return model
 
 
@@ -71,10 +71,10 @@ def frozen_of(config: Config, model: Any, names: Iterable[str]) -> tuple[str, ..
                 f"outer.freeze: expected patterns of parameter names, '{pattern}' fits none of {', '.join(names)}"
             )
     own: frozenset[str] = getattr(model, "frozen", frozenset())
-    found = tuple(name for name in names if name in own or (patterns and matches(name, patterns)))
-    if len(found) == len(names):
+    frozen = tuple(name for name in names if name in own or (patterns and matches(name, patterns)))
+    if len(frozen) == len(names):
         raise ConfigError(f"outer.freeze: expected patterns that leave parameters to train, received {list(patterns)}")
-    return found
+    return frozen
 
 
 def adapted_of(config: Config, model: _Initial) -> tuple[str, ...]:

@@ -178,8 +178,8 @@ def _policy(config: Config, size: int, spec: EnvironmentSpec) -> Policy:
             f"model.name: expected a policy for {kind} of family '{config.task.family}', received "
             f"'{config.model.name}'; set model.name={fit}"
         )
-    found: Policy = policy
-    return found
+    built: Policy = policy
+    return built
 
 
 def require_no_policies(config: Config) -> None:

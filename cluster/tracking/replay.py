@@ -62,13 +62,13 @@ def tracked_folders(runs: Sequence[str], root: str = "runs") -> list[Path]:
     Raises:
         ConfigError: if a name is of no run.
     """
-    found: set[Path] = set()
+    folders: set[Path] = set()
     for top in [_named(run, root) for run in runs] or [Path(root)]:
         inside = {path.parent for name in DESCRIPTIONS for path in top.glob(f"**/{name}")}
         if runs and not inside:
             raise ConfigError(f"expected a run or a folder of runs, received '{top}', which holds none")
-        found |= inside | {path for path in top.absolute().parents if _is_tracked(path)}
-    by_place = {path.resolve(): path for path in found}  # each once, by whatever way it was named
+        folders |= inside | {path for path in top.absolute().parents if _is_tracked(path)}
+    by_place = {path.resolve(): path for path in folders}  # each once, by whatever way it was named
     return [by_place[place] for place in sorted(by_place, key=lambda place: (len(place.parts), place))]
 
 

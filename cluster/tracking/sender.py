@@ -129,13 +129,13 @@ class Sender:
             MetarayError: if it, or its experiment, was deleted and can be restored.
         """
         run_id: str | None = self._folder.info["mlflow_run_id"]
-        found = None if run_id is None else self._found(run_id)
-        if found is None:
+        run = None if run_id is None else self._found(run_id)
+        if run is None:
             return None
-        if self._is_of_another_folder(found):
+        if self._is_of_another_folder(run):
             self._spool.part(self._folder, "a folder that has gone on with it since")
             return None
-        self._require_active(found)
+        self._require_active(run)
         return run_id
 
     def _is_of_another_folder(self, run: Run) -> bool:
@@ -169,11 +169,11 @@ class Sender:
         except MlflowException as error:
             if error.error_code in UNREACHABLE:
                 raise
-            found = self._found(run_id)
-            if found is None:
+            run = self._found(run_id)
+            if run is None:
                 self.run_id = None  # it is gone for good: another is made at the next attempt
             else:
-                self._require_active(found)
+                self._require_active(run)
             raise
 
     def _create(self) -> str:
@@ -204,18 +204,18 @@ class Sender:
         above = None if parent is None else self._found(parent)
         if above is None:
             return experiment_id(self._client, self._uri, self._spool.state["experiment"])
-        found = self._client.get_experiment(above.info.experiment_id)
-        require_active(found, self._uri)
-        return str(found.experiment_id)
+        experiment = self._client.get_experiment(above.info.experiment_id)
+        require_active(experiment, self._uri)
+        return str(experiment.experiment_id)
 
     def _made(self, experiment: str) -> list[str]:
         """Runs that were made for this folder, the first one first."""
-        found = self._client.search_runs(
+        runs = self._client.search_runs(
             [experiment],
             f"tags.`metaray.key` = '{self._spool.state['key']}'",
             order_by=["attribute.start_time ASC"],
         )
-        return [str(run.info.run_id) for run in found if not self._is_of_another_folder(run)]
+        return [str(run.info.run_id) for run in runs if not self._is_of_another_folder(run)]
 
     def _describe(self, run_id: str) -> None:
         """Parameters, tags and data set."""

@@ -116,11 +116,11 @@ def _cause(metrics: Mapping[str, float], previous: float | None, *, moved: bool,
     Returns are compared with those before adaptation, or of the step before where nothing adapts: other rollouts, of
     which means are equal to the last bit only if rewards do not depend on what is done.
     """
-    gradient, found = metrics.get("gradient_norm"), metrics.get("return")
+    gradient, mean_return = metrics.get("gradient_norm"), metrics.get("return")
     without_advantage = metrics.get("surrogate") == 0.0 and gradient is not None and gradient < ROUNDING
     causes = {
         SKIPPED: metrics.get("skipped", 0.0) > 0,
-        SAME: found is not None and found == metrics.get("return_before", previous),
+        SAME: mean_return is not None and mean_return == metrics.get("return_before", previous),
         ZERO: gradient == 0.0 or without_advantage,
         REJECTED: metrics.get("step_share") == 0.0,
         UNMOVED: not moved and not scheduled,

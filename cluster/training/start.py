@@ -55,11 +55,11 @@ def checked(config: Config, folder: RunFolder) -> Start:
 def baseline_of(config: Config, folder: RunFolder, algorithm: str) -> Start:
     """The training of a baseline, in a folder of its own inside the run's."""
     alone = config.eval.model_copy(update={"baselines": ()})
-    theirs = config.model_copy(update={"algorithm": algorithm, "eval": alone})
+    baseline_config = config.model_copy(update={"algorithm": algorithm, "eval": alone})
     path = folder.path / "baselines" / algorithm
     if (path / "run.json").exists():
-        return checked(theirs, RunFolder(path))
-    return checked(theirs, plan_folder(theirs, f"{folder.info['name']}-{algorithm}", path))
+        return checked(baseline_config, RunFolder(path))
+    return checked(baseline_config, plan_folder(baseline_config, f"{folder.info['name']}-{algorithm}", path))
 
 
 def slower(start: Start, error: EngineError) -> Start:

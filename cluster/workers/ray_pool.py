@@ -84,28 +84,28 @@ class RayPool:
     @property
     def warnings(self) -> list[str]:
         """Warnings about workers that were asked for and not there."""
-        asked = self._config.cluster.workers
-        if self._most >= asked:
+        requested = self._config.cluster.workers
+        if self._most >= requested:
             return []
         return [
             self._short_of_room()
-            or f"cluster.workers: {asked} workers were asked for, {self._most} took part; the others had not started "
-            "when the run ended"
+            or f"cluster.workers: {requested} workers were asked for, {self._most} took part; the others had not "
+            "started when the run ended"
         ]
 
     def _short_of_room(self) -> str | None:
         """A warning if the cluster has room for fewer workers than are asked for."""
         limits = self._config.cluster
         total: Callable[[], dict[str, float]] = ray.cluster_resources
-        found = total()
-        room = int(found.get("CPU", 0) // limits.threads)
+        resources = total()
+        room = int(resources.get("CPU", 0) // limits.threads)
         if limits.gpus_per_worker > 0:
-            room = min(room, int(found.get("GPU", 0) / limits.gpus_per_worker))
+            room = min(room, int(resources.get("GPU", 0) / limits.gpus_per_worker))
         if room >= limits.workers:
             return None
         return (
             f"cluster.workers: {limits.workers} workers were asked for, the cluster has room for {room} "
-            f"({_resources(lambda: found)} in all); lower cluster.workers, or add nodes"
+            f"({_resources(lambda: resources)} in all); lower cluster.workers, or add nodes"
         )
 
     @property
@@ -283,5 +283,5 @@ class RayPool:
 
 def _resources(ask: Callable[[], dict[str, float]]) -> str:
     """CPUs and GPUs out of what Ray tells of its resources."""
-    found = ask()
-    return f"{found.get('CPU', 0):g} CPU and {found.get('GPU', 0):g} GPU"
+    amounts = ask()
+    return f"{amounts.get('CPU', 0):g} CPU and {amounts.get('GPU', 0):g} GPU"

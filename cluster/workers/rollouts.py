@@ -235,8 +235,8 @@ class RolloutWork:
             seen = np.concatenate(
                 [observations, np.broadcast_to(descriptions, (*observations.shape[:2], descriptions.shape[-1]))], -1
             )
-            given = [torch.from_numpy(array).to(setup.device, setup.dtype) for array in (seen, noise)]
-            actions, outputs = setup.engine.act(own, given[0], given[1])
+            tensors = [torch.from_numpy(array).to(setup.device, setup.dtype) for array in (seen, noise)]
+            actions, outputs = setup.engine.act(own, tensors[0], tensors[1])
             return actions.cpu().double().numpy(), outputs.cpu().double().numpy()
 
         return roll(setup.family, keys, inner_step, act)
@@ -277,8 +277,8 @@ def _episodes(support: list[Examples]) -> Episode:
     *before, query = support
     rows = len(query.inputs)
     if before:
-        both = [torch.stack([getattr(one, name) for one in before], dim=1) for name in Examples._fields]
-        inner = Examples(both[0], both[1])
+        stacked = [torch.stack([getattr(one, name) for one in before], dim=1) for name in Examples._fields]
+        inner = Examples(stacked[0], stacked[1])
     else:
         inner = Examples(*(part[:, None][:, :0] for part in query))
     return Episode(inner, query, query.inputs.new_zeros(rows, 0))

@@ -66,8 +66,8 @@ def ruler(axis: Axis, trials: Sequence[Trial]) -> Ruler:
         labels = tuple(dict.fromkeys(plain(value) for value in [*axis.choices, *values]))
         return Ruler(axis.key, axis.kind, 0.0, float(max(len(labels) - 1, 0)), labels)
     endless = Ruler(axis.key, axis.kind, 0.0, 1.0, ())
-    found = [number for value in [axis.low, axis.high, *values] if math.isfinite(number := endless.number(value))]
-    return endless._replace(low=min(found, default=0.0), high=max(found, default=1.0))
+    numbers = [number for value in [axis.low, axis.high, *values] if math.isfinite(number := endless.number(value))]
+    return endless._replace(low=min(numbers, default=0.0), high=max(numbers, default=1.0))
 
 
 def numeric(axis: Axis) -> Axis | None:

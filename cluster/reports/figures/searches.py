@@ -109,8 +109,8 @@ class Searched:
     def ranked(self) -> list[Trial]:
         """Trials that have a score, the best first."""
         sign = -1 if self.higher_is_better else 1
-        found = [(sign * score, trial.number, trial) for trial in self.trials if (score := known(trial)) is not None]
-        return [trial for *_, trial in sorted(found, key=lambda one: one[:2])]
+        scored = [(sign * score, trial.number, trial) for trial in self.trials if (score := known(trial)) is not None]
+        return [trial for *_, trial in sorted(scored, key=lambda one: one[:2])]
 
     def confirmed_ranked(self) -> list[Confirmed]:
         """Trials with a finite score on fresh validation tasks, the first by which the others are measured.
@@ -120,19 +120,19 @@ class Searched:
         """
         sign = -1 if self.higher_is_better else 1
         chosen = any("behind" in score for score in self.confirmed.values())
-        found = []
+        rows = []
         for number, score in self.confirmed.items():
             trial, (mean, half) = self.trial(number), floats((score["mean"], score["ci95"])).tolist()
             if trial is not None and math.isfinite(mean) and math.isfinite(half):
-                found.append((chosen and number != self.best, sign * mean, number, mean, half))
-        found.sort()
+                rows.append((chosen and number != self.best, sign * mean, number, mean, half))
+        rows.sort()
         ranked = []
-        for _, signed, number, mean, half in found:
+        for _, signed, number, mean, half in rows:
             score, trial = self.confirmed[number], self.trial(number)
             assert trial is not None
             behind, error = score.get("behind"), score.get("error")
             if behind is None or error is None:
-                behind, error = signed - found[0][1], math.hypot(half, found[0][4])
+                behind, error = signed - rows[0][1], math.hypot(half, rows[0][4])
             ranked.append(Confirmed(trial, mean, half, behind, error))
         return ranked
 

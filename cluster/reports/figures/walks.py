@@ -67,8 +67,8 @@ def walk(setup: PolicySetup, params: Params, *, tasks: int, steps: Sequence[int]
     """
     keys = apart(setup, tasks)
     here = replace(setup, device=next(iter(params.values())).device)
-    found = enumerate(RolloutWork(here).walk(keys, params, max(steps), evaluation=True))
-    rollouts = {number: rollouts for number, (rollouts, _) in found if number in steps}
+    walked = enumerate(RolloutWork(here).walk(keys, params, max(steps), evaluation=True))
+    rollouts = {number: rollouts for number, (rollouts, _) in walked if number in steps}
     return Walk(family=setup.family, keys=tuple(keys), rollouts=rollouts)
 
 
