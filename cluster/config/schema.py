@@ -110,7 +110,13 @@ class Config(Section):
 
 
 def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys at which two nested dictionaries differ, with both values."""
+    """Dotted keys at which two nested dictionaries differ, with both values.
+
+    Args:
+        one: nested plain values.
+        other: the same, to compare with.
+        prefix: dotted key of the section that both are, with a dot at the end.
+    """
     lines = []
     for key in sorted(one.keys() | other.keys()):
         a, b = one.get(key), other.get(key)
@@ -122,7 +128,13 @@ def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") ->
 
 
 def problems(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
-    """One line per problem: key, expected, received, and for an unknown key the nearest valid one."""
+    """One line per problem: key, expected, received, and for an unknown key the nearest valid one.
+
+    Args:
+        error: raised when values were checked.
+        model: the model that they were checked by.
+        prefix: dotted key of the section that the model is, with a dot at the end.
+    """
     lines = []
     for item in error.errors(include_url=False):
         path = [str(part) for part in item["loc"]]
@@ -172,7 +184,11 @@ Checked = TypeVar("Checked", bound=BaseModel)
 
 
 def strictly(model: type[Checked], raw: Mapping[str, Any]) -> Checked:
-    """A model of plain values: true is no number, 1.5 no whole one, a text neither; a list may be a tuple.
+    """The model built from plain values, types checked strictly: true is no number, 1.5 and a text are no integers.
+
+    Args:
+        model: class of the model.
+        raw: plain values by key; a list may stand for a tuple.
 
     Raises:
         ValidationError: naming every key that is wrong.
@@ -229,6 +245,10 @@ def is_override(text: str) -> bool:
 def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of ``raw`` with ``section.key=value`` texts applied; values are read as YAML.
 
+    Args:
+        raw: nested plain values, left as they are.
+        overrides: words ``section.key=value``, applied in turn.
+
     >>> with_overrides({"inner": {"lr": 0.01}}, ["inner.lr=0.1", "seed=3"])
     {'inner': {'lr': 0.1}, 'seed': 3}
     """
@@ -262,6 +282,10 @@ def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[s
 
 def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``raw`` with values set at dotted keys.
+
+    Args:
+        raw: nested plain values, left as they are.
+        values: plain values by dotted key.
 
     >>> with_values({"inner": {"lr": 0.01}}, {"inner.lr": 0.1, "seed": 3})
     {'inner': {'lr': 0.1}, 'seed': 3}
@@ -301,10 +325,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def overridden(config: Config, overrides: Iterable[str]) -> Config:
-    """A checked configuration with overrides applied, checked anew."""
+    """A checked configuration with overrides applied, checked anew.
+
+    Args:
+        config: the checked configuration.
+        overrides: words ``section.key=value``.
+    """
     return parse(with_overrides(config.model_dump(mode="json"), overrides))
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read, override and check a configuration file."""
+    """Read, override and check a configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: words ``section.key=value``.
+    """
     return parse(with_overrides(read_yaml(path), overrides))

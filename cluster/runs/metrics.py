@@ -28,7 +28,12 @@ def held_out_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 def record_evaluation(folder: "Folder", evaluation: Mapping[str, Any]) -> None:
-    """Record the held-out scores of a run, at the outer step that its evaluated θ is of."""
+    """Record the held-out scores of a run, at the outer step that its evaluated θ is of.
+
+    Args:
+        folder: the run's folder.
+        evaluation: as in ``evaluation.json``.
+    """
     log = MetricsLog(folder.metrics_path)
     try:
         log.write(evaluation["checkpoint_step"], held_out_metrics(evaluation))
@@ -82,7 +87,12 @@ class MetricsLog:
         self._file.seek(whole)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record values at a step; numbers that are not finite are recorded as null."""
+        """Record values at a step; numbers that are not finite are recorded as null.
+
+        Args:
+            step: outer steps done.
+            values: numbers by the metric's name.
+        """
         fresh: dict[str, Any] = {
             name: value if math.isfinite(value) else None
             for name, value in values.items()

@@ -17,7 +17,12 @@ from meta.params import Params
 
 
 def resolve_offering(key: str, name: str, *members: str) -> type[Any]:
-    """The class of a name, which has to offer some members.
+    """The class that a configuration names, which must have the given members.
+
+    Args:
+        key: configuration key of the name, for messages.
+        name: built-in name or ``module:Name``.
+        *members: names of attributes that the class must have.
 
     Raises:
         ConfigError: if it does not.
@@ -30,7 +35,13 @@ def resolve_offering(key: str, name: str, *members: str) -> type[Any]:
 
 
 def build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
-    """The network, given the shape of an input and the number of outputs."""
+    """The network for inputs and outputs of a family.
+
+    Args:
+        config: names the class and its own parameters, ``model.*``.
+        inputs: shape of one input.
+        outputs: number of outputs.
+    """
     cls = resolve("model.name", config.model.name)
     if not issubclass(cls, nn.Module):
         resolve_offering("model.name", config.model.name, "init", "apply")
@@ -82,6 +93,10 @@ def adapted_of(config: Config, model: _Initial) -> tuple[str, ...]:
 
     Unless ``inner.adapt`` has patterns of its own, what is frozen in the outer loop is frozen in the inner loop too.
     What the model's constructor froze is never moved.
+
+    Args:
+        config: names the patterns of the inner loop, ``inner.*``.
+        model: the network.
     """
     own: frozenset[str] = getattr(model, "frozen", frozenset())
     if config.outer.freeze and config.inner.adapt == EVERY:

@@ -68,12 +68,17 @@ class PolicySetup(BaseSetup):
         return AdvantageSettings(**self.config.advantage.model_dump())
 
     def inner_lr(self, inner_step: int, *, evaluation: bool) -> float:
-        """The step size α of inner step number ``inner_step``; in evaluations another from the second on."""
+        """The step size α of inner step number ``inner_step``; in evaluations another from the second on.
+
+        Args:
+            inner_step: number of the inner step, from 0 on.
+            evaluation: whether it is a step of an evaluation.
+        """
         later = self.config.eval.later_lr if evaluation and inner_step > 0 else 1.0
         return self.config.inner.lr * later
 
     def make_work(self) -> RolloutWork:
-        """What samples rollouts and computes meta-gradients and scores over them."""
+        """The object that samples rollouts and computes meta-gradients and scores over them."""
         return RolloutWork(self)
 
     def describe(self, split: Split) -> dict[str, Any]:
@@ -103,6 +108,13 @@ def build_policies(
 ) -> PolicySetup:
     """Construct policy and algorithm for a family of environments.
 
+    Args:
+        config: the whole configuration.
+        builder: builds the same set-up in another process.
+        family: the environments.
+        dtype: type of θ.
+        device: where workers compute.
+
     Raises:
         ConfigError: if the parts do not fit together.
         ValueError: if a value does not suit a part.
@@ -131,6 +143,10 @@ def _observed(spec: EnvironmentSpec, *, informed: bool) -> int:
 
 def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
     """Policy and algorithm for a family of environments, of which nothing but the spec is asked.
+
+    Args:
+        config: the whole configuration.
+        spec: of the family: shapes, horizon and trajectories.
 
     Raises:
         ConfigError: if the parts do not fit together.

@@ -26,7 +26,12 @@ class WorkerActor:
         return os.getpid(), self._data
 
     def run(self, message: bytes, vectors: Payload) -> Payload:
-        """Compute one request; see :mod:`cluster.workers.wire`."""
+        """Compute one request; see :mod:`cluster.workers.wire`.
+
+        Args:
+            message: the request as bytes.
+            vectors: θ [P], and the second vector [P] where the request has one.
+        """
         request = decode_request(message)
         return encode_reply(self._worker.run(request, *decode_vectors(vectors, self._dtype, request)))
 

@@ -1,4 +1,4 @@
-"""What the loop asks of a pool of workers, and the pool that computes in this very process."""
+"""The interface of a pool of workers, and the pool that computes in this very process."""
 
 import dataclasses
 from collections import deque
@@ -86,7 +86,14 @@ class InlinePool:
     def submit(
         self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
     ) -> Ticket:
-        """Queue the requests; they are computed by :meth:`gather` or :meth:`poll`."""
+        """Queue the requests; they are computed by :meth:`gather` or :meth:`poll`.
+
+        Args:
+            requests: one for each shard.
+            theta: θ [P].
+            second: a second vector [P], for requests about rollouts.
+            background: whether they run only when no other requests are queued.
+        """
         del background
         ticket = Ticket(requests)
         self._waiting.extend((ticket, request, theta, second) for request in requests)

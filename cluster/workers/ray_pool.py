@@ -116,7 +116,14 @@ class RayPool:
     def submit(
         self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
     ) -> Ticket:
-        """Queue requests and hand out as many as the workers take."""
+        """Queue requests and hand out as many as the workers take.
+
+        Args:
+            requests: one for each shard.
+            theta: θ [P].
+            second: a second vector [P], for requests about rollouts.
+            background: whether they run only when no other requests are queued.
+        """
         ticket = Ticket(requests)
         payload: Any = encode_vectors(theta, second)
         if not isinstance(payload, bytes):
@@ -171,7 +178,7 @@ class RayPool:
                 self._send(member, self._background.popleft())
 
     def _member_for(self, request: Request, ready: list[_Member]) -> _Member:
-        """Who has the request's rollouts, or has drawn its tasks ahead, or has least to do."""
+        """The worker that keeps the request's rollouts, or has drawn its tasks ahead, or has the fewest requests."""
         holder = self._holders.get(request.shard)
         if isinstance(request, RolloutRequest) and holder in ready:
             return holder

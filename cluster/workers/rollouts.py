@@ -52,7 +52,7 @@ class Acted(Protocol):
 
     @property
     def engine(self) -> PolicyEngine:
-        """What computes over batches of tasks."""
+        """The engine that computes over batches of tasks."""
         ...
 
     @property
@@ -81,7 +81,12 @@ class Acted(Protocol):
         ...
 
     def inner_lr(self, inner_step: int, *, evaluation: bool) -> float:
-        """The step size α of inner step number ``inner_step``."""
+        """The step size α of inner step number ``inner_step``.
+
+        Args:
+            inner_step: number of the inner step, from 0 on.
+            evaluation: whether it is a step of an evaluation.
+        """
         ...
 
 
@@ -117,7 +122,12 @@ class RolloutWork:
         self._kept: dict[tuple[int, TaskRange], Sampled] = {}
 
     def run(self, request: Request, params: Params) -> Reply:
-        """Compute one request under θ."""
+        """Compute one request under θ.
+
+        Args:
+            request: meta-gradients or scores of a shard.
+            params: θ by name.
+        """
         if isinstance(request, GradientRequest):
             return self._gradient(request, params, self._sampled(request, params))
         if isinstance(request, ScoresRequest):
@@ -179,7 +189,13 @@ class RolloutWork:
         return self._kept[key]
 
     def sample(self, tasks: TaskRange, params: Params, steps: int) -> Sampled:
-        """Rollouts of the policy and of the policy after each of ``steps`` inner steps, for all tasks of a range."""
+        """Rollouts of the policy and of the policy after each of ``steps`` inner steps, for all tasks of a range.
+
+        Args:
+            tasks: the shard's T tasks.
+            params: θ by name.
+            steps: number of inner steps.
+        """
         began, keys = time.perf_counter(), self._keys(tasks)
         support: list[Examples] = []
         returns: list[Numbers] = []
@@ -227,7 +243,13 @@ class RolloutWork:
         return [TaskKey(self._setup.seed, tasks.split, index) for index in tasks.indices]
 
     def roll(self, keys: list[TaskKey], own: Params, inner_step: int) -> Rollouts:
-        """Rollouts of each task's own policy, parameters [T, …]."""
+        """Rollouts of each task's own policy, parameters [T, …].
+
+        Args:
+            keys: of the T tasks.
+            own: each task's parameters, by name, [T, …].
+            inner_step: inner steps that were taken before, a part of the random numbers' key.
+        """
         setup = self._setup
         descriptions = self._descriptions(keys)
 
@@ -242,7 +264,7 @@ class RolloutWork:
         return roll(setup.family, keys, inner_step, act)
 
     def _descriptions(self, keys: list[TaskKey]) -> Numbers:
-        """What stands beside every observation, [T, 1, D]: an oracle sees the tasks' descriptions, others nothing."""
+        """Numbers appended to every observation, [T, 1, D]: the tasks' descriptions for an oracle, else none, D = 0."""
         if not self._setup.algorithm.informed:
             return np.zeros((len(keys), 1, 0))
         return self._setup.family.describe(keys)[:, None]

@@ -18,11 +18,22 @@ class Work(Protocol):
     """How requests about one kind of tasks are computed."""
 
     def run(self, request: Request, params: Params) -> Reply:
-        """Compute one request under θ."""
+        """Compute one request under θ.
+
+        Args:
+            request: meta-gradients or scores of a shard.
+            params: θ by name.
+        """
         ...
 
     def run_on_rollouts(self, request: RolloutRequest, params: Params, second: Params) -> Reply:
-        """Compute one request about rollouts sampled under θ, with its second vector of θ's shape."""
+        """Compute one request about rollouts sampled under θ, with its second vector of θ's shape.
+
+        Args:
+            request: about rollouts.
+            params: θ by name.
+            second: the request's second vector, in the shapes of θ.
+        """
         ...
 
 
@@ -60,7 +71,7 @@ class Workable(Protocol):
         ...
 
     def make_work(self) -> Work:
-        """What computes requests about its kind of tasks."""
+        """The object that computes requests about the set-up's kind of tasks."""
         ...
 
 
@@ -78,6 +89,11 @@ class Worker:
 
     def run(self, request: Request, theta: Flat, second: Flat | None = None) -> Reply:
         """Compute one request under θ [P], with a second vector [P] if it is about rollouts.
+
+        Args:
+            request: any request.
+            theta: θ [P].
+            second: the second vector [P] of a request about rollouts, else None.
 
         Raises:
             MetarayError: naming step and tasks, whatever the family, model or algorithm raised.
