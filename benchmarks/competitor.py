@@ -1,4 +1,4 @@
-"""What takes part in a measurement."""
+"""The interface of a competitor in a measurement."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from meta.params import Params
 
 
 class LeftOut(Exception):  # noqa: N818 - not a fault: the competitor takes no part
-    """Why a competitor cannot do a work."""
+    """Raised by a competitor that cannot do a work; the message says why."""
 
 
 class Option(NamedTuple):

@@ -1,4 +1,4 @@
-"""Who takes part: ours and the peers, by name."""
+"""The competitors by name: ours and the peers."""
 
 from collections.abc import Sequence
 

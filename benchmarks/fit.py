@@ -48,7 +48,7 @@ class Fitted(NamedTuple):
 
 
 def loads(queries: Sequence[int] = QUERIES) -> list[tuple[Suite, tuple[str, ...]]]:
-    """What is measured, and by which strategies."""
+    """Suites to measure, each with the strategies to measure it by."""
     omniglot = SUITES["omniglot"]
     sweep = [replace(omniglot, name=f"omniglot, {query} queries", query=query) for query in queries[1:]]
     return [(SUITES["sinusoid"], STRATEGIES), (omniglot, STRATEGIES), *((suite, STRATEGIES[:2]) for suite in sweep)]

@@ -53,13 +53,13 @@ def _padded(cell: str, width: int, right: int) -> str:
 
 
 def heading(result: Mapping[str, Any]) -> str:
-    """What was measured and the machine's peak."""
+    """Suite, measured work and the machine's peak, in one line."""
     peak = ", ".join(f"{name}: {value:.0f}" for name, value in result["peaks"].items())
     return f"{result['suite']}: {result['says']} (peak in GFLOP/s, {peak})"
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
-    """Who was left out, and why; and whether the machine was busy with something else."""
+    """Sentences about competitors that were left out, and about other processes that kept the machine busy."""
     lines = [f"left out: {one['name']}, {one['reason']}" for one in result["left_out"]]
     others = result.get("other_cores", 0)
     return (

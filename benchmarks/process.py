@@ -1,4 +1,4 @@
-"""What is the same for every competitor: the cores, and how memory comes from the system."""
+"""Settings of a process that are the same for every competitor: the cores, and how memory comes from the system."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ def cores(count: int) -> Iterator[None]:
 
 
 class OtherLoad:
-    """How many cores other processes keep busy while a block runs, on average; zero where the system does not tell.
+    """Mean number of cores that other processes keep busy while a block runs; zero where the system does not tell.
 
     On a machine that others use, a program of several threads suffers out of all proportion: its threads wait for the
     one that has no core.

@@ -211,7 +211,7 @@ def _set_threads(threads: int) -> None:
 
 
 def _limit(settings: Settings) -> str:
-    """Which of the peaks a competitor is held against."""
+    """Name of the peak that a competitor's rate is compared with."""
     return "cuda" if settings.device == "cuda" else str(settings.threads)
 
 

@@ -111,7 +111,7 @@ class Work:
 
     @property
     def device(self) -> torch.device:
-        """Where weights and data lie."""
+        """Device of weights and data."""
         return next(iter(self.params.values())).device
 
     def tasks(self) -> list[Episode]:

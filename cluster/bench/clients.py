@@ -29,7 +29,7 @@ class Timed(NamedTuple):
 
 
 def ask(port: int, asked: Questions, clients: int, seconds: float) -> Timed:
-    """Let so many clients ask for so long, each as soon as it has been answered, over a connection of its own."""
+    """Send requests from ``clients`` threads for ``seconds``, each over its own connection, one after another."""
     times: list[float] = []
     failures: list[str] = []
     until = time.perf_counter() + seconds

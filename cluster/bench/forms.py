@@ -112,7 +112,7 @@ def predictions(body: bytes, kind: str) -> NDArray[Any]:
 
 
 def bound(model: Adaptable, arrays: Mapping[str, NDArray[Any]], threads: int, seconds: float) -> dict[str, Any]:
-    """How many tasks a second the engine adapts to by itself, one at a time in each thread: no server can do more.
+    """Tasks per second that the engine adapts to by itself, one at a time in each thread: no server can do more.
 
     Args:
         model: what adapts.

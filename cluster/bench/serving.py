@@ -1,4 +1,4 @@
-"""How fast a registered model answers over HTTP: this server and others, asked by more and more clients in turn."""
+"""Speed of a registered model over HTTP: this server and others, under more and more clients."""
 
 import http.client
 import os
@@ -72,7 +72,7 @@ def serving(
         forms: of requests, of :data:`cluster.bench.forms.FORMS`; servers other than ours are asked in JSON alone.
 
     Raises:
-        ConfigError: if a name is none, a server is not installed, or the model's tasks are acted in.
+        ConfigError: if a name is none, a server is not installed, or the model is of RL tasks.
         MetarayError: if a server does not start, or gives other predictions than the model itself.
     """
     _require_servers(names)
@@ -103,7 +103,7 @@ def serving(
 
 
 def _compile(port: int, questions: Questions) -> None:
-    """Ask until our server has compiled a program, or it is clear that it will not."""
+    """Send requests until our server has compiled a program, or it is clear that it will not."""
     until = time.monotonic() + COMPILED
     while time.monotonic() < until:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
@@ -182,7 +182,7 @@ def tasks(model: str) -> tuple[Adaptable, dict[str, np.ndarray[Any, Any]]]:
     """A registered model, and arrays [T, …] of test tasks of its family by field.
 
     Raises:
-        ConfigError: if its tasks are acted in.
+        ConfigError: if they are RL tasks.
     """
     registry = Registry(TrackingConfig())
     with registry.open(model) as folder:

@@ -37,7 +37,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "pretrain": "meta.algorithms:Pretrain",
         "oracle": "meta.algorithms:Oracle",
     },
-    # Where tasks are acted in; the names are those of the configuration's ``algorithm``.
+    # For RL tasks; the names are those of the configuration's ``algorithm``.
     "algorithm of policies": {
         "maml": "meta.policy:PolicyMAML",
         "pretrain": "meta.policy:PolicyPretrain",

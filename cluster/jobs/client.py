@@ -79,7 +79,7 @@ class JobServer:
 
     @property
     def open_to_all(self) -> bool:
-        """Whether it takes orders without a token."""
+        """Whether it accepts requests without a token."""
         answer = self._ask(lambda: requests.get(f"{self.address.rstrip('/')}/api/version", timeout=ANSWER_WITHIN))
         return bool(answer.status_code == requests.codes.ok)
 

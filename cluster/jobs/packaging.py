@@ -1,4 +1,4 @@
-"""What a job is sent: the working tree and the user's own modules, as one zip file, the same for the same files."""
+"""Packaging of a job: the working tree and the user's own modules in one zip file, the same for the same files."""
 
 import os
 import stat

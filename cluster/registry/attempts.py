@@ -16,7 +16,7 @@ class Attempt(NamedTuple):
     """One comparison of a registered model with its champion.
 
     Attributes:
-        number: the how manyth it is of the model, from 1 on.
+        number: number of the comparison among those of the model, from 1 on.
         first: number of its first test task.
     """
 

@@ -33,7 +33,7 @@ class Contender(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """By how much one model is better than another, positive where it is, over the same tasks.
+    """Advantage of one model over another on the same tasks; positive if it is better.
 
     Attributes:
         mean: mean over tasks of the difference of scores, None if a score is not finite.
@@ -41,7 +41,7 @@ class Difference:
         metric: what was scored.
         tasks: number of tasks.
         lost: tasks in which a score was not finite.
-        attempt: the how manyth comparison of the registered model it is.
+        attempt: number of the comparison among those of the registered model, from 1 on.
         first: number of the first test task.
     """
 
@@ -70,6 +70,12 @@ class Difference:
 
 def paired(challenger: Scores, champion: Scores, objective: Score, kinds: Kinds | None = None) -> Difference:
     """The difference of two rows of scores [T] of the same tasks, averaged over kinds where there are some.
+
+    Args:
+        challenger: scores [T].
+        champion: scores of the same tasks, [T].
+        objective: names the metric, and tells whether higher is better.
+        kinds: of the T tasks.
 
     >>> from meta.objectives import MSE
     >>> gain = paired(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 3.0]), MSE)
@@ -124,7 +130,7 @@ def _under_protocol_of(challenger: Contender, folder: RunFolder) -> Contender:
 
 
 def _sampling(setup: Setup, challenger: Setup) -> list[str]:
-    """How much of a task the two are shown before they are scored, where it differs."""
+    """Settings of ``sampling()`` that differ between a champion and a challenger, one line each."""
     mine, other = setup.sampling(), challenger.sampling()
     return [
         f"{name}: {value} there, {other.get(name)} here" for name, value in mine.items() if value != other.get(name)

@@ -1,4 +1,4 @@
-"""MLflow's registry, by clients of its own: nothing of MLflow's global state is touched."""
+"""Client of MLflow's registry, with clients of its own: MLflow's global state stays as it is."""
 
 import json
 import os
@@ -39,6 +39,10 @@ ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[\w-]{1,200}", re.ASCII)
 def require_names(name: str, alias: str | None) -> None:
     """Check the names of a model and of an alias before anything is done.
 
+    Args:
+        name: of the registered model.
+        alias: of a version, or None.
+
     Raises:
         ConfigError: if the registry would refuse one, or could not be asked for it.
     """
@@ -56,7 +60,7 @@ def require_names(name: str, alias: str | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a version holds.
+    """Contents of a new version.
 
     Attributes:
         run_id: MLflow run that the model is of.
@@ -93,6 +97,10 @@ class Registry:
     @classmethod
     def of(cls, overrides: Sequence[str], trusted: Sequence[str] = ()) -> "Registry":
         """The registry that ``tracking.…`` among overrides names, where no run's configuration does.
+
+        Args:
+            overrides: words ``section.key=value``.
+            trusted: packages whose classes a model's configuration may name.
 
         Raises:
             ConfigError: if one of them is wrong, or the database does not exist.
@@ -147,7 +155,7 @@ class Registry:
         return str(run_id)
 
     def holder(self, name: str, alias: str) -> int | None:
-        """The version of a model that has an alias; None if none has."""
+        """The version of model ``name`` that has ``alias``; None if none has."""
         with self._answers():
             version = self._aliases(name).get(alias)
         return None if version is None else int(version)
@@ -168,6 +176,10 @@ class Registry:
     @contextmanager
     def package(self, name: str, version: int) -> Iterator[RunFolder]:
         """The run's folder that is packed in a version, on this machine for the duration of a block.
+
+        Args:
+            name: of the registered model.
+            version: its number.
 
         Raises:
             ConfigError: if there is no such version, or metaray did not register it.
@@ -210,7 +222,7 @@ class Registry:
 
     @contextmanager
     def open(self, address: str) -> Iterator[RunFolder]:
-        """As :meth:`package`, for an address.
+        """The run's folder packed in the version at an address, as :meth:`package` gives it.
 
         Raises:
             ConfigError: if the address is another, or there is no such model.

@@ -37,7 +37,12 @@ class Field(NamedTuple):
 
 
 def smallest(fields: Sequence[Field], inner_steps: int) -> dict[str, NDArray[Any]]:
-    """The smallest arrays that some fields take: one task of ones, for a number of inner steps."""
+    """The smallest arrays that some fields take: one task of ones, for a number of inner steps.
+
+    Args:
+        fields: the arrays that a model takes.
+        inner_steps: number of inner steps, the length of a free size that counts them.
+    """
     free = {"J": max(inner_steps, 1), "H+1": 2}
     shapes = {field: [size if isinstance(size, int) else free.get(size, 1) for size in field.shape] for field in fields}
     return {field.name: np.ones(shape, dtype=field.dtype) for field, shape in shapes.items()}
@@ -58,7 +63,11 @@ class ImageFiles(NamedTuple):
 
 
 def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
-    """The arrays of some fields, of the right types.
+    """The arrays of some fields, converted to their types.
+
+    Args:
+        fields: the arrays that a model takes.
+        given: arrays, or lists of numbers, by name.
 
     Raises:
         ValueError: naming the first that is missing, of another shape, empty, or not finite.

@@ -31,7 +31,7 @@ MAY_CHANGE = ("cluster.", "task.root=", "tracking.uri=")  # of the configuration
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """What a registration came to.
+    """Result of a registration.
 
     Attributes:
         name: of the registered model.
@@ -181,7 +181,7 @@ def _contents(
 
 
 def _verdict(alias: str, before: int | None, difference: Difference | None) -> str:
-    """Why an alias moved, or did not."""
+    """The reason why an alias moved, or did not."""
     if difference is None:
         return f"promoted to {alias}: there was none"
     attempt = f" (comparison {difference.attempt} of this model)"

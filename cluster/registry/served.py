@@ -29,6 +29,11 @@ class Adaptive:
     def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> NDArray[Any]:  # type: ignore[no-untyped-def]
         """Predictions after adaptation.
 
+        Args:
+            context: MLflow's, not used.
+            model_input: arrays by name.
+            params: ``inner_steps`` and ``inner_lr``; the model's own where they are left out.
+
         Raises:
             MlflowException: if the input cannot be used; a server answers with it.
         """

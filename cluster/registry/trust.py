@@ -1,4 +1,4 @@
-"""Whose classes a registered model's configuration may name: metaray's own, and packages that the loader trusts.
+"""Trust in classes that a registered model's configuration names: metaray's own, and packages that the loader trusts.
 
 Loading a model imports the classes that its configuration names. Whoever can write to a registry could otherwise have
 any module of the loading machine imported, and any class constructed.

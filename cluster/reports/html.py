@@ -1,4 +1,4 @@
-"""What pages share: their templates, figures inside them, and how numbers are written."""
+"""Parts that all pages use: templates, figures inside them, and the format of numbers."""
 
 import base64
 import math

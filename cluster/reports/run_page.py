@@ -155,7 +155,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _label(folder: RunFolder) -> str:
-    """What this run is called beside its baselines."""
+    """Name of this run beside its baselines."""
     algorithm = str(_read_info(folder)["algorithm"])
     return f"{algorithm} (this run)" if algorithm in folder.baselines else algorithm
 

@@ -163,7 +163,7 @@ def _settings(searched: Searched) -> list[tuple[str, str, str, str]]:
 
 
 def _command(searched: Searched, base: str) -> str | None:
-    """What trains the best setting anew."""
+    """The command that trains the best setting anew; None if there is no best trial."""
     best = searched.trial(searched.best)
     if best is None:
         return None

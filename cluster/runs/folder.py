@@ -97,7 +97,7 @@ class RunFolder(DescribedFolder):
 
     @property
     def checkpoints(self) -> Store:
-        """Where the checkpoints are: in the folder, so that it may be moved, or at the URI it was given."""
+        """Store of the checkpoints: in the folder, so that it may be moved, or at the URI it was given."""
         return Store(self.info["checkpoints"] or str(self.path / "checkpoints"))
 
     @property

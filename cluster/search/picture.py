@@ -1,4 +1,4 @@
-"""What a search found, as its figures and its page want it."""
+"""Conversion of a search's result to its figures and its page."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def draw(result: Result) -> None:
 
 
 def searched(result: Result) -> Searched:
-    """The search, its trials and how they ended."""
+    """The result as figures take it: axes, trials and confirmed scores."""
     return Searched(
         axes=[_axis(key, domain) for key, domain in result.search.space.domains.items()],
         trials=[

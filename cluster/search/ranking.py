@@ -17,7 +17,7 @@ from cluster.search.settings import Search
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a search came to.
+    """Result of a search.
 
     Attributes:
         folder: the search's folder.
@@ -115,7 +115,13 @@ class Result:
 
 
 def rank(search: Search, folder: SearchFolder, *, higher: bool) -> Result:
-    """Look at the best few and the base again, on fresh validation tasks: some choose the best, others test it."""
+    """Score the best few and the base again, on fresh validation tasks: some choose the best, others test it.
+
+    Args:
+        search: the search.
+        folder: its folder, with all trials.
+        higher: whether larger scores are better.
+    """
     trials = folder.trials()
     best = by_value(trials, higher=higher)
     if not best:

@@ -26,6 +26,11 @@ Suggest = Callable[[int], Point]
 def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
     """Run the trials of a search that are not over, and rank them.
 
+    Args:
+        search: the search.
+        folder: its folder.
+        stop: set by a signal.
+
     Raises:
         Interrupted: if ``stop`` was set; what is done is kept.
         MetarayError: if no trial came to a score.

@@ -1,4 +1,4 @@
-"""Which trials go on: Ray Tune's schedulers over outer steps, told what an interrupted search had come to."""
+"""Schedulers of trials: Ray Tune's over outer steps, given the scores from before an interrupted search was resumed."""
 
 import math
 import types
@@ -69,7 +69,7 @@ class _Halving(AsyncHyperBandScheduler):
             self._trial_info[trial.trial_id] = self._bracket(number)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether a trial goes on. The base always does: what others gain over it is to be a matter of their values."""
+        """Whether a trial goes on. The base always does, so that what others gain over it is due to their values."""
         decision = super().on_trial_result(tune_controller, trial, result)
         spared = self._spared is not None and trial.config["point"]["number"] == self._spared
         return TrialScheduler.CONTINUE if spared else decision

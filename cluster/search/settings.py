@@ -84,7 +84,7 @@ class Search:
 
     @cached_property
     def space(self) -> Space:
-        """What is searched."""
+        """The keys that are searched, with their domains."""
         return Space(self.settings.space)
 
     @property
@@ -140,6 +140,10 @@ class Search:
 def load(path: Path, overrides: Iterable[str] = ()) -> Search:
     """Read a search file and the base configuration it names; override, check.
 
+    Args:
+        path: the search file.
+        overrides: words ``section.key=value``.
+
     Raises:
         ConfigError: naming every key that is wrong.
     """
@@ -152,6 +156,10 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Search:
 
 def reload(path: Path, overrides: Iterable[str] = ()) -> Search:
     """Read what :meth:`Search.to_yaml` wrote, changed in what leaves trials as they are.
+
+    Args:
+        path: the file of a search's folder.
+        overrides: words ``section.key=value``.
 
     Raises:
         ConfigError: if an override asks for another search.
@@ -168,6 +176,10 @@ def reload(path: Path, overrides: Iterable[str] = ()) -> Search:
 
 def require_same(before: Search, now: Search) -> None:
     """Refuse to go on with a search under settings that make other trials.
+
+    Args:
+        before: the search as it was begun.
+        now: the search that is asked for.
 
     Raises:
         ConfigError: naming every key that differs.

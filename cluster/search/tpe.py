@@ -1,4 +1,4 @@
-"""Points suggested by what came before: tree-structured Parzen estimators (Bergstra et al. 2011), by Optuna."""
+"""Points suggested from earlier results: tree-structured Parzen estimators (Bergstra et al. 2011), by Optuna."""
 
 import warnings
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ SHORT = 1.0  # seconds without an answer after which a trial's run is left to a 
 
 
 class Tracked:
-    """Keeps MLflow in step with a search while a block runs; a server that is down holds nothing up."""
+    """Tracks a search in MLflow while a block runs; the search does not wait for a server that is down."""
 
     def __init__(self, search: Search, folder: SearchFolder, *, higher: bool) -> None:
         """Follow nothing yet."""
@@ -29,7 +29,7 @@ class Tracked:
         return self
 
     def update(self, trial: Trial) -> None:
-        """Take in how a trial stands: begin its run as soon as it has a folder, end it when the trial is over."""
+        """Begin a trial's MLflow run as soon as it has a folder, and end it when the trial is over."""
         run = self._folder.run(trial.number)
         if trial.number not in self._trials and trial.number not in self._over and (run.path / "run.json").exists():
             params = self._search.plain(trial.values)

@@ -38,7 +38,12 @@ KEPT = 4  # states of a trial that others may take over
 
 
 def oriented(value: float | None, *, higher_is_better: bool) -> float:
-    """A validation score such that higher is better, and one that is not finite is the worst of all."""
+    """A validation score such that higher is better, and one that is not finite is the worst of all.
+
+    Args:
+        value: the score, None where there is none.
+        higher_is_better: whether larger scores are better.
+    """
     if value is None or not abs(value) < WORST:
         return -WORST
     return value if higher_is_better else -value

@@ -51,7 +51,7 @@ def as_json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str,
 
 
 def as_reason(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Why a request is refused."""
+    """The response to a request that is refused for a reason."""
     return as_json({"error_code": CODES.get(status, "BAD_REQUEST"), "message": reason}, status, headers)
 
 

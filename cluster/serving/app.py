@@ -155,7 +155,7 @@ class Service:
                 self._inside -= 1
 
     def _refusal(self, request: Request) -> Refused | None:
-        """Why a request is not looked at, if there is a reason."""
+        """The refusal of a request that is not to be read; None if it is accepted."""
         try:
             require_form(request.headers.get("content-type", ""), self._live.served.model)
             require_encoding(content_encoding(request))

@@ -1,4 +1,4 @@
-"""Who may ask, and over which encryption: a bearer token and TLS."""
+"""Access to the server: a bearer token and TLS."""
 
 import hmac
 import os

@@ -41,7 +41,7 @@ OneTask = Callable[[Params, Any], Tensor]
 
 @dataclass
 class _Kind:
-    """How long requests of one kind took, and their program once there is one."""
+    """Time that requests of one kind took, and their program once there is one."""
 
     seconds: float = 0.0
     tasks: int = 0

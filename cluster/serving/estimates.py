@@ -1,4 +1,4 @@
-"""How much memory a request will take, computed before any of it is taken."""
+"""Estimates of the memory that a request will take, computed before any of it is taken."""
 
 import logging
 import threading

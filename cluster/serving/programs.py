@@ -24,7 +24,7 @@ PROGRAM_BYTES = 256 * 2**20  # of all programs together
 
 @dataclass
 class _Shape:
-    """How often a shape came, and its program once there is one."""
+    """Number of requests of a shape, and their program once there is one."""
 
     calls: int = 0
     program: Calls | None = None

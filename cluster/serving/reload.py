@@ -14,7 +14,7 @@ LONGEST = 64  # looks that are let pass at most before a version that failed to 
 
 
 class Source(Protocol):
-    """Where versions come from."""
+    """Source of versions of a registered model."""
 
     def resolve(self) -> tuple[str, int]:
         """Name and version that the address stands for now."""

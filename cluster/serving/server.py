@@ -151,7 +151,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _openable(connections: int) -> int:
-    """How many connections can be open at a time, ``connections`` if the system lets the process have so many."""
+    """Number of connections that can be open at a time: ``connections``, or fewer if the system allows fewer."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections + SPARE
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -87,7 +87,7 @@ class BaseSetup(ABC):
 
     @abstractmethod
     def describe(self, split: Split) -> dict[str, Any]:
-        """How much of a task is shown before it is scored: a part of an evaluation's ``--json`` keys."""
+        """Amount of data per task of a split, as keys of an evaluation's ``--json``."""
 
     @abstractmethod
     def sampling(self) -> dict[str, Any]:

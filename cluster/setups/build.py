@@ -34,7 +34,7 @@ def build(config: Config) -> Setup:
 
 
 def _device(config: Config) -> torch.device:
-    """Where workers compute.
+    """Device on which workers compute.
 
     Raises:
         ConfigError: if they ask for GPUs of a machine that has none.

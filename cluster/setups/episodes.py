@@ -112,7 +112,7 @@ class EpisodeSetup(BaseSetup):
         }
 
     def sampling(self) -> dict[str, Any]:
-        """Whose statistics normalise the query examples."""
+        """The setting ``batch norm``: whose statistics normalise the query examples."""
         return {"batch norm": batch_norm_of(self.algorithm.model) or "none"}
 
     @property

@@ -64,7 +64,7 @@ class PolicySetup(BaseSetup):
 
     @property
     def advantage(self) -> AdvantageSettings:
-        """How rewards become advantages."""
+        """Settings of the advantages that are computed from rewards."""
         return AdvantageSettings(**self.config.advantage.model_dump())
 
     def inner_lr(self, inner_step: int, *, evaluation: bool) -> float:

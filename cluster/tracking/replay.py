@@ -28,7 +28,7 @@ class _Folder(DescribedFolder):
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What became of one folder.
+    """Result of replaying one folder.
 
     Attributes:
         run_dir: the folder.
@@ -132,7 +132,7 @@ def _ask(sender: Sender, uri: str, silent: set[str]) -> None:
 
 
 def _address(state: dict[str, Any]) -> str:
-    """Where the run is kept: as its configuration names it, else as the environment does, else as it was."""
+    """Address of the tracking server: the configuration's, else the environment's, else where the run was tracked."""
     recorded: str = state["uri"]
     return recorded if state["named"] else os.environ.get("MLFLOW_TRACKING_URI") or recorded
 

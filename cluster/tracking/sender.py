@@ -58,7 +58,7 @@ def acceptable(name: str) -> str:
 
 
 class WaitingError(MetarayError):
-    """Nothing can be sent yet, and nothing has failed."""
+    """Raised while nothing can be sent yet although nothing has failed."""
 
 
 class Sender:

@@ -55,7 +55,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a training ended.
+    """End of a training.
 
     Attributes:
         status: FINISHED, FAILED or KILLED.
@@ -80,7 +80,7 @@ def note_end(folder: Tracked, status: str, artifacts: Sequence[Path]) -> None:
 
 
 def ending(folder: Tracked) -> Ending:
-    """How the training ended in a folder in which nothing runs now; one that did not say was killed."""
+    """End of the training in a folder where nothing runs now; a training that recorded none counts as killed."""
     info = folder.info
     if info.get("ended") is not None:
         paths = [folder.path / name for name in info["artifacts"]]
@@ -97,7 +97,7 @@ def update(folder: Tracked, **values: Any) -> None:
 
 
 def place_of(path: Path) -> dict[str, Any]:
-    """Where a folder is: host, path, and what is the same on every host that shares its file system."""
+    """Place of a folder: host, path, and an identity that is the same on every host that shares its file system."""
     resolved = path.resolve()
     lock = resolved / LOCK
     inodes = [resolved.stat().st_ino, lock.stat().st_ino if lock.exists() else 0]
@@ -105,7 +105,7 @@ def place_of(path: Path) -> dict[str, Any]:
 
 
 def original_of(path: Path) -> str | None:
-    """Where the folder is that this one is a copy of; None if it is no copy, or has become a run of its own.
+    """Path of the folder that this one is a copy of; None if it is no copy, or has become a run of its own.
 
     A copy has the key and the recorded place of its original. On the recorded host it is one if the original is still
     there, with the same key: a folder that was moved has left nothing behind. On another host it is one unless both

@@ -129,7 +129,13 @@ class Learner:
         return state
 
     def load(self, state: dict[str, Tensor], step: int, skipped: int) -> None:
-        """Go on from a state that :meth:`state` gave, after ``step`` steps."""
+        """Continue from a state that :meth:`state` gave.
+
+        Args:
+            state: θ and the optimizer's state by name.
+            step: outer steps done.
+            skipped: those of them that left θ as it was.
+        """
         theta = {name.removeprefix("theta."): v for name, v in state.items() if name.startswith("theta.")}
         with torch.no_grad():
             self._theta.copy_(self.layout.flatten(theta))

@@ -1,4 +1,4 @@
-"""Records a training: metrics, validation, checkpoints. All of it while the workers compute."""
+"""Records a training, meaning metrics, validation and checkpoints, while the workers compute."""
 
 import dataclasses
 import time
@@ -26,7 +26,7 @@ class _Validation:
 
 @dataclasses.dataclass(frozen=True)
 class Validated:
-    """A validation that has come in.
+    """A validation whose scores have all arrived.
 
     Attributes:
         state: what was validated, with the best score until then.
@@ -81,7 +81,12 @@ class Recorder:
         return self._standstill.warnings
 
     def after_step(self, learner: Learner, metrics: Mapping[str, float]) -> None:
-        """Record a step and start what is due after it; never waits for workers."""
+        """Record a step and start what is due after it; never waits for workers.
+
+        Args:
+            learner: after the step.
+            metrics: means over the meta-batch by name.
+        """
         self._record(learner.step, metrics)
         self._progress.update(learner.step, metrics)
         share = learner.lr_share(learner.step - 1)
@@ -168,7 +173,7 @@ class Recorder:
         )
 
     def _settle_validation(self, *, wait: bool) -> None:
-        """Take in a finished validation: its metrics, the best θ, the checkpoint that waited for it."""
+        """Record a finished validation: its metrics, the best θ, the checkpoint that waited for it."""
         if self._validation is None or not (wait or self._validation.ticket.complete):
             return
         validation, self._validation = self._validation, None

@@ -28,7 +28,7 @@ from meta.engine.arithmetic import fix_arithmetic
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a training came to.
+    """Result of a training.
 
     Attributes:
         folder: the run's folder.
@@ -38,7 +38,8 @@ class Outcome:
         checkpoint: path or URI of the checkpoint that was evaluated.
         failures: workers lost on the way.
         evaluation: the held-out figures.
-        warnings: what could not be done and did not stop the run.
+        figures: files that were drawn.
+        warnings: sentences about things that could not be done and did not stop the run.
     """
 
     folder: RunFolder
@@ -72,6 +73,11 @@ def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
     """Train in ``folder``, then the baselines that the configuration names, evaluate all, draw, and tell MLflow.
 
     A run that was begun goes on from its newest checkpoint; so do its baselines, each a run in a folder of its own.
+
+    Args:
+        config: the configuration to train under.
+        folder: the run's folder, made or planned.
+        stop: set by a signal.
 
     Raises:
         Interrupted: if ``stop`` was set; the state is saved.
@@ -210,6 +216,14 @@ def learn(
     stop: StopFlag,
 ) -> Learner:
     """Train from a saved state, or from the beginning, until ``outer.steps`` or until asked to stop.
+
+    Args:
+        pool: workers built from ``setup``.
+        config: the configuration under the run's engine.
+        setup: what ``config`` builds.
+        recorder: records the training; closed at the end.
+        saved: the state to go on from, None at the beginning.
+        stop: ends the training after the current outer step once set.
 
     Raises:
         ConfigError: if the saved state is of another configuration.

@@ -1,4 +1,4 @@
-"""How a training begins or goes on: all that can be checked is, before the first byte of a folder changes."""
+"""Begin or resume a training: everything that can be checked is checked before the first byte of a folder changes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,10 @@ class Start:
 def checked(config: Config, folder: RunFolder) -> Start:
     """Check that a training may begin or go on in a folder.
 
+    Args:
+        config: the configuration that is asked for.
+        folder: the run's folder, made or planned.
+
     Raises:
         ConfigError: naming what differs from what the run was begun with.
         CheckpointError: if a file of the run is damaged.
@@ -53,7 +57,13 @@ def checked(config: Config, folder: RunFolder) -> Start:
 
 
 def baseline_of(config: Config, folder: RunFolder, algorithm: str) -> Start:
-    """The training of a baseline, in a folder of its own inside the run's."""
+    """The training of a baseline, in a folder of its own inside the run's.
+
+    Args:
+        config: the run's configuration.
+        folder: the run's folder.
+        algorithm: name of the baseline.
+    """
     alone = config.eval.model_copy(update={"baselines": ()})
     baseline_config = config.model_copy(update={"algorithm": algorithm, "eval": alone})
     path = folder.path / "baselines" / algorithm
@@ -63,7 +73,11 @@ def baseline_of(config: Config, folder: RunFolder, algorithm: str) -> Start:
 
 
 def slower(start: Start, error: EngineError) -> Start:
-    """The same training with a strategy that needs nothing of a machine, where a worker's machine lacks something.
+    """The same training under the strategy ``loop``, for when a worker's machine lacks what the chosen one needs.
+
+    Args:
+        start: the training that failed.
+        error: raised by the worker.
 
     Raises:
         EngineError: if the strategy was asked for by name, or outer steps were taken under it.
@@ -80,7 +94,13 @@ def slower(start: Start, error: EngineError) -> Start:
 
 
 def plan_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
-    """A new run's folder for ``config``, not made yet; the engine of the whole run is settled here."""
+    """A new run's folder for ``config``, not made yet; the engine of the whole run is settled here.
+
+    Args:
+        config: the run's configuration.
+        name: of the run.
+        path: the folder; by default it is under ``checkpoint.root``.
+    """
     setup = build(config)
     require_path(setup)
     if setup.choice.warning:
@@ -90,6 +110,10 @@ def plan_folder(config: Config, name: str, path: Path | None = None) -> RunFolde
 
 def plan_named(config: Config, name: str) -> RunFolder:
     """The folder of the run of a name, begun before under the same configuration, or planned.
+
+    Args:
+        config: the run's configuration.
+        name: of the run.
 
     Raises:
         ConfigError: if the name is none for a folder, or the run there is of another configuration.

@@ -27,7 +27,7 @@ class Drawn(Protocol):
 
     @property
     def family(self) -> Family:
-        """Where episodes come from."""
+        """The family that episodes are drawn from."""
         ...
 
     @property

@@ -61,7 +61,7 @@ class Pool(Protocol):
         ...
 
     def poll(self) -> None:
-        """Let submitted work move on, without waiting."""
+        """Deliver replies that have arrived, and submit further work, without waiting."""
         ...
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class InlinePool:
 
     @property
     def warnings(self) -> list[str]:
-        """None: this process is always there."""
+        """No warnings: this process is always there."""
         return []
 
     def submit(

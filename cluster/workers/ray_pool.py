@@ -142,13 +142,13 @@ class RayPool:
                 self._advance(timeout=1.0, all_of=self._in_flight_alone(ticket))
 
     def _in_flight_alone(self, ticket: Ticket) -> int:
-        """How many results to wait for at once: a ticket's last ones, if nothing else is under way or waits."""
+        """Number of results to wait for at once: a ticket's last ones if nothing else is under way, else 1."""
         jobs = [job for member in self._members for job in member.jobs.values()]
         alone = not self._foreground and not self._background and all(member.ready for member in self._members)
         return len(jobs) if alone and all(job.ticket is ticket for job in jobs) else 1
 
     def poll(self) -> None:
-        """Take in what has arrived."""
+        """Deliver the replies that have arrived."""
         self._advance(timeout=0)
 
     def close(self) -> None:
@@ -206,7 +206,7 @@ class RayPool:
         self._hand_out()
 
     def _settle(self, member: _Member, ref: Any) -> None:
-        """Take in one finished call of a member."""
+        """Process one finished call of a member."""
         try:
             answer = ray.get(ref, timeout=self._config.cluster.order_timeout)
         except RayTaskError as error:

@@ -47,7 +47,7 @@ class Acted(Protocol):
 
     @property
     def algorithm(self) -> PolicyMAML:
-        """How policies adapt."""
+        """The algorithm by which policies adapt."""
         ...
 
     @property
@@ -57,7 +57,7 @@ class Acted(Protocol):
 
     @property
     def advantage(self) -> AdvantageSettings:
-        """How rewards become advantages."""
+        """Settings of the advantages that are computed from rewards."""
         ...
 
     @property
@@ -72,7 +72,7 @@ class Acted(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where policies are computed."""
+        """Device on which policies are computed."""
         ...
 
     @property

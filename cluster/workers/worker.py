@@ -15,7 +15,7 @@ from meta.params import Layout, Params
 
 
 class Work(Protocol):
-    """How requests about one kind of tasks are computed."""
+    """Computes requests about one kind of tasks."""
 
     def run(self, request: Request, params: Params) -> Reply:
         """Compute one request under θ.
@@ -57,7 +57,7 @@ class Workable(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where workers compute."""
+        """Device on which workers compute."""
         ...
 
     @property

@@ -158,7 +158,7 @@ def _counted(kind: str, shown: int, count: int) -> str:
 
 
 def _key(axes: Axes, line: float) -> None:
-    """How a right and a wrong prediction are marked."""
+    """Draw the key of right and wrong predictions."""
     write(
         axes,
         0.12,

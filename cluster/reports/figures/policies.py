@@ -194,7 +194,7 @@ def _heading(scene: Scene, label: str) -> str:
 
 
 def _when(scene: Scene, column: int) -> str:
-    """When a picture was taken and how far the body had come."""
+    """Time of a picture and distance of the body, in words."""
     step, replayed = scene.steps[column], scene.replayed
     when = f"step {step}" if replayed.interval is None else f"{step * replayed.interval:.1f} s"
     if replayed.positions is None:

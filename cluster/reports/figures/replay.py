@@ -55,7 +55,7 @@ class Trajectory:
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What a trajectory showed when it was repeated.
+    """Positions and pictures of a trajectory, recorded while it was repeated.
 
     Attributes:
         positions: the forward position x, [H + 1], where the environment tells it (``x_position``), else None.
@@ -200,7 +200,7 @@ def _elsewhere(trajectories: Sequence[Trajectory], environment: dict[str, str]) 
 
 
 def answer() -> None:
-    """What the other process does: the request in the folder that the command line names becomes an answer there."""
+    """Main function of the other process: answers the request in the folder that the command line names."""
     folder = Path(sys.argv[1])
     outcome: list[Replayed] | str
     try:

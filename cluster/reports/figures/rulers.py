@@ -15,7 +15,7 @@ MARGIN = 0.02  # of an axis beyond its ends, for the tolerance of ticks
 
 
 class Ruler(NamedTuple):
-    """Where settings lie between the ends of an axis.
+    """Positions of settings between the ends of an axis.
 
     Attributes:
         low, high: the ends, in logarithms where ``kind`` is ``log``; positions of the first and the last category.

@@ -158,7 +158,7 @@ def _validation(records: Sequence[Record]) -> Scores:
 
 
 def _trained(series: Mapping[str, Sequence[Record]]) -> tuple[str, list[Line]]:
-    """What is drawn of the training, and its curves: losses, or returns, of which who adapts has some from before."""
+    """Name and curves of the training metric: losses, or returns, with those before adaptation where there is any."""
     returns = any("train/return" in record["values"] for records in series.values() for record in records)
     name = "return" if returns else "loss"
     lines = []

@@ -1,4 +1,4 @@
-"""What a search has found, and what its figures share: a scale of scores, and settings in words."""
+"""Data of a search for its figures, and what they share: a scale of scores, and settings in words."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -137,7 +137,7 @@ class Searched:
         return ranked
 
     def named(self, trial: Trial) -> str:
-        """What a trial is called where it stands out."""
+        """Name of a trial in figures: its number, with its role if it is the best or the present setting."""
         roles = {self.best: "best", self.base: "present setting"}
         words = [role for number, role in roles.items() if number == trial.number]
         if self.best == self.base == trial.number:
@@ -157,7 +157,7 @@ class Scale(NamedTuple):
 
     @property
     def locator(self) -> Locator:
-        """Where ticks stand."""
+        """The locator of ticks along the scale."""
         if not self.log:
             return MaxNLocator(6)
         subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if self.high < WIDE * self.low else (1.0, 2.0, 5.0)
@@ -287,7 +287,7 @@ def key_of(axis: Axis) -> str:
 
 
 def settings(axes: Iterable[Axis], trial: Trial) -> str:
-    """What a trial was set to."""
+    """Values of a trial, by the axes' keys, in one line."""
     return ", ".join(f"{GREEK.get(axis.key, axis.key)} {setting(trial.values.get(axis.key))}" for axis in axes)
 
 

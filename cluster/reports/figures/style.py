@@ -1,4 +1,4 @@
-"""What all figures share: sizes, colours, axes, legends, and how a figure becomes a file."""
+"""Style of all figures: sizes, colours, axes, legends, and saving to a file."""
 
 import io
 import math
@@ -107,7 +107,7 @@ def shades(count: int) -> list[tuple[float, ...]]:
 
 
 def stage(number: int) -> str:
-    """What a learner is called after a number of inner steps."""
+    """Label of a learner after a number of inner steps."""
     return "before adaptation" if number == 0 else f"{number} step{'s' if number > 1 else ''}"
 
 

@@ -90,7 +90,7 @@ def _curve_axes(axes: Axes, searched: Searched, curves: Mapping[int, tuple[Array
 
 
 def _mark_ends(axes: Axes, searched: Searched, curves: Mapping[int, tuple[Array, Array]]) -> None:
-    """Where trials were stopped, diverged or failed; what lies outside the panel at its edge."""
+    """Mark where trials were stopped, diverged or failed; a mark outside the panel is drawn at its edge."""
     for status, (words, look) in ENDS.items():
         ends = []
         for trial in searched.trials:

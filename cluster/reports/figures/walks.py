@@ -1,4 +1,4 @@
-"""Policies on held-out tasks that are acted in, before and after inner steps: what figures of them show."""
+"""Policies on held-out RL tasks, before and after inner steps: the data of their figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +85,7 @@ def apart(setup: PolicySetup, count: int) -> list[TaskKey]:
 
 
 def in_words(family: EnvironmentFamily, key: TaskKey) -> str:
-    """What a task asks for, after its number.
+    """The number of a task and, in words, its goal or its varied settings.
 
     >>> from tasks.environments.gymnasium_tasks import GymnasiumTasks
     >>> in_words(GymnasiumTasks(id="Pendulum-v1", vary={"g": [8.0, 12.0]}), TaskKey(0, "test", 3))
