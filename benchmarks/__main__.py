@@ -45,7 +45,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, suites: Mapping[str, Suite] = SUITES) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; returns its exit status.
+
+    Args:
+        arguments: words of the command line; by default the process's own.
+        suites: that may be named, by name.
+    """
     options = parser().parse_args(arguments)
     if options.page is not None:
         engine, ray = record.read_all(options.records), record.read_all(options.records / "ray")

@@ -17,6 +17,10 @@ PEERS: dict[str, Competitor] = {peer.name: peer for peer in (LOOP, Higher(), Tor
 def competitors(strategies: Sequence[str] = (), peers: Sequence[str] | None = None) -> list[Competitor]:
     """Our engine as a user gets it, under further strategies, and the peers; the plain loop is always there.
 
+    Args:
+        strategies: further strategies of our engine.
+        peers: names of peers; by default all of them.
+
     >>> [one.name for one in competitors(["trace"], peers=[])]
     ['metaray', 'metaray (trace)', 'loop']
     """

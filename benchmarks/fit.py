@@ -55,7 +55,13 @@ def loads(queries: Sequence[int] = QUERIES) -> list[tuple[Suite, tuple[str, ...]
 
 
 def measured(suite: Suite, strategies: Sequence[str], rounds: int) -> Fitted:
-    """Time a suite under some strategies in turns; those that cannot run it are left out."""
+    """Time a suite under some strategies in turns; those that cannot run it are left out.
+
+    Args:
+        suite: the measurement.
+        strategies: names of strategies.
+        rounds: number of turns.
+    """
     torch.set_num_threads(1)
     work = Work.of(suite)
     first, runners = {}, {}
@@ -108,7 +114,12 @@ def worthwhile(fitted: Fitted) -> int:
 
 
 def fit(rounds: int, say: Callable[[str], None]) -> tuple[dict[str, int], list[Fitted]]:
-    """Measure everything and draw the conclusions. Compiled programs of before are not used."""
+    """Measure all loads and compute the rule. Compiled programs of earlier runs are not used.
+
+    Args:
+        rounds: number of turns.
+        say: called with lines about progress.
+    """
     measurements = []
     with _empty_cache():
         for suite, strategies in loads():

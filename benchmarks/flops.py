@@ -48,6 +48,11 @@ class Layer(NamedTuple):
 def linear(inputs: int, outputs: int, *, first: bool = False) -> Layer:
     """A fully connected layer.
 
+    Args:
+        inputs: number of inputs.
+        outputs: number of outputs.
+        first: whether it is the first layer, whose inputs need no gradient.
+
     >>> linear(40, 40).forward
     3200
     """
@@ -58,7 +63,14 @@ def linear(inputs: int, outputs: int, *, first: bool = False) -> Layer:
 def convolution(
     channels: tuple[int, int], size: tuple[int, int], *, kernel: int = 3, stride: int = 1, first: bool = False
 ) -> Layer:
-    """A convolution from and to so many channels over images of ``size``, padded by half of its kernel.
+    """A convolution over images of ``size``, padded by half of its kernel.
+
+    Args:
+        channels: of input and output.
+        size: height and width of the input.
+        kernel: height and width of the kernel.
+        stride: in both directions.
+        first: whether it is the first layer, whose inputs need no gradient.
 
     >>> convolution((1, 64), (28, 28), stride=2, first=True).forward
     225792
@@ -73,7 +85,12 @@ def convolution(
 
 
 def conv_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Height and width after a convolution padded by half of its odd kernel."""
+    """Height and width after a convolution padded by half of its odd kernel.
+
+    Args:
+        size: height and width of the input.
+        stride: in both directions.
+    """
     return (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride
 
 

@@ -110,7 +110,11 @@ def _line(row: Sequence[str]) -> str:
 
 
 def renew(page: Path, text: str) -> None:
-    """Replace what stands between the page's two marks.
+    """Replace the text between the page's two marks.
+
+    Args:
+        page: the Markdown file.
+        text: the new text.
 
     Raises:
         ValueError: if the page lacks them.

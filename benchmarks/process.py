@@ -64,6 +64,10 @@ class OtherLoad:
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of ``function(*arguments)`` in a fresh process.
 
+    Args:
+        function: importable by its name.
+        *arguments: that can be pickled.
+
     Raises:
         RuntimeError: with its message, if it failed there.
     """

@@ -34,7 +34,12 @@ def machine(hardware: dict[str, Any]) -> str:
 
 
 def write(suites: Sequence[dict[str, Any]], folder: Path = FOLDER, now: datetime | None = None) -> Path:
-    """Keep the results of some suites, measured together on this machine.
+    """Write the results of some suites, measured together on this machine, to a new file.
+
+    Args:
+        suites: results of :func:`benchmarks.run.run_suite`.
+        folder: of the records.
+        now: date and time of the record; by default the present.
 
     Returns:
         The new file, named by date, time and hardware.

@@ -34,7 +34,11 @@ class Questions(NamedTuple):
 
 
 def require_forms(forms: Sequence[str], images: ImageFiles | None) -> None:
-    """Check that a model takes questions of these forms.
+    """Check that a model accepts requests of these forms.
+
+    Args:
+        forms: names of forms.
+        images: the inputs that are images, None: none are.
 
     Raises:
         ConfigError: if not.
@@ -103,7 +107,12 @@ def _png(pixels: NDArray[Any], images: ImageFiles) -> bytes:
 
 
 def predictions(body: bytes, kind: str) -> NDArray[Any]:
-    """The predictions in an answer."""
+    """The predictions in an answer.
+
+    Args:
+        body: of the answer.
+        kind: its content type.
+    """
     if kind == NPZ:
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
             predicted: NDArray[Any] = arrays["predictions"]

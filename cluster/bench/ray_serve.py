@@ -44,7 +44,12 @@ class Replica:
 
 
 def main(model: str, port: int) -> None:
-    """Serve until SIGTERM, with one replica for each core."""
+    """Serve until SIGTERM, with one replica for each core.
+
+    Args:
+        model: address of the registered model.
+        port: to listen on.
+    """
     from meta.engine.machine import available_cores
 
     stop = {signal.SIGTERM, signal.SIGINT}

@@ -123,7 +123,13 @@ def _turn(
 
 
 def soak(model: str, minutes: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Resident memory of ``metaray serve`` under the load of 8 clients, sampled."""
+    """Resident memory of ``metaray serve`` under the load of 8 clients, sampled.
+
+    Args:
+        model: address of the registered model.
+        minutes: of load.
+        say: called with lines about progress.
+    """
     adaptable, arrays = tasks(model)
     questions = bench_forms.questions("json", bench_forms.each(arrays), adaptable.images)
     samples: list[float] = []
@@ -201,6 +207,10 @@ def tasks(model: str) -> tuple[Adaptable, dict[str, np.ndarray[Any, Any]]]:
 @contextmanager
 def running(name: str, model: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """A server for the time of a block: the port on 127.0.0.1 that it listens on, and its process.
+
+    Args:
+        name: of the server.
+        model: address of the registered model.
 
     Raises:
         MetarayError: with what it wrote, if it does not start.

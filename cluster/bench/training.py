@@ -40,7 +40,11 @@ def has_family(suite: Suite) -> bool:
 
 
 def config_of(suite: Suite, workers: int) -> Config:
-    """The suite as a training: its meta-batch in one shard a worker, each with one thread, by compiled programs.
+    """The suite as a training: its meta-batch in one shard per worker, each with one thread, by compiled programs.
+
+    Args:
+        suite: the measurement.
+        workers: number of workers.
 
     Raises:
         ConfigError: for a suite whose tasks no family draws.
@@ -86,7 +90,14 @@ class _Silence:
 
 
 def through_ray(suite: Suite, workers: int, pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Both ways in turns: tasks per second, milliseconds per outer step, and the ratio of the rates."""
+    """Training through Ray and with the engine alone, in turns: tasks per second, milliseconds per outer step, ratio.
+
+    Args:
+        suite: the measurement.
+        workers: number of workers, and of processes with the engine alone.
+        pairs: number of turns.
+        say: called with lines about progress.
+    """
     config = config_of(suite, workers)
     say(f"{suite.name}: {workers} processes with the engine alone")
     with _alone(config) as alone:

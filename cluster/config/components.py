@@ -47,7 +47,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
 
 
 def nearest(word: str, choices: Mapping[str, Any] | list[str]) -> str:
-    """«; did you mean 'x'?» for the nearest choice, or nothing."""
+    """The words «; did you mean 'x'?» for the nearest choice, or an empty text.
+
+    Args:
+        word: as the user wrote it.
+        choices: valid words.
+    """
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 

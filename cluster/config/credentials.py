@@ -104,7 +104,12 @@ def masked(plain: Any) -> Any:
 
 
 def secret_entries(plain: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of nested plain values that are a secret or hold one."""
+    """Dotted keys of nested plain values that are a secret or hold one.
+
+    Args:
+        plain: nested plain values.
+        prefix: dotted key of ``plain``, with a dot at the end.
+    """
     if isinstance(plain, str):
         if has_password(plain):
             yield prefix

@@ -148,7 +148,12 @@ def require_size(files: Mapping[str, Path]) -> int:
 
 
 def write_zip(files: Mapping[str, Path], target: Path) -> None:
-    """Write a zip file whose bytes depend on names, contents and permissions alone, so that Ray knows it again."""
+    """Write a zip file whose bytes depend on names, contents and permissions alone, so that Ray can reuse an upload.
+
+    Args:
+        files: path of each file by its name in the archive.
+        target: the zip file.
+    """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in _with_mark(files):
             info = zipfile.ZipInfo(name, EPOCH)

@@ -87,7 +87,12 @@ def kinds_of_tasks(search: Search, folder: SearchFolder, number: int, first: int
 
 
 def same_tasks(one: Config, other: Config) -> bool:
-    """Whether two configurations draw the same tasks, so that their scores may be compared task by task."""
+    """Whether two configurations draw the same tasks, so that their scores may be compared task by task.
+
+    Args:
+        one: a trial's configuration.
+        other: another trial's configuration.
+    """
     return one.task == other.task and one.seed == other.seed
 
 

@@ -45,13 +45,25 @@ class Pieces(Response):
 
 
 def as_json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON in ASCII: a caller's broken letters, quoted in a reason, have no other form."""
+    """A response in JSON, in ASCII: letters of a caller that are not valid Unicode have no other form in a reason.
+
+    Args:
+        content: the JSON object.
+        status: HTTP status.
+        headers: further headers.
+    """
     body = json.dumps(content, allow_nan=False)
     return Response(body, status, headers, media_type="application/json")
 
 
 def as_reason(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The response to a request that is refused for a reason."""
+    """The response to a request that is refused for a reason.
+
+    Args:
+        status: HTTP status.
+        reason: a sentence for the caller.
+        headers: further headers.
+    """
     return as_json({"error_code": CODES.get(status, "BAD_REQUEST"), "message": reason}, status, headers)
 
 

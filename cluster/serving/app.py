@@ -272,7 +272,12 @@ class Asking:
         self._is_dropped = self.is_reading = False
 
     def ask(self, question: Question, need: Need) -> Answer:
-        """The answer to come."""
+        """A future of the predictions for a question.
+
+        Args:
+            question: checked arrays, inner steps and α.
+            need: memory that the answer takes.
+        """
         self._answer = self.live.batcher.ask(question, need)
         return self._answer
 

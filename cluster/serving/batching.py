@@ -97,9 +97,13 @@ class Batcher:
         return self._compiler.settle(seconds)
 
     def ask(self, question: Question, need: Need = NOTHING) -> Answer:
-        """The answer to come, predictions [T, Q, …]; it may be cancelled while it waits.
+        """A future of the predictions [T, Q, …] for a question; it may be cancelled while it waits.
 
-        It raises :class:`Refused` if adaptation diverges.
+        The future raises :class:`Refused` if adaptation diverges.
+
+        Args:
+            question: checked arrays, inner steps and α.
+            need: memory that the answer takes.
         """
         waiting = _Waiting(question, Answer(), need)
         with self._changed:

@@ -191,7 +191,15 @@ class Compiling:
         return self._programs(what, function, params, tasks)
 
     def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
-        """Outputs [T, …] after ``steps`` inner steps, all of a task in one compiled program."""
+        """Outputs [T, …] after ``steps`` inner steps, all of a task in one compiled program.
+
+        Args:
+            what: tells functions apart that a program could be kept for.
+            path: one inner step, and the outputs.
+            params: θ by name.
+            tasks: pairs (support, queries) of tensors [T, …], or of tuples of them.
+            steps: inner steps.
+        """
         otherwise = partial(self._programs.adapt, what, path, params, tasks, steps)
         if steps > STEPS:
             return otherwise()

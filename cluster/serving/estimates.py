@@ -47,11 +47,21 @@ class Need:
     answer: int = 0
 
     def work(self, tasks: int, chunk: int) -> int:
-        """Bytes for ``tasks`` of which ``chunk`` are computed at a time."""
+        """Bytes to compute ``tasks`` tasks, ``chunk`` at a time.
+
+        Args:
+            tasks: number of tasks.
+            chunk: tasks at a time.
+        """
         return BASE + self.kept * tasks + int(KERNELS * self.each * min(tasks, chunk))
 
     def chunk(self, tasks: int, share: int) -> int:
-        """The largest power of two of tasks at a time that ``share`` bytes are enough for; 1 at least."""
+        """The largest power of two of tasks at a time that ``share`` bytes suffice for; 1 at least.
+
+        Args:
+            tasks: number of tasks.
+            share: bytes.
+        """
         chunk = CHUNK
         while chunk > 1 and self.work(1 << (tasks - 1).bit_length(), chunk) > share:
             chunk //= 2

@@ -63,7 +63,14 @@ class Programs:
         return Watched(self).adapt(what, path, params, tasks, steps)
 
     def run(self, what: Any, function: Callable[..., Any], params: Params, tasks: Any) -> Any:
-        """``function(params, tasks)``: recorded once its shapes come the third time, and replayed from then on."""
+        """Result of ``function(params, tasks)``: recorded when its shapes come the third time, then replayed.
+
+        Args:
+            what: tells functions apart.
+            function: of tensors.
+            params: what all tasks share.
+            tasks: tensors [T, …], or tuples and dictionaries of them.
+        """
         key = (what, tuple((leaf.shape, leaf.dtype) for leaf in tree_leaves((params, tasks))))
         with self._lock:
             shape = self._shapes.setdefault(key, _Shape())
@@ -123,7 +130,15 @@ class Watched:
         return tree_map(lambda *each: torch.cat(each)[:count], *rows)
 
     def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
-        """Outputs [T, …] after ``steps`` inner steps, one program a step."""
+        """Outputs [T, …] after ``steps`` inner steps, one program a step.
+
+        Args:
+            what: tells functions apart that a program could be kept for.
+            path: one inner step, and the outputs.
+            params: θ by name.
+            tasks: pairs (support, queries) of tensors [T, …], or of tuples of them.
+            steps: inner steps.
+        """
         batches = []
         for part, many in self._parts(params, tasks):
             own, dims = params, None
@@ -150,7 +165,12 @@ class Watched:
 
 
 def convolves_many(params: Params, leaves: list[Tensor]) -> bool:
-    """Whether there are convolutions, over more images [T, B, C, H, W] a task than are worth vectorising."""
+    """Whether the model has convolutions, over more images per task than vectorising is faster for.
+
+    Args:
+        params: θ by name.
+        leaves: tensors of the tasks; images are [T, B, C, H, W].
+    """
     images = sum(leaf.shape[1] for leaf in leaves if leaf.dim() == 5)
     return any(value.dim() == 4 for value in params.values()) and images > rules()["cpu"]["vectorised_images"]
 

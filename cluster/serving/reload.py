@@ -21,7 +21,12 @@ class Source(Protocol):
         ...
 
     def load(self, name: str, version: int) -> Any:
-        """A version, ready to adapt."""
+        """A version, ready to adapt.
+
+        Args:
+            name: of the registered model.
+            version: its number.
+        """
         ...
 
 

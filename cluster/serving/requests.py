@@ -83,7 +83,13 @@ def read(body: bytes, content_type: str, model: Adaptable, limits: Limits) -> Qu
 
 
 def reading_bytes(body: bytes, content_type: str, limits: Limits) -> int:
-    """Bytes that :func:`read` takes at most, found by a look at the body."""
+    """Bytes that :func:`read` takes at most, from a look at the body.
+
+    Args:
+        body: of the request.
+        content_type: value of the header.
+        limits: of the server.
+    """
     kind = media_type(content_type)
     if kind == NPZ:  # its numbers, and again in a type of up to eight times the size
         return len(body) + 9 * archives.unpacked_bytes(body, limits.body_bytes)

@@ -58,7 +58,14 @@ class Draining(uvicorn.Server):
         self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain; leave undone what is not done at the second Ctrl-C. uvicorn's own ends the process by the signal."""
+        """Drain at the first signal; stop without finishing at the second Ctrl-C.
+
+        uvicorn's own method ends the process by the signal.
+
+        Args:
+            sig: number of the signal.
+            frame: not used.
+        """
         del frame
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
@@ -167,7 +174,13 @@ def _openable(connections: int) -> int:
 
 
 def exposed(address: str, *, has_token: bool, has_tls: bool) -> str | None:
-    """A warning if other machines reach an address, and anybody may ask or listen."""
+    """A warning if other machines reach an address, and requests need no token or are not encrypted; None otherwise.
+
+    Args:
+        address: that the server listens on.
+        has_token: whether requests need a token.
+        has_tls: whether they are encrypted.
+    """
     missing = [
         *([] if has_token else ["no authentication (--token-file), whoever reaches it may ask"]),
         *([] if has_tls else ["no encryption (--certificate, --key)"]),

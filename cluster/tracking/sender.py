@@ -35,6 +35,10 @@ LONGEST_DIGEST = 36
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested values as dotted keys and texts.
 
+    Args:
+        values: nested plain values.
+        prefix: dotted key of ``values``, with a dot at the end.
+
     >>> flatten({"inner": {"lr": 0.1}, "seed": 0})
     {'inner.lr': '0.1', 'seed': '0'}
     """

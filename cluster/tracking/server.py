@@ -46,6 +46,11 @@ def connect(uri: str) -> mlflow.MlflowClient:
 def experiment_id(client: mlflow.MlflowClient, uri: str, name: str) -> str:
     """The experiment of a name, made if need be; an embedded database has its artifacts beside it.
 
+    Args:
+        client: of MLflow.
+        uri: address of the tracking server.
+        name: of the experiment.
+
     Raises:
         MetarayError: if it was deleted: MLflow keeps its name, so that no other can be made.
     """
@@ -66,7 +71,11 @@ def experiment_id(client: mlflow.MlflowClient, uri: str, name: str) -> str:
 
 
 def require_active(experiment: Experiment, uri: str) -> None:
-    """Refuse an experiment that was deleted.
+    """Raise an error if an experiment was deleted.
+
+    Args:
+        experiment: as MLflow gives it.
+        uri: address of the tracking server, for messages.
 
     Raises:
         MetarayError: saying how it is restored.

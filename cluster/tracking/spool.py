@@ -74,7 +74,13 @@ def note_begin(folder: Tracked) -> None:
 
 
 def note_end(folder: Tracked, status: str, artifacts: Sequence[Path]) -> None:
-    """Note how the training ended, so that any process can tell MLflow."""
+    """Record the end of a training, so that any process can send it to MLflow.
+
+    Args:
+        folder: the run's or search's folder.
+        status: MLflow's FINISHED, FAILED or KILLED.
+        artifacts: files and folders to upload.
+    """
     names = [os.path.relpath(path, folder.path) for path in artifacts]
     update(folder, status=status, ended=datetime.now(UTC).isoformat(), artifacts=names)
 
@@ -91,7 +97,12 @@ def ending(folder: Tracked) -> Ending:
 
 
 def update(folder: Tracked, **values: Any) -> None:
-    """Change entries of a folder's description, which two threads may do at once."""
+    """Change entries of a folder's description, which two threads may do at once.
+
+    Args:
+        folder: the run's or search's folder.
+        **values: entries by name.
+    """
     with _UPDATING:
         folder.update_info(**values)
 
@@ -200,7 +211,12 @@ class Spool:
         return original
 
     def part(self, folder: Tracked, original: str) -> None:
-        """Forget the MLflow run, which is another folder's: all is sent anew, to a run of this folder's own."""
+        """Forget the MLflow run, which belongs to another folder: all is sent anew, to a run of this folder's own.
+
+        Args:
+            folder: the copy.
+            original: path of the folder that it was copied from.
+        """
         before = folder.info["mlflow_run_id"]
         self.note(key=uuid.uuid4().hex, owners=[], sent={}, reported=None, copy_of={"path": original, "run": before})
         update(folder, mlflow_run_id=None, mlflow_uri=None)

@@ -146,7 +146,12 @@ def positions(walks: Mapping[str, Walk]) -> Figure:
 
 
 def scenes_of(one: Walk, *, mujoco: bool) -> list[Scene] | str:
-    """A typical trajectory of each task before adaptation and one after the most inner steps; or why there are none."""
+    """A typical trajectory of each task before adaptation and one after the most inner steps; or why there are none.
+
+    Args:
+        one: rollouts of the tasks.
+        mujoco: whether MuJoCo draws the environment.
+    """
     places = [
         (task, number) for task in range(len(one.keys)) for number in sorted({min(one.rollouts), max(one.rollouts)})
     ]

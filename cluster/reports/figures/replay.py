@@ -81,7 +81,15 @@ def gymnasium_tasks(family: Family | EnvironmentFamily) -> GymnasiumTasks | None
 def trajectory(
     family: GymnasiumTasks, key: TaskKey, inner_step: int, rollouts: Rollouts, place: tuple[int, int]
 ) -> Trajectory:
-    """One of a task's trajectories after ``inner_step`` inner steps; its row and number in the rollouts are given."""
+    """One of a task's trajectories after ``inner_step`` inner steps.
+
+    Args:
+        family: the environments.
+        key: of the task.
+        inner_step: number of inner steps.
+        rollouts: of several tasks.
+        place: row of the task in the rollouts, and number of the trajectory.
+    """
     values = family.draw(key)
     steps = int(rollouts.taken[place].sum())
     return Trajectory(

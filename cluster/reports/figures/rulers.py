@@ -60,7 +60,12 @@ class Ruler(NamedTuple):
 
 
 def ruler(axis: Axis, trials: Sequence[Trial]) -> Ruler:
-    """The ruler of an axis, as long as its space, and longer where a trial lies outside of it."""
+    """The ruler of an axis, as long as the axis's space, and longer where a trial lies outside of it.
+
+    Args:
+        axis: a searched key with its space.
+        trials: of the search.
+    """
     values = [trial.values[axis.key] for trial in trials if axis.key in trial.values]
     if axis.kind == "categories":
         labels = tuple(dict.fromkeys(plain(value) for value in [*axis.choices, *values]))

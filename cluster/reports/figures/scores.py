@@ -80,7 +80,12 @@ def learning_curves(series: Mapping[str, Sequence[Record]], best: Mapping[str, i
 
 
 def adaptation(evaluation: Mapping[str, Any], label: str) -> Figure:
-    """The score against inner steps with its 95 % interval, of this run, ``label``, and of its baselines."""
+    """Figure of the score against inner steps with its 95 % interval, of this run and of its baselines.
+
+    Args:
+        evaluation: as in ``evaluation.json``.
+        label: name of this run.
+    """
     figure = new_figure(6.6, 4.1)
     axes = figure.add_subplot()
     metric = evaluation["metric"]
@@ -134,6 +139,10 @@ def curve(records: Sequence[Record], key: str) -> tuple[Array, Array]:
 
     What is not finite becomes NaN, a gap in the line.
 
+    Args:
+        records: lines of ``metrics.jsonl``.
+        key: name of the metric.
+
     >>> records = [{"step": 2, "values": {"a": 1.0}}, {"step": 1, "values": {"a": None, "b": 2.0}}]
     >>> curve(records, "a")
     (array([1., 2.]), array([nan,  1.]))
@@ -143,7 +152,12 @@ def curve(records: Sequence[Record], key: str) -> tuple[Array, Array]:
 
 
 def learners(evaluation: Mapping[str, Any], label: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Name and scores by number of inner steps of this run and of each baseline in an evaluation."""
+    """Name and scores by number of inner steps of this run and of each baseline in an evaluation.
+
+    Args:
+        evaluation: as in ``evaluation.json``.
+        label: name of this run.
+    """
     return [(label, evaluation["steps"]), *evaluation.get("baselines", {}).items()]
 
 

@@ -249,6 +249,10 @@ def robust(scores: Array, *, higher_is_better: bool) -> tuple[float, float]:
     """The range of scores without those that are worse than the middle half by 1.5 times its width (Tukey's rule).
 
     Positive errors are compared by their logarithms.
+
+    Args:
+        scores: finite ones, [N].
+        higher_is_better: whether larger scores are better.
     """
     log = not higher_is_better and scores.min() > 0
     values = np.log(scores) if log else scores
