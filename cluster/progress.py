@@ -18,7 +18,7 @@ FORM = {"loss": ".4f", "return": ".4g"}
 
 
 class Progress(Protocol):
-    """Something that is told of every step."""
+    """Something that is called after every step."""
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show outer steps done and the last step's metrics.

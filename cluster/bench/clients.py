@@ -1,4 +1,4 @@
-"""Clients that ask a server again as soon as they are answered."""
+"""Clients that send a server one request after another."""
 
 import http.client
 import statistics

@@ -1,4 +1,4 @@
-"""Names, passwords and keys: refused in configurations, taken out of whatever is shown or stored.
+"""Names, passwords and keys: refused in configurations, masked in all output and files.
 
 One function, :func:`without_credentials`, masks all text that leaves the process: errors, warnings, descriptions of
 runs, MLflow's parameters and tags, pages. It errs on the side of masking too much.

@@ -1,4 +1,4 @@
-"""Comparisons with a champion are counted in the registry, so that none looks at test tasks that another has seen."""
+"""Count of comparisons with a champion, in the registry, so that each uses test tasks that no other has used."""
 
 import secrets
 import time
@@ -25,7 +25,7 @@ class Attempt(NamedTuple):
 
 
 def reserve(client: Any, name: str, tasks: int) -> Attempt:
-    """Count an attempt on ``tasks`` test tasks that no other attempt has had or will have, from whatever machine.
+    """Count an attempt on ``tasks`` test tasks that no other attempt uses, on any machine.
 
     An attempt is a tag of the registered model, ``metaray.comparison.NUMBER.TOKEN``, whose value is its number of
     tasks. The registry has no locks: who finds that somebody else took the same number at the same time gives it back

@@ -90,7 +90,7 @@ def paired(challenger: Scores, champion: Scores, objective: Score, kinds: Kinds 
 
 
 def compare(challenger: Contender, folder: RunFolder, tasks: int, reserve: Reserve) -> Difference:
-    """Score a run's model and the champion's on ``tasks`` test tasks of the run's seed that no attempt has looked at.
+    """Score a run's model and the champion's on ``tasks`` test tasks of the run's seed that no attempt has used.
 
     Either adapts as it would when it is served: with its own number of inner steps and its own α.
 

@@ -113,7 +113,7 @@ class Registry:
 
     @contextmanager
     def _answers(self) -> Iterator[None]:
-        """Turn whatever MLflow raises into an error that says where, and what to do."""
+        """Convert errors of MLflow to errors that name the registry and say what to do."""
         try:
             yield
         except MetarayError:
@@ -301,7 +301,7 @@ class Registry:
         made.append((f"registered model {name}", remove))
 
     def _point(self, name: str, alias: str, version: Any, instead_of: int | None, made: "Made") -> None:
-        """Let an alias stand for a version instead of another."""
+        """Set an alias to a version, if it still points to another one."""
         now = self._aliases(name).get(alias)
         if (None if now is None else int(now)) != instead_of:
             raise MetarayError(

@@ -163,7 +163,7 @@ def _contents(
     run_id: str,
     verdict: str | None,
 ) -> Contents:
-    """Write the package, see that it can be served, and describe it."""
+    """Contents of the new version: the package is written, tried and described."""
     setup, state = contender.setup, contender.state
     write_package(package, folder, setup, state, evaluation)
     model = load_adaptable(package, _packages(contender.config))

@@ -72,7 +72,7 @@ def require_trusted(path: Path, trusted: Sequence[str], *, adapting: bool = Fals
 
 
 def _require_own_class(key: str, name: str, trusted: Sequence[str]) -> None:
-    """Refuse what is not metaray's own although a module of metaray's leads to it, by an import of its own."""
+    """Raise an error if a module of metaray's leads, by an import of its own, to a class that is not metaray's."""
     kind = key if key in BUILT_IN else "model.name"
     try:
         module = resolve(kind, name.strip()).__module__

@@ -189,7 +189,7 @@ def chosen(store: Store) -> tuple[str, Checkpoint]:
 
 
 def require_same(checkpoint: Checkpoint, config: Config, engine: str, data: str) -> None:
-    """Refuse to go on from a checkpoint whose θ another configuration, strategy or data set made.
+    """Raise an error if a checkpoint's θ was made by another configuration, strategy or data set.
 
     Args:
         checkpoint: the state to go on from.
@@ -210,7 +210,7 @@ def require_same(checkpoint: Checkpoint, config: Config, engine: str, data: str)
 
 
 def require_data(checkpoint: Checkpoint, data: str) -> None:
-    """Refuse other data than a checkpoint was made with.
+    """Raise an error if a checkpoint was made with other data.
 
     Args:
         checkpoint: the state to use.
@@ -227,7 +227,7 @@ def require_data(checkpoint: Checkpoint, data: str) -> None:
 
 
 def require_config(what: str, own: Config, config: Config, *, moved: bool) -> None:
-    """Refuse to go on under a configuration that gives another θ.
+    """Raise an error if a run would continue under a configuration that gives another θ.
 
     Args:
         what: whose configuration ``own`` is, for the message.

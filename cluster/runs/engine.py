@@ -1,4 +1,4 @@
-"""The engine that a run came to, which every later process of the run takes."""
+"""The engine chosen for a run, which every later process of the run takes."""
 
 from cluster.config.schema import Config
 from cluster.runs.folder import RunFolder

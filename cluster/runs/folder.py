@@ -184,7 +184,7 @@ def place(config: Config, name: str) -> Path:
 
 
 def require_name(name: str) -> None:
-    """Refuse a name that could not be a folder's.
+    """Raise an error if a name cannot be a folder's.
 
     Raises:
         ConfigError: saying what a name is made of.
@@ -196,7 +196,7 @@ def require_name(name: str) -> None:
 
 
 def new_name(stem: str) -> str:
-    """A name for a new run: what it is of, when it started, and four letters to tell twins apart."""
+    """A new run's name: ``stem``, the time, and four random hexadecimal digits that make it unique."""
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 

@@ -1,4 +1,4 @@
-"""The table of a search for people: redrawn on a terminal, a line now and then elsewhere. On standard error."""
+"""Table of a search on standard error: redrawn on a terminal, a line now and then elsewhere."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The ranking of a search's trials: by validation, then the best few by fresh tasks, and what is sure of it."""
+"""Ranking of a search's trials: by validation, then of the best few by fresh tasks, with intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A search from its file to its best trial: runs or goes on with the trials, looks at the best again, draws, tells."""
+"""A search from its file to its best trial: runs or resumes trials, scores the best again, draws, sends to MLflow."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -95,7 +95,7 @@ def _run_trials(
     *,
     higher: bool,
 ) -> None:
-    """Run what is not over yet."""
+    """Run the trials that are not over."""
     from cluster.search.tuner import run_trials  # Ray Tune and Optuna take seconds to load
     from cluster.search.watch import Watch
 

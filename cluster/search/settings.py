@@ -175,7 +175,7 @@ def reload(path: Path, overrides: Iterable[str] = ()) -> Search:
 
 
 def require_same(before: Search, now: Search) -> None:
-    """Refuse to go on with a search under settings that make other trials.
+    """Raise an error if a search would continue under settings that make other trials.
 
     Args:
         before: the search as it was begun.
@@ -254,7 +254,7 @@ def _judged_at(metric: str, config: Config) -> int:
 
 
 def _check_key(search: Search, key: str, domain: Domain) -> None:
-    """Refuse a key that no configuration has, and bounds that it does not take."""
+    """Raise an error for a key that no configuration has, and for bounds that it does not take."""
     if key.partition(".")[0] in ("eval", "cluster", "tracking", "checkpoint"):
         raise ConfigError(f"search.space: expected keys that change θ, received '{key}'; give it a value instead")
     if key == "outer.steps":

@@ -41,7 +41,7 @@ class Tracked:
                 self._trials[trial.number].end(ENDED[trial.status], [*run.artifacts, run.path / "trial.json"])
 
     def recall(self, trial: Trial) -> None:
-        """Take in a trial from before the search was interrupted; MLflow knows of its end unless that came between."""
+        """Add a trial from before the search was interrupted; its MLflow run is ended unless that was done before."""
         copied = original_of(self._folder.run(trial.number).path) is not None  # of a search that was copied whole
         if trial.over and self._folder.told_mlflow(trial.number) and not copied:
             self._over[trial.number] = trial
@@ -55,7 +55,7 @@ class Tracked:
         self._log.write(len(self._over), {} if value is None else {"search/best": value})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """End the runs as the block ended, and say what could not be sent."""
+        """End the runs by how the block ended, and warn of what could not be sent."""
         del error, trace
         status = "FINISHED" if kind is None else "FAILED"
         if kind is not None and issubclass(kind, Interrupted | KeyboardInterrupt):

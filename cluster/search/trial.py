@@ -99,7 +99,7 @@ def _train(config: Config, folder: RunFolder, report: Report) -> None:
 
 
 def _settle(folder: RunFolder) -> None:
-    """Make the run's configuration that of its best θ, which in a population may have come to other values since."""
+    """Write the configuration of the run's best θ; in a population the trial's values may have changed since."""
     _, best = checkpoints.chosen(folder.checkpoints)
     write_file(folder.path / "config.yaml", parse(best.config).to_yaml().encode())
 

@@ -147,7 +147,7 @@ def _run_trial(config: dict[str, Any], *, search: Search, root: Path, higher_is_
 
 
 def _taken_over(number: int) -> Checkpoint | None:
-    """The state of another trial that Ray Tune has this one go on from; its own it has itself."""
+    """The state of another trial that Ray Tune makes this one continue from; None if it continues from its own."""
     received = tune.get_checkpoint()
     if received is None:
         return None
@@ -175,7 +175,7 @@ class _OnRequest(Stopper):
 
 
 class Suggested(Searcher):
-    """Points that depend on what came before, for Ray Tune."""
+    """Points that depend on earlier results, for Ray Tune."""
 
     def __init__(self, points: Mapping[int, Point], suggest: Callable[[int], Point], more: range) -> None:
         """Try ``points``, by number, then ask for those of the numbers in ``more``."""
@@ -196,10 +196,10 @@ class Suggested(Searcher):
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: results are read from the record."""
+        """Do nothing: results are read from the record."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the record is in the search's folder."""
+        """Do nothing: the record is in the search's folder."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        """Do nothing: the record is in the search's folder."""

@@ -34,7 +34,7 @@ class Watch(tune.Callback):
         self._changed, self._higher = changed, higher
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray Tune pickles what it is given, to restore it as we never do."""
+        """An empty state: Ray Tune pickles its callbacks to restore them, which is never done here."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

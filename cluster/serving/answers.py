@@ -1,4 +1,4 @@
-"""Answers of the HTTP side: predictions in pieces, JSON, and a reason for whatever is refused."""
+"""Answers of the HTTP side: predictions in pieces, JSON, and refusals with a reason."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping

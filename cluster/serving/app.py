@@ -1,4 +1,4 @@
-"""The HTTP side: MLflow's form of scoring, limits on what is taken on, and a reason for whatever is refused."""
+"""The HTTP side: MLflow's form of scoring, limits on requests, and refusals with a reason."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""From the body of a request to checked arrays. Whatever is wrong with it is said, by the name of the field.
+"""From the body of a request to checked arrays; an error names the field.
 
 A body is JSON as MLflow's servers take it, an archive of arrays (:mod:`cluster.serving.archives`), or a form of image
 files with the rest as JSON (:mod:`cluster.serving.images`).

@@ -1,4 +1,4 @@
-"""The server's process: it listens, and when it is told to stop it answers first whatever has been asked."""
+"""The server's process: it listens, and when it is stopped it first answers the requests it has."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ GRACE = 1.0  # seconds in which connections that are open may ask once more, whe
 
 
 class Draining(uvicorn.Server):
-    """A server that tells its callers before it closes their connections."""
+    """A server that announces to its callers that it closes their connections."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float, tls: ssl.SSLContext | None) -> None:
         """Not yet listening; ``seconds`` are given to agree on TLS."""

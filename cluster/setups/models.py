@@ -1,4 +1,4 @@
-"""Classes named by a configuration, checked for what they have to offer, and the model built from one."""
+"""Classes named by a configuration, checked for the members they must have, and the model built from one."""
 
 from collections.abc import Callable, Iterable
 from glob import escape

@@ -49,7 +49,7 @@ class PolicySetup(BaseSetup):
 
     @cached_property
     def gradients(self) -> Engine:
-        """The algorithm's meta-gradients under that strategy; it is asked for nothing else."""
+        """The algorithm's meta-gradients under that strategy; it computes nothing else."""
         return build_engine(self.choice.name, cast(Algorithm, self.algorithm), self.limits)
 
     @cached_property
@@ -82,7 +82,7 @@ class PolicySetup(BaseSetup):
         return RolloutWork(self)
 
     def describe(self, split: Split) -> dict[str, Any]:
-        """Trajectories sampled of a task at each number of inner steps, and how long they are."""
+        """Number and length of the trajectories sampled of a task after each number of inner steps."""
         del split  # rollouts are as many in all of them
         spec = self.family.spec
         return {
@@ -199,7 +199,7 @@ def _policy(config: Config, size: int, spec: EnvironmentSpec) -> Policy:
 
 
 def require_no_policies(config: Config) -> None:
-    """Refuse settings of RL tasks where tasks are drawn.
+    """Raise an error for settings of RL tasks where tasks are drawn.
 
     Raises:
         ConfigError: naming the key.

@@ -1,4 +1,4 @@
-"""Sends later what a training could not send: of runs and searches in which nothing runs now."""
+"""Sends what a training could not send to MLflow, for runs and searches in which nothing runs now."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -114,7 +114,7 @@ def _is_left_behind(path: Path) -> bool:
 
 
 def _ask(sender: Sender, uri: str, silent: set[str]) -> None:
-    """Reach the store, or remember that it does not answer."""
+    """Connect to the store; a store that did not answer before is not tried again."""
     if uri in silent:
         raise MetarayError("no answer, as before")
     if "***" in uri:

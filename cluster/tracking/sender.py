@@ -121,7 +121,7 @@ class Sender:
         return self.run_id
 
     def _own(self) -> None:
-        """Note who this is before MLflow is told."""
+        """Record the owner of the MLflow run before MLflow is called."""
         owners = self._spool.state.get("owners", [])
         if self._owner not in owners:
             self._spool.note(owners=[*owners[-OWNERS:], self._owner])
@@ -167,7 +167,7 @@ class Sender:
 
     @contextmanager
     def _explained(self, run_id: str) -> Iterator[None]:
-        """Say so if the MLflow run can no longer be written to because somebody deleted it."""
+        """Raise an explaining error if the MLflow run cannot be written to because it was deleted."""
         try:
             yield
         except MlflowException as error:
@@ -274,7 +274,7 @@ class Sender:
 
     @property
     def ended(self) -> bool:
-        """Whether MLflow has been told of the training's end."""
+        """Whether MLflow has received the training's end."""
         return bool(self._spool.state.get("reported") == self._report)
 
     @property

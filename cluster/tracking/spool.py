@@ -1,4 +1,4 @@
-"""A folder's spool: which of its metrics are sent already, where to, and how the training in it ended."""
+"""A folder's spool: which of its metrics are sent, where to, and how the training in it ended."""
 
 import json
 import os
@@ -158,7 +158,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 class Spool:
-    """``tracking.json`` and the lock on it: who holds that may send the folder's metrics, nobody else.
+    """The file ``tracking.json`` and the lock on it; only the holder of the lock may send the folder's metrics.
 
     A training holds it from its start to its end, and the system gives it up when the process dies. So a lock that
     can be had says that nothing is being trained in the folder.
@@ -186,7 +186,7 @@ class Spool:
         return True
 
     def release(self) -> None:
-        """Let others send."""
+        """Release the lock."""
         self._lock.release()
 
     def note(self, **values: Any) -> None:

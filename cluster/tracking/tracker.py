@@ -79,7 +79,7 @@ class Tracker:
         return self._done.is_set()
 
     def end(self, status: str, artifacts: Sequence[Path]) -> None:
-        """Note how the training ended and ask the thread to send the rest; returns at once.
+        """Record how the training ended and make the thread send the rest; returns at once.
 
         Args:
             status: FINISHED, FAILED or KILLED.

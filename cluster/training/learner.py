@@ -109,7 +109,7 @@ class Learner:
         return vector
 
     def move(self, theta: Flat) -> None:
-        """Take over parameters [P] that another method than the optimizer has computed; see :meth:`finish_step`."""
+        """Set θ to parameters [P] that were computed without the optimizer; see :meth:`finish_step`."""
         new = torch.from_numpy(theta)
         self._moves.append(_moved(self._theta.detach(), new))
         with torch.no_grad():

@@ -33,7 +33,7 @@ def require_path(setup: Setup) -> None:
 
 
 def try_workers(pool: Pool, setup: Setup) -> None:
-    """Let workers compute a meta-gradient of one training task and scores of a validation task each.
+    """Compute a meta-gradient of one training task and scores of a validation task on the workers.
 
     Args:
         pool: the workers of the run.
@@ -57,7 +57,7 @@ def try_workers(pool: Pool, setup: Setup) -> None:
 
 
 def _part(setup: Setup, name: str, attempt: Callable[[], Any]) -> None:
-    """Run one part of the trial, and say which it was if it fails."""
+    """Run one part of the trial; an error names the part."""
     config = setup.config
     try:
         attempt()

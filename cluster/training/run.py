@@ -70,7 +70,7 @@ class Outcome:
 
 
 def run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
-    """Train in ``folder``, then the baselines that the configuration names, evaluate all, draw, and tell MLflow.
+    """Train in ``folder``, then the configuration's baselines; evaluate all, draw, and send the end to MLflow.
 
     A run that was begun goes on from its newest checkpoint; so do its baselines, each a run in a folder of its own.
 
@@ -113,7 +113,7 @@ def _run(config: Config, folder: RunFolder, stop: SignalFlag) -> Outcome:
 
 
 class _Tracking:
-    """Keeps MLflow in step with a run from ``begin`` on, and ends its MLflow run as the block ended."""
+    """Sends a run to MLflow from ``begin`` on, and ends its MLflow run by how the block ended."""
 
     def __init__(self, start: Start, parent: Tracker | None) -> None:
         """Track nothing yet."""
@@ -134,7 +134,7 @@ class _Tracking:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Say how the training ended, and send what is left."""
+        """Record how the training ended, and send the rest."""
         if self.tracker is None:
             return
         killed = isinstance(error, Interrupted | KeyboardInterrupt)
@@ -145,7 +145,7 @@ class _Tracking:
 
 
 def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
-    """Train once the workers have shown that they can; only then is anything written."""
+    """Train after a trial of the workers; nothing is written before the trial has passed."""
     try:
         with open_pool(start.setup) as pool:
             try_workers(pool, start.setup)

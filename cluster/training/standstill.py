@@ -86,7 +86,7 @@ class Standstill:
 
     @property
     def _stuck(self) -> bool:
-        """Whether many steps in a row, or most of many, were of no use."""
+        """Whether many steps in a row, or most of many steps, did not improve θ."""
         count = self._causes.total()
         return self._longest >= PATIENCE or (count >= PATIENCE and 2 * count > self._steps)
 

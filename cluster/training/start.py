@@ -18,7 +18,7 @@ from meta.engine.choice import fallen_back
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """A training that has been checked as far as this process can, and has changed nothing yet.
+    """A training that was checked as far as this process can; nothing on the disk has changed yet.
 
     Attributes:
         config: the configuration that is asked for.
@@ -94,7 +94,7 @@ def slower(start: Start, error: EngineError) -> Start:
 
 
 def plan_folder(config: Config, name: str, path: Path | None = None) -> RunFolder:
-    """A new run's folder for ``config``, not made yet; the engine of the whole run is settled here.
+    """A new run's folder for ``config``, not made yet; the engine of the whole run is chosen here.
 
     Args:
         config: the run's configuration.
@@ -109,7 +109,7 @@ def plan_folder(config: Config, name: str, path: Path | None = None) -> RunFolde
 
 
 def plan_named(config: Config, name: str) -> RunFolder:
-    """The folder of the run of a name, begun before under the same configuration, or planned.
+    """The folder of run ``name``: one begun before under the same configuration, or a planned one.
 
     Args:
         config: the run's configuration.

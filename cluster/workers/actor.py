@@ -37,7 +37,7 @@ class WorkerActor:
 
 
 def start_actor(setup: Workable) -> Any:
-    """Ask Ray for one worker actor. It never restarts by itself: the pool replaces what it loses.
+    """Start one worker actor in Ray. It never restarts by itself: the pool replaces a lost one.
 
     Within a placement group, which a trial of a search has, it takes a place there; else actors are spread over nodes.
     """

@@ -100,7 +100,7 @@ class InlinePool:
         return ticket
 
     def gather(self, ticket: Ticket) -> Iterator[Reply]:
-        """Compute in order of submission until the ticket is complete."""
+        """Compute requests in order of submission until the ticket is complete; yields the ticket's replies."""
         while ticket.replies or not ticket.complete:
             if not ticket.replies:
                 self.poll()

@@ -102,7 +102,7 @@ def _product_first() -> JobConfig:
 
 
 def _require_room() -> None:
-    """Check what Ray needs of the machine, in words of our own.
+    """Raise an error if the machine lacks something that Ray needs.
 
     Raises:
         ConfigError: if its sockets' names would be too long, or shared memory is too small.

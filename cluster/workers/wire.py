@@ -62,7 +62,7 @@ def decode_vectors(payload: Payload, dtype: str, request: Request) -> tuple[Flat
 
 
 def encode_reply(reply: Reply) -> Payload:
-    """A reply's header and buffer in one piece; its request is known to whoever made it."""
+    """A reply's header and buffer in one piece, without the request, which the receiver has."""
     fields = {f.name: getattr(reply, f.name) for f in dataclasses.fields(reply) if f.name not in BESIDE}
     header = json.dumps([reply.buffer.dtype.str, fields]).encode()
     header += b" " * (-len(header) % ALIGNMENT)

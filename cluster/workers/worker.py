@@ -1,4 +1,4 @@
-"""A worker: computes requests, whatever kind of tasks they are about. A plain class."""
+"""A worker computes requests about either kind of tasks. It is a plain class."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
