@@ -45,47 +45,52 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, suites: Mapping[str, Suite] = SUITES) -> int:
-    """Run the command; returns its exit status."""
-    asked = parser().parse_args(arguments)
-    if asked.page is not None:
-        engine, ray = record.read_all(asked.records), record.read_all(asked.records / "ray")
-        renew(asked.page, "\n".join(filter(None, [tables(record.newest(engine)), ray_tables(ray)])))
+    """Run the command; returns its exit status.
+
+    Args:
+        arguments: words of the command line; by default the process's own.
+        suites: that may be named, by name.
+    """
+    options = parser().parse_args(arguments)
+    if options.page is not None:
+        engine, ray = record.read_all(options.records), record.read_all(options.records / "ray")
+        renew(options.page, "\n".join(filter(None, [tables(record.newest(engine)), ray_tables(ray)])))
         return 0
     try:
-        results = _measured(asked, suites)
+        results = _measured(options, suites)
     except Mistake as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if asked.json:
+    if options.json:
         print(json.dumps(together(results), allow_nan=False))
-    if asked.record:
-        to_stderr(f"record: {record.write(results, asked.records)}")
+    if options.record:
+        to_stderr(f"record: {record.write(results, options.records)}")
     return 0
 
 
-def _measured(asked: argparse.Namespace, suites: Mapping[str, Suite]) -> list[dict[str, Any]]:
+def _measured(options: argparse.Namespace, suites: Mapping[str, Suite]) -> list[dict[str, Any]]:
     """The results of the suites asked for, each printed as it comes unless JSON is wanted.
 
     Raises:
         Mistake: if an argument is wrong.
     """
-    chosen = chosen_suites(asked.suite, suites)
-    threads = available_cores() if asked.threads is None else asked.threads
-    strategies, peers = words(asked.strategies), None if asked.peers is None else words(asked.peers)
-    require_settings(threads=threads, pairs=asked.pairs, strategies=strategies, peers=peers)
+    chosen = chosen_suites(options.suite, suites)
+    threads = available_cores() if options.threads is None else options.threads
+    strategies, peers = words(options.strategies), None if options.peers is None else words(options.peers)
+    require_settings(threads=threads, pairs=options.pairs, strategies=strategies, peers=peers)
     settings = Settings(
         threads=threads,
-        device=asked.device,
-        pairs=asked.pairs,
-        memory=not asked.no_memory,
-        keep_memory=not asked.system_malloc and keep_freed_memory(),
+        device=options.device,
+        pairs=options.pairs,
+        memory=not options.no_memory,
+        keep_memory=not options.system_malloc and keep_freed_memory(),
     )
     results = []
     with cores(threads):
         peak = peaks(threads, settings.device)
         for suite in chosen:
             results.append(run_suite(suite, competitors(strategies, peers), settings, peak))
-            if not asked.json:
+            if not options.json:
                 print(plain_table(results[-1]), flush=True)
     return results
 

@@ -16,7 +16,12 @@ BOUNDS = {torch.float64: 1e-6, torch.float32: 5e-2}
 
 
 def compared(suite: Suite, device: str = "cpu") -> dict[torch.dtype, Work]:
-    """The first tasks of a suite, at both precisions."""
+    """The first tasks of a suite in float32 and float64.
+
+    Args:
+        suite: the measurement.
+        device: of weights and data.
+    """
     return {dtype: Work.of(suite, dtype, device).part(0, min(TASKS, suite.tasks)) for dtype in BOUNDS}
 
 
@@ -31,11 +36,16 @@ def reference(work: Work) -> Params:
 
 
 def relative_error(gradient: Params, expected: Params) -> float:
-    """|g - g_ref| / |g_ref| over the whole flat gradient."""
+    """|g - g_ref| / |g_ref| over the whole flat gradient.
+
+    Args:
+        gradient: of a competitor, by name.
+        expected: of the reference, by name.
+    """
     layout = Layout.of(expected)
-    wanted = layout.flatten(expected).double().cpu()
-    found = layout.flatten({name: gradient[name].detach() for name in layout.names}).double().cpu()
-    return float((found - wanted).norm() / wanted.norm())
+    expected_vector = layout.flatten(expected).double().cpu()
+    vector = layout.flatten({name: gradient[name].detach() for name in layout.names}).double().cpu()
+    return float((vector - expected_vector).norm() / expected_vector.norm())
 
 
 def errors(
@@ -43,10 +53,16 @@ def errors(
 ) -> dict[str, float]:
     """The relative error at each precision.
 
+    Args:
+        competitor: computes the gradients.
+        works: the work at each precision.
+        option: of the competitor.
+        expected: the reference's gradient, by name.
+
     Raises:
         LeftOut: if one is beyond its bound.
     """
-    found = {}
+    measured = {}
     for dtype, bound in BOUNDS.items():
         prepared = competitor.prepare(works[dtype], option)
         error = relative_error(prepared.gradient(prepared.run()), expected)
@@ -55,5 +71,5 @@ def errors(
             raise LeftOut(
                 f"expected the reference's gradient to {bound:g}, received one that is {error:.2g} off in {name}"
             )
-        found[f"error_{name}"] = error
-    return found
+        measured[f"error_{name}"] = error
+    return measured

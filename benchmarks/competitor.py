@@ -1,4 +1,4 @@
-"""What takes part in a measurement."""
+"""The interface of a competitor in a measurement."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from meta.params import Params
 
 
 class LeftOut(Exception):  # noqa: N818 - not a fault: the competitor takes no part
-    """Why a competitor cannot do a work."""
+    """Raised by a competitor that cannot do a work; the message says why."""
 
 
 class Option(NamedTuple):
@@ -53,11 +53,20 @@ class Competitor(Protocol):
         ...
 
     def options(self, work: Work, threads: int) -> list[Option]:
-        """Ways to run on ``threads`` cores; reasonable ones only, all are tried."""
+        """Ways to run on ``threads`` cores; reasonable ones only, all are tried.
+
+        Args:
+            work: to be done.
+            threads: number of cores.
+        """
         ...
 
     def prepare(self, work: Work, option: Option) -> Prepared:
-        """Import what is needed and lay out the data, without computing.
+        """Import the library and lay out the data, without computing.
+
+        Args:
+            work: to be done.
+            option: one of :meth:`options`.
 
         Raises:
             LeftOut: if it cannot do this work here.
@@ -66,6 +75,11 @@ class Competitor(Protocol):
 
 
 def torch_options(work: Work, threads: int) -> list[Option]:
-    """One thread and all of them; small networks are faster on one. On a GPU there is nothing to choose."""
+    """One thread and all of them; small networks are faster on one. On a GPU there is nothing to choose.
+
+    Args:
+        work: to be done.
+        threads: number of cores.
+    """
     counts = {1, threads} if work.device.type == "cpu" else {threads}
     return [Option(count) for count in sorted(counts)]

@@ -1,4 +1,4 @@
-"""Who takes part: ours and the peers, by name."""
+"""The competitors by name: ours and the peers."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,13 @@ PEERS: dict[str, Competitor] = {peer.name: peer for peer in (LOOP, Higher(), Tor
 def competitors(strategies: Sequence[str] = (), peers: Sequence[str] | None = None) -> list[Competitor]:
     """Our engine as a user gets it, under further strategies, and the peers; the plain loop is always there.
 
+    Args:
+        strategies: further strategies of our engine.
+        peers: names of peers; by default all of them.
+
     >>> [one.name for one in competitors(["trace"], peers=[])]
     ['metaray', 'metaray (trace)', 'loop']
     """
     ours = [Metaray(strategy) for strategy in dict.fromkeys((AUTO, *strategies))]
-    asked = PEERS if peers is None else dict.fromkeys(("loop", *peers))
-    return [*ours, *(PEERS[name] for name in asked)]
+    names = PEERS if peers is None else dict.fromkeys(("loop", *peers))
+    return [*ours, *(PEERS[name] for name in names)]

@@ -20,7 +20,13 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def sinusoids(tasks: int, shot: int, query: int) -> Episode:
-    """Curves a sin(x - b), one a task, inputs [T, B, 1]; see :class:`tasks.sinusoid.Sinusoid`."""
+    """Curves a sin(x - b), one a task, inputs [T, B, 1]; see :class:`tasks.sinusoid.Sinusoid`.
+
+    Args:
+        tasks: T.
+        shot: support examples of a task.
+        query: query examples of a task.
+    """
     source = generator()
     amplitude = 0.1 + 4.9 * torch.rand(tasks, 1, 1, generator=source)
     phase = math.pi * torch.rand(tasks, 1, 1, generator=source)
@@ -33,7 +39,15 @@ def sinusoids(tasks: int, shot: int, query: int) -> Episode:
 
 
 def images(tasks: int, shape: tuple[int, ...], way: int, shot: int, query: int) -> Episode:
-    """Images around one pattern a class, each task with classes of its own, inputs [T, way · shot, *shape]."""
+    """Images around one pattern a class, each task with classes of its own, inputs [T, way · shot, *shape].
+
+    Args:
+        tasks: T.
+        shape: of an image.
+        way: classes of a task.
+        shot: support examples of a class.
+        query: query examples of a class.
+    """
     source = generator()
     classes = torch.randn(tasks, way, 1, *shape, generator=source)
 
@@ -46,7 +60,15 @@ def images(tasks: int, shape: tuple[int, ...], way: int, shot: int, query: int) 
 
 
 def rollouts(tasks: int, policy: GaussianPolicy, params: Params, shot: int, query: int) -> Episode:
-    """Steps towards one goal a task, taken under ``params``; targets as in :mod:`benchmarks.navigation`."""
+    """Steps towards one goal a task, taken under ``params``; targets as in :mod:`benchmarks.navigation`.
+
+    Args:
+        tasks: T.
+        policy: acts.
+        params: of the policy, by name.
+        shot: support steps of a task.
+        query: query steps of a task.
+    """
     source = generator()
     size = policy.outputs
     goals = torch.rand(tasks, 1, size, generator=source) - 0.5

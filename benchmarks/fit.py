@@ -48,14 +48,20 @@ class Fitted(NamedTuple):
 
 
 def loads(queries: Sequence[int] = QUERIES) -> list[tuple[Suite, tuple[str, ...]]]:
-    """What is measured, and by which strategies."""
+    """Suites to measure, each with the strategies to measure it by."""
     omniglot = SUITES["omniglot"]
     sweep = [replace(omniglot, name=f"omniglot, {query} queries", query=query) for query in queries[1:]]
     return [(SUITES["sinusoid"], STRATEGIES), (omniglot, STRATEGIES), *((suite, STRATEGIES[:2]) for suite in sweep)]
 
 
 def measured(suite: Suite, strategies: Sequence[str], rounds: int) -> Fitted:
-    """Time a suite under some strategies in turns; those that cannot run it are left out."""
+    """Time a suite under some strategies in turns; those that cannot run it are left out.
+
+    Args:
+        suite: the measurement.
+        strategies: names of strategies.
+        rounds: number of turns.
+    """
     torch.set_num_threads(1)
     work = Work.of(suite)
     first, runners = {}, {}
@@ -69,7 +75,7 @@ def measured(suite: Suite, strategies: Sequence[str], rounds: int) -> Fitted:
         runners[strategy] = replace(runner, calls=calls_for(runner.sample()), rounds=rounds)
     times = alternate(runners)
     return Fitted(suite.name, suite.support + suite.queries, first, {
-        name: sorted(found)[len(found) // 2] / suite.tasks for name, found in times.items()
+        name: sorted(seconds)[len(seconds) // 2] / suite.tasks for name, seconds in times.items()
     })  # fmt: skip
 
 
@@ -108,14 +114,19 @@ def worthwhile(fitted: Fitted) -> int:
 
 
 def fit(rounds: int, say: Callable[[str], None]) -> tuple[dict[str, int], list[Fitted]]:
-    """Measure everything and draw the conclusions. Compiled programs of before are not used."""
-    found = []
+    """Measure all loads and compute the rule. Compiled programs of earlier runs are not used.
+
+    Args:
+        rounds: number of turns.
+        say: called with lines about progress.
+    """
+    measurements = []
     with _empty_cache():
         for suite, strategies in loads():
             say(f"{suite.name}: {', '.join(strategies)}")
-            found.append(measured(suite, strategies, rounds))
-    sinusoid, omniglot, *more = found
-    return rule(sinusoid, omniglot, [omniglot, *more]), found
+            measurements.append(measured(suite, strategies, rounds))
+    sinusoid, omniglot, *more = measurements
+    return rule(sinusoid, omniglot, [omniglot, *more]), measurements
 
 
 def keep(

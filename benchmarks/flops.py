@@ -48,6 +48,11 @@ class Layer(NamedTuple):
 def linear(inputs: int, outputs: int, *, first: bool = False) -> Layer:
     """A fully connected layer.
 
+    Args:
+        inputs: number of inputs.
+        outputs: number of outputs.
+        first: whether it is the first layer, whose inputs need no gradient.
+
     >>> linear(40, 40).forward
     3200
     """
@@ -58,7 +63,14 @@ def linear(inputs: int, outputs: int, *, first: bool = False) -> Layer:
 def convolution(
     channels: tuple[int, int], size: tuple[int, int], *, kernel: int = 3, stride: int = 1, first: bool = False
 ) -> Layer:
-    """A convolution from and to so many channels over images of ``size``, padded by half of its kernel.
+    """A convolution over images of ``size``, padded by half of its kernel.
+
+    Args:
+        channels: of input and output.
+        size: height and width of the input.
+        kernel: height and width of the kernel.
+        stride: in both directions.
+        first: whether it is the first layer, whose inputs need no gradient.
 
     >>> convolution((1, 64), (28, 28), stride=2, first=True).forward
     225792
@@ -73,7 +85,12 @@ def convolution(
 
 
 def conv_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Height and width after a convolution padded by half of its odd kernel."""
+    """Height and width after a convolution padded by half of its odd kernel.
+
+    Args:
+        size: height and width of the input.
+        stride: in both directions.
+    """
     return (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride
 
 
@@ -89,33 +106,33 @@ def layers(model: MLP | Conv4 | ResNet12 | GaussianPolicy) -> list[Layer]:
 
 def _conv4(model: Conv4) -> list[Layer]:
     channels, *size = model.inputs
-    found, stride = [], 2 if model.down == "stride" else 1
+    stack, stride = [], 2 if model.down == "stride" else 1
     at = (size[0], size[1])
     for block in range(model.blocks):
-        found.append(convolution((channels, model.channels), at, stride=stride, first=block == 0))
+        stack.append(convolution((channels, model.channels), at, stride=stride, first=block == 0))
         at = conv_size(at, stride) if model.down == "stride" else (at[0] // 2, at[1] // 2)
         channels = model.channels
-    return [*found, linear(model.features, model.outputs)]
+    return [*stack, linear(model.features, model.outputs)]
 
 
 def _resnet12(model: ResNet12) -> list[Layer]:
     channels, *size = model.inputs
-    found = []
+    stack = []
     at = (size[0], size[1])
     for block, width in enumerate(model.widths):
         first = block == 0
-        found.append(convolution((channels, width), at, first=first))
-        found += [convolution((width, width), at)] * 2
-        found.append(convolution((channels, width), at, kernel=1, first=first))
+        stack.append(convolution((channels, width), at, first=first))
+        stack += [convolution((width, width), at)] * 2
+        stack.append(convolution((channels, width), at, kernel=1, first=first))
         at, channels = (at[0] // 2, at[1] // 2), width
-    return [*found, linear(channels, model.outputs)]
+    return [*stack, linear(channels, model.outputs)]
 
 
 def operations(suite: Suite) -> int:
     """Operations of the plain loop over a suite's meta-batch."""
-    found = layers(suite.model)
-    step = suite.support * sum(layer.step for layer in found)
-    query = suite.queries * sum(layer.query for layer in found)
+    per_layer = layers(suite.model)
+    step = suite.support * sum(layer.step for layer in per_layer)
+    query = suite.queries * sum(layer.query for layer in per_layer)
     return suite.tasks * (suite.steps * step + query)
 
 

@@ -22,6 +22,13 @@ def peak_mb(competitor: Competitor, suite: Suite, option: Option, device: str = 
     On the processor the resident set's peak; it includes what is used to record or compile a program. On a GPU the
     peak of torch's allocations.
 
+    Args:
+        competitor: computes the meta-gradient.
+        suite: the measurement.
+        option: of the competitor.
+        device: where it computes.
+        keep: whether glibc keeps freed memory.
+
     Raises:
         RuntimeError: if the process fails.
     """

@@ -24,7 +24,12 @@ def words(text: str | None) -> list[str]:
 
 
 def require_known(kind: str, names: Sequence[str], choices: Sequence[str]) -> None:
-    """Refuse a name that there is not.
+    """Raise an error if a name is not among the choices.
+
+    Args:
+        kind: the word for such a name.
+        names: as the user wrote them.
+        choices: valid names.
 
     >>> require_known("suite", ["omniglott"], ["omniglot", "sinusoid"])
     Traceback (most recent call last):
@@ -41,7 +46,11 @@ def require_known(kind: str, names: Sequence[str], choices: Sequence[str]) -> No
 
 
 def chosen_suites(names: Sequence[str], suites: Mapping[str, Suite] = SUITES) -> list[Suite]:
-    """The suites asked for; all if none is.
+    """The suites of some names; all if there are none.
+
+    Args:
+        names: as the user wrote them.
+        suites: all suites by name.
 
     Raises:
         Mistake: if there is none of a name.
@@ -54,6 +63,12 @@ def require_settings(
     *, threads: int, pairs: int, strategies: Sequence[str] = (), peers: Sequence[str] | None = None
 ) -> None:
     """Check the other arguments of a measurement.
+
+    Args:
+        threads: number of cores.
+        pairs: number of turns.
+        strategies: names of strategies.
+        peers: names of peers, None: all.
 
     Raises:
         Mistake: if one is wrong.

@@ -15,6 +15,11 @@ RUN = 60_000  # outer steps of the training that a strategy is chosen for: the p
 def engine(strategy: str, work: Work, threads: int) -> Engine:
     """The engine of a strategy, or of the one that ``auto`` comes to for a long training.
 
+    Args:
+        strategy: its name, or ``auto``.
+        work: to be done.
+        threads: number of cores.
+
     Raises:
         LeftOut: if there is no such strategy.
     """

@@ -53,13 +53,13 @@ def _padded(cell: str, width: int, right: int) -> str:
 
 
 def heading(result: Mapping[str, Any]) -> str:
-    """What was measured and the machine's peak."""
+    """Suite, measured work and the machine's peak, in one line."""
     peak = ", ".join(f"{name}: {value:.0f}" for name, value in result["peaks"].items())
     return f"{result['suite']}: {result['says']} (peak in GFLOP/s, {peak})"
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
-    """Who was left out, and why; and whether the machine was busy with something else."""
+    """Sentences about competitors that were left out, and about other processes that kept the machine busy."""
     lines = [f"left out: {one['name']}, {one['reason']}" for one in result["left_out"]]
     others = result.get("other_cores", 0)
     return (
@@ -69,12 +69,12 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
 
 def ray_tables(records: Sequence[Mapping[str, Any]]) -> str:
     """Markdown of the newest measurements through Ray, by machine, suite and number of workers."""
-    found: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+    by_machine: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
     for record in sorted(records, key=lambda record: str(record["date"])):
         for one in record["suites"]:
-            found.setdefault(machine(one["hardware"]), {})[one["suite"], one["workers"]] = one
+            by_machine.setdefault(machine(one["hardware"]), {})[one["suite"], one["workers"]] = one
     parts = []
-    for name, rows in sorted(found.items()):
+    for name, rows in sorted(by_machine.items()):
         head = ("", "workers", "tasks/s", "engine alone", "ratio", "ms a step more")
         lines = [f"### Through Ray: {name}", "", _line(head), _line(["---", *["---:"] * (len(head) - 1)])]
         for (suite, workers), one in rows.items():
@@ -110,7 +110,11 @@ def _line(row: Sequence[str]) -> str:
 
 
 def renew(page: Path, text: str) -> None:
-    """Replace what stands between the page's two marks.
+    """Replace the text between the page's two marks.
+
+    Args:
+        page: the Markdown file.
+        text: the new text.
 
     Raises:
         ValueError: if the page lacks them.

@@ -1,4 +1,4 @@
-"""What is the same for every competitor: the cores, and how memory comes from the system."""
+"""Settings of a process that are the same for every competitor: the cores, and how memory comes from the system."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ def cores(count: int) -> Iterator[None]:
 
 
 class OtherLoad:
-    """How many cores other processes keep busy while a block runs, on average; zero where the system does not tell.
+    """Mean number of cores that other processes keep busy while a block runs; zero where the system does not tell.
 
     On a machine that others use, a program of several threads suffers out of all proportion: its threads wait for the
     one that has no core.
@@ -64,21 +64,25 @@ class OtherLoad:
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of ``function(*arguments)`` in a fresh process.
 
+    Args:
+        function: importable by its name.
+        *arguments: that can be pickled.
+
     Raises:
         RuntimeError: with its message, if it failed there.
     """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(sender, function, arguments), daemon=True)
     child.start()
-    theirs.close()
+    sender.close()
     try:
-        good, value = ours.recv()
+        good, value = receiver.recv()
     except EOFError:
         good, value = False, "the process died"
     finally:
         child.join()
-        ours.close()
+        receiver.close()
     if not good:
         raise RuntimeError(value)
     return value

@@ -34,7 +34,12 @@ def machine(hardware: dict[str, Any]) -> str:
 
 
 def write(suites: Sequence[dict[str, Any]], folder: Path = FOLDER, now: datetime | None = None) -> Path:
-    """Keep the results of some suites, measured together on this machine.
+    """Write the results of some suites, measured together on this machine, to a new file.
+
+    Args:
+        suites: results of :func:`benchmarks.run.run_suite`.
+        folder: of the records.
+        now: date and time of the record; by default the present.
 
     Returns:
         The new file, named by date, time and hardware.
@@ -55,8 +60,8 @@ def read_all(folder: Path = FOLDER) -> list[dict[str, Any]]:
 
 def newest(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """The newest result of every machine and suite, each with its ``date``."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    results: dict[str, dict[str, dict[str, Any]]] = {}
     for record in sorted(records, key=lambda record: str(record["date"])):
         for result in record["suites"]:
-            found.setdefault(machine(result["hardware"]), {})[result["suite"]] = {**result, "date": record["date"]}
-    return found
+            results.setdefault(machine(result["hardware"]), {})[result["suite"]] = {**result, "date": record["date"]}
+    return results

@@ -74,14 +74,22 @@ def run_suite(
     peak: dict[str, float] | None = None,
     say: Say = to_stderr,
 ) -> dict[str, Any]:
-    """Measure a suite; the keys are those of ``metaray bench --json``."""
+    """Measure a suite; the keys are those of ``metaray bench --json``.
+
+    Args:
+        suite: the measurement.
+        competitors: that take part.
+        settings: of the measurement.
+        peak: peaks measured before, by name; for each the higher of these and a new measurement counts.
+        say: called with lines about progress.
+    """
     entries, left_out = _prepare(suite, competitors, settings, say)
     say(f"{suite.name}: {settings.pairs} rounds of {', '.join(entries)}")
     with OtherLoad() as others:
         times = alternate({name: entry.runner for name, entry in entries.items()})
     # Again, and the higher counts: a peak measured while others were busy would make everybody look better.
     now = peaks(settings.threads, settings.device)
-    found_peak = {name: max(value, (peak or {}).get(name, 0.0)) for name, value in now.items()}
+    highest = {name: max(value, (peak or {}).get(name, 0.0)) for name, value in now.items()}
     if others.cores > QUIET:
         say(f"{suite.name}: warning: other processes used {others.cores:.1f} cores meanwhile, do not trust the numbers")
     best = _fastest(entries, times)
@@ -96,11 +104,11 @@ def run_suite(
         "threads": settings.threads,
         "allocation": ALLOCATION if settings.keep_memory else SYSTEM_ALLOCATION,
         "operations": operations(suite),
-        "peak_gflops": found_peak[_limit(settings)],
-        "peaks": found_peak,
+        "peak_gflops": highest[_limit(settings)],
+        "peaks": highest,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "other_cores": round(others.cores, 2),
-        "results": [_row(suite, entry, times[name], loop, found_peak, settings, say) for name, entry in best.items()],
+        "results": [_row(suite, entry, times[name], loop, highest, settings, say) for name, entry in best.items()],
         "left_out": left_out,
     }
 
@@ -134,7 +142,7 @@ def _enter(
     Raises:
         LeftOut: if there is none.
     """
-    found: list[_Entry] = []
+    entries: list[_Entry] = []
     reason = LeftOut("there is no way to run it")
     agreed: dict[str, dict[str, float]] = {}
     for option in competitor.options(work, settings.threads):
@@ -162,11 +170,11 @@ def _enter(
             runner=runner,
             errors=agreed[option.form],
         )
-        found.append(entry)
-    if not found:
+        entries.append(entry)
+    if not entries:
         raise reason
-    limit = FAR * min(entry.seconds for entry in found)
-    return [entry for entry in found if entry.seconds <= limit]
+    limit = FAR * min(entry.seconds for entry in entries)
+    return [entry for entry in entries if entry.seconds <= limit]
 
 
 def _fastest(entries: Mapping[str, _Entry], times: Mapping[str, Sequence[float]]) -> dict[str, _Entry]:
@@ -211,7 +219,7 @@ def _set_threads(threads: int) -> None:
 
 
 def _limit(settings: Settings) -> str:
-    """Which of the peaks a competitor is held against."""
+    """Name of the peak that a competitor's rate is compared with."""
     return "cuda" if settings.device == "cuda" else str(settings.threads)
 
 

@@ -95,7 +95,13 @@ class Work:
 
     @classmethod
     def of(cls, suite: Suite, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Self:
-        """The same numbers at every precision: those of float32."""
+        """The work of a suite, with the numbers of float32 at every precision.
+
+        Args:
+            suite: the measurement.
+            dtype: of weights and data.
+            device: of weights and data.
+        """
         params = {name: value.to(device=device, dtype=dtype) for name, value in suite.params().items()}
         return cls(suite=suite, params=params, episodes=place(suite.episodes(), dtype, device))
 
@@ -111,7 +117,7 @@ class Work:
 
     @property
     def device(self) -> torch.device:
-        """Where weights and data lie."""
+        """Device of weights and data."""
         return next(iter(self.params.values())).device
 
     def tasks(self) -> list[Episode]:
@@ -119,16 +125,31 @@ class Work:
         return [unstack(self.episodes, task) for task in range(self.suite.tasks)]
 
     def part(self, start: int, stop: int) -> "Work":
-        """The work of some of the tasks."""
+        """The work of tasks ``start`` … ``stop - 1``.
+
+        Args:
+            start: first task.
+            stop: after the last task.
+        """
         episodes = from_leaves([leaf[start:stop].clone() for leaf in leaves(self.episodes)])
         return replace(self, suite=replace(self.suite, tasks=stop - start), episodes=episodes)
 
     def inner(self, params: Params, support: Examples) -> Tensor:
-        """The inner objective, a scalar."""
+        """The inner objective, a scalar.
+
+        Args:
+            params: by name.
+            support: of one task.
+        """
         return self.suite.losses[0](self.model.apply(params, support.inputs), support.targets)
 
     def outer(self, params: Params, query: Examples) -> Tensor:
-        """The outer objective, a scalar."""
+        """The outer objective, a scalar.
+
+        Args:
+            params: adapted to the task, by name.
+            query: of one task.
+        """
         return self.suite.losses[1](self.model.apply(params, query.inputs), query.targets)
 
 

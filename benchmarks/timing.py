@@ -49,7 +49,11 @@ def calls_for(seconds: float) -> int:
 
 
 def rounds_for(seconds: float, asked: int) -> int:
-    """Rounds that a competitor of so many seconds a call takes part in; slow ones leave after some.
+    """Number of rounds in which a competitor takes part; a slow one leaves after some.
+
+    Args:
+        seconds: time of one call.
+        asked: rounds of the measurement.
 
     >>> rounds_for(0.1, 10), rounds_for(15.0, 10), rounds_for(100.0, 10)
     (10, 4, 2)
@@ -58,7 +62,12 @@ def rounds_for(seconds: float, asked: int) -> int:
 
 
 def alternate(runners: Mapping[str, Runner], clock: Clock = time.perf_counter) -> dict[str, list[float]]:
-    """Seconds per call of every runner and round, A B C A B C …; warm-up is the caller's."""
+    """Seconds per call of every runner and round, A B C A B C …; the caller has warmed the runners up.
+
+    Args:
+        runners: by name.
+        clock: seconds.
+    """
     times: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(max((runner.rounds for runner in runners.values()), default=0)):
         for name, runner in runners.items():
@@ -69,6 +78,10 @@ def alternate(runners: Mapping[str, Runner], clock: Clock = time.perf_counter) -
 
 def median_ratio(times: Sequence[float], others: Sequence[float]) -> float:
     """Median over the rounds of others' time by ours, pair by pair.
+
+    Args:
+        times: ours, seconds by round.
+        others: another's, seconds by round.
 
     >>> median_ratio([1.0, 2.0, 1.0], [3.0, 8.0, 2.0])
     3.0

@@ -6,7 +6,12 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place, then rename it into it."""
+    """Write a file beside its place, then rename it into it.
+
+    Args:
+        path: the file.
+        text: the contents.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     temporary = Path(name)

@@ -12,11 +12,11 @@ class StopFlag:
     """Set once the user or the system has asked to stop."""
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
+        """The flag is not set."""
         self.reason: str | None = None
 
     def __bool__(self) -> bool:
-        """Whether somebody has asked."""
+        """Whether a stop was requested."""
         return self.reason is not None
 
 
@@ -24,7 +24,7 @@ class SignalFlag(StopFlag):
     """Set by SIGINT and SIGTERM while it listens; the second of them raises KeyboardInterrupt."""
 
     def listen(self) -> None:
-        """Take the signals. To be called again after ``ray.init``, which takes SIGTERM for itself."""
+        """Handle the signals. To be called again after ``ray.init``, which sets its own handler of SIGTERM."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
 

@@ -18,10 +18,15 @@ FORM = {"loss": ".4f", "return": ".4g"}
 
 
 class Progress(Protocol):
-    """Something that is told of every step."""
+    """Something that is called after every step."""
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Outer steps done and the last step's metrics."""
+        """Show outer steps done and the last step's metrics.
+
+        Args:
+            step: outer steps done.
+            metrics: numbers by name.
+        """
         ...
 
 
@@ -75,7 +80,14 @@ def _bar(console: Console) -> RichProgress:
 
 @contextmanager
 def progress(label: str, first: int, steps: int, unit: str = "step") -> Iterator[Progress]:
-    """Show progress from step ``first`` to ``steps`` while the block runs; ``unit`` is what a step is called."""
+    """Show progress from step ``first`` to ``steps`` while the block runs.
+
+    Args:
+        label: stands before the bar.
+        first: steps done before.
+        steps: steps in all.
+        unit: the word for a step.
+    """
     console = Console(stderr=True, soft_wrap=True, highlight=False, file=sys.stderr)
     report = _Report(console, label, first, steps, unit)
     if report._bar is None:

@@ -1,1 +1,1 @@
-"""What a user would pick instead, one module a peer. Each is left out where its library is not installed."""
+"""Peers, the libraries that a user would pick instead, one per module; a peer whose library is missing is left out."""

@@ -46,8 +46,8 @@ class Network(nn.Module):
         return self._apply_model(params, inputs)
 
     def _parameter(self, name: str) -> Tensor:
-        found: Any = reduce(getattr, name.split("."), self)
-        return cast(Tensor, found)
+        parameter: Any = reduce(getattr, name.split("."), self)
+        return cast(Tensor, parameter)
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,22 @@ class ModuleLibrary:
         return Prepared(run=run)
 
     def task(self, library: Any, network: Network, work: Work) -> Callable[[Episode], None]:
-        """A function that adds one task's meta-gradient to those of the network's parameters."""
+        """A function that adds one task's meta-gradient to those of the network's parameters.
+
+        Args:
+            library: the imported module.
+            network: the model as a module.
+            work: to be done.
+        """
         raise NotImplementedError
 
 
 def loss_of(network: Any, measure: Measure, examples: Examples) -> Tensor:
-    """The loss of a network on examples, a scalar."""
+    """The loss of a network on examples, a scalar.
+
+    Args:
+        network: a module.
+        measure: (outputs, targets) -> loss.
+        examples: of one task.
+    """
     return measure(network(examples.inputs), examples.targets)

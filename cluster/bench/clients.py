@@ -1,4 +1,4 @@
-"""Clients that ask a server again as soon as they are answered."""
+"""Clients that send a server one request after another."""
 
 import http.client
 import statistics
@@ -29,7 +29,14 @@ class Timed(NamedTuple):
 
 
 def ask(port: int, asked: Questions, clients: int, seconds: float) -> Timed:
-    """Let so many clients ask for so long, each as soon as it has been answered, over a connection of its own."""
+    """Send requests from ``clients`` threads for ``seconds``, each over its own connection, one after another.
+
+    Args:
+        port: of the server on 127.0.0.1.
+        asked: the requests to send, in turn.
+        clients: number of threads.
+        seconds: time to go on for.
+    """
     times: list[float] = []
     failures: list[str] = []
     until = time.perf_counter() + seconds
@@ -60,7 +67,13 @@ def ask(port: int, asked: Questions, clients: int, seconds: float) -> Timed:
 
 
 def post(connection: http.client.HTTPConnection, asked: Questions, turn: int) -> tuple[int, bytes, str]:
-    """Status, body and content type of the answer to one of the questions."""
+    """Status, body and content type of the answer to one of the questions.
+
+    Args:
+        connection: to the server.
+        asked: the requests.
+        turn: number of the request, modulo their count.
+    """
     connection.request("POST", "/invocations", asked.bodies[turn % len(asked.bodies)], asked.headers)
     response = connection.getresponse()
     return response.status, response.read(), response.headers.get("Content-Type", "")

@@ -34,7 +34,11 @@ class Questions(NamedTuple):
 
 
 def require_forms(forms: Sequence[str], images: ImageFiles | None) -> None:
-    """Check that a model takes questions of these forms.
+    """Check that a model accepts requests of these forms.
+
+    Args:
+        forms: names of forms.
+        images: the inputs that are images, None: none are.
 
     Raises:
         ConfigError: if not.
@@ -103,16 +107,21 @@ def _png(pixels: NDArray[Any], images: ImageFiles) -> bytes:
 
 
 def predictions(body: bytes, kind: str) -> NDArray[Any]:
-    """The predictions in an answer."""
+    """The predictions in an answer.
+
+    Args:
+        body: of the answer.
+        kind: its content type.
+    """
     if kind == NPZ:
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-            found: NDArray[Any] = arrays["predictions"]
-        return found
+            predicted: NDArray[Any] = arrays["predictions"]
+        return predicted
     return np.array(json.loads(body)["predictions"])
 
 
 def bound(model: Adaptable, arrays: Mapping[str, NDArray[Any]], threads: int, seconds: float) -> dict[str, Any]:
-    """How many tasks a second the engine adapts to by itself, one at a time in each thread: no server can do more.
+    """Tasks per second that the engine adapts to by itself, one at a time in each thread: no server can do more.
 
     Args:
         model: what adapts.

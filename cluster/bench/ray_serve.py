@@ -32,8 +32,8 @@ class Replica:
         """Predictions for questions of one kind."""
         first = questions[0]
         arrays = {name: np.concatenate([one.arrays[name] for one in questions]) for name in first.arrays}
-        found = self._model.adapted(arrays, first.inner_steps, first.inner_lr, self._programs)
-        return np.split(found, np.cumsum([one.tasks for one in questions])[:-1])
+        predictions = self._model.adapted(arrays, first.inner_steps, first.inner_lr, self._programs)
+        return np.split(predictions, np.cumsum([one.tasks for one in questions])[:-1])
 
     async def __call__(self, request: Request) -> Any:
         """Answer one request."""
@@ -44,7 +44,12 @@ class Replica:
 
 
 def main(model: str, port: int) -> None:
-    """Serve until SIGTERM, with one replica for each core."""
+    """Serve until SIGTERM, with one replica for each core.
+
+    Args:
+        model: address of the registered model.
+        port: to listen on.
+    """
     from meta.engine.machine import available_cores
 
     stop = {signal.SIGTERM, signal.SIGINT}

@@ -26,10 +26,15 @@ BATCHES = 2  # meta-batches in a turn of sampling
 
 
 def rollouts(config: Config, pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Both rates and their ratio, in turns.
+    """Environment steps per second through workers and bare, and their ratio, measured in turns.
 
     Sampling is all that an evaluation without adaptation does: acting by the initial policy, stepping, through Ray.
     Bare stepping repeats one action in one environment of gymnasium's own a process, starting anew where it ends.
+
+    Args:
+        config: of RL tasks.
+        pairs: number of turns.
+        say: called with lines about progress.
 
     Raises:
         ConfigError: if the configuration's tasks are not gymnasium's environments, or there are no workers.
@@ -63,7 +68,7 @@ def rollouts(config: Config, pairs: int, say: Callable[[str], None]) -> dict[str
         "workers": workers,
         "steps_per_second": statistics.median(sampled),
         "bare_steps_per_second": statistics.median(bare),
-        "ratio": statistics.median(ours / theirs for ours, theirs in zip(sampled, bare, strict=True)),
+        "ratio": statistics.median(rate / bare_rate for rate, bare_rate in zip(sampled, bare, strict=True)),
         "pairs": pairs,
         "hardware": hardware(),
         "versions": versions(),
@@ -88,7 +93,12 @@ def bare_of(setup: PolicySetup) -> tuple[str, dict[str, Any]]:
 
 
 def step_bare(identifier: str, arguments: dict[str, Any]) -> float:
-    """Steps per second of one environment under one action."""
+    """Steps per second of one environment under one action.
+
+    Args:
+        identifier: gymnasium's name of the environment.
+        arguments: of its constructor.
+    """
     environment = gymnasium.make(identifier, **arguments).unwrapped
     environment.reset(seed=0)
     space: Any = environment.action_space

@@ -1,4 +1,4 @@
-"""How fast a registered model answers over HTTP: this server and others, asked by more and more clients in turn."""
+"""Speed of a registered model over HTTP: this server and others, under more and more clients."""
 
 import http.client
 import os
@@ -72,14 +72,14 @@ def serving(
         forms: of requests, of :data:`cluster.bench.forms.FORMS`; servers other than ours are asked in JSON alone.
 
     Raises:
-        ConfigError: if a name is none, a server is not installed, or the model's tasks are acted in.
+        ConfigError: if a name is none, a server is not installed, or the model is of RL tasks.
         MetarayError: if a server does not start, or gives other predictions than the model itself.
     """
     _require_servers(names)
     adaptable, arrays = tasks(model)
     require_forms(forms, adaptable.images)
     each = bench_forms.each(arrays)
-    asked = {form: bench_forms.questions(form, each, adaptable.images) for form in {"json", *forms}}
+    questions = {form: bench_forms.questions(form, each, adaptable.images) for form in {"json", *forms}}
     expected = adaptable.predict(arrays, adaptable.inner_steps, adaptable.inner_lr)
     fix_arithmetic(threads=1)
     keep_freed_memory()
@@ -91,50 +91,56 @@ def serving(
     for name in names:
         with running(name, model) as (port, process):
             for form in forms if name == "metaray" else ("json",):
-                _require_alike(name, port, asked[form], expected)
+                _require_alike(name, port, questions[form], expected)
                 if name == "metaray":
-                    _compile(port, asked[form])
+                    _compile(port, questions[form])
                 for clients in CLIENTS:
-                    row = _turn(port, process, asked[form], clients, seconds)
+                    row = _turn(port, process, questions[form], clients, seconds)
                     ratio = row["requests_per_second"] / alone["requests_per_second"]
                     results.append({"name": name, "form": form, "clients": clients, **row, "ratio_to_engine": ratio})
                     say(f"{name}, {form}, {clients} clients: {row['requests_per_second']:.1f} requests/s")
     return {"model": model, "hardware": hardware(), "versions": versions(), "engine": alone, "results": results}
 
 
-def _compile(port: int, asked: Questions) -> None:
-    """Ask until our server has compiled a program, or it is clear that it will not."""
+def _compile(port: int, questions: Questions) -> None:
+    """Send requests until our server has compiled a program, or it is clear that it will not."""
     until = time.monotonic() + COMPILED
     while time.monotonic() < until:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             if b"metaray_compiled_programs 0.0" not in answer.read():
                 return
-        ask(port, asked, 8, 1.0)
+        ask(port, questions, 8, 1.0)
 
 
 def _turn(
-    port: int, process: subprocess.Popen[bytes], asked: Questions, clients: int, seconds: float
+    port: int, process: subprocess.Popen[bytes], questions: Questions, clients: int, seconds: float
 ) -> dict[str, Any]:
-    ask(port, asked, clients, seconds / 2)  # records programs, fills caches
+    ask(port, questions, clients, seconds / 2)  # records programs, fills caches
     load, spent = os.getloadavg()[0], _spent(process)
-    found = ask(port, asked, clients, seconds).as_json()
-    found["cpu_milliseconds"] = 1e3 * (_spent(process) - spent) / max(found["requests"], 1)
-    return found | {"load": load, "memory_mb": _memory(process)}
+    timed = ask(port, questions, clients, seconds).as_json()
+    timed["cpu_milliseconds"] = 1e3 * (_spent(process) - spent) / max(timed["requests"], 1)
+    return timed | {"load": load, "memory_mb": _memory(process)}
 
 
 def soak(model: str, minutes: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Resident memory of ``metaray serve`` under the load of 8 clients, sampled."""
+    """Resident memory of ``metaray serve`` under the load of 8 clients, sampled.
+
+    Args:
+        model: address of the registered model.
+        minutes: of load.
+        say: called with lines about progress.
+    """
     adaptable, arrays = tasks(model)
-    asked = bench_forms.questions("json", bench_forms.each(arrays), adaptable.images)
+    questions = bench_forms.questions("json", bench_forms.each(arrays), adaptable.images)
     samples: list[float] = []
     with running("metaray", model) as (port, process):
-        ask(port, asked, 8, SAMPLE)
+        ask(port, questions, 8, SAMPLE)
         until, answers = time.monotonic() + 60 * minutes, 0
         while time.monotonic() < until:
-            found = ask(port, asked, 8, SAMPLE)
-            if found.failures:
-                raise MetarayError(f"expected answers, received {found.failures} failures")
-            answers += len(found.seconds)
+            timed = ask(port, questions, 8, SAMPLE)
+            if timed.failures:
+                raise MetarayError(f"expected answers, received {timed.failures} failures")
+            answers += len(timed.seconds)
             samples.append(_memory(process))
             say(f"{samples[-1]:.1f} MB after {answers} answers")
     return {"model": model, "minutes": minutes, "answers": answers, "memory_mb": samples, "hardware": hardware()}
@@ -182,7 +188,7 @@ def tasks(model: str) -> tuple[Adaptable, dict[str, np.ndarray[Any, Any]]]:
     """A registered model, and arrays [T, …] of test tasks of its family by field.
 
     Raises:
-        ConfigError: if its tasks are acted in.
+        ConfigError: if they are RL tasks.
     """
     registry = Registry(TrackingConfig())
     with registry.open(model) as folder:
@@ -191,16 +197,20 @@ def tasks(model: str) -> tuple[Adaptable, dict[str, np.ndarray[Any, Any]]]:
     setup = require_episodes(build(config))
     drawn = draw_batch(setup.family, setup.seed, "test", range(TASKS), torch.float64)
     arrays = (drawn.support.inputs, drawn.support.targets, drawn.query.inputs)
-    given = {field.name: array.numpy() for field, array in zip(adaptable.inputs, arrays, strict=True)}
+    examples = {field.name: array.numpy() for field, array in zip(adaptable.inputs, arrays, strict=True)}
     for field in adaptable.inputs:
         if field.dtype == "uint8":  # images as they are stored
-            given[field.name] = np.round(np.moveaxis(given[field.name], -3, -1) * 255).astype(np.uint8)
-    return adaptable, given
+            examples[field.name] = np.round(np.moveaxis(examples[field.name], -3, -1) * 255).astype(np.uint8)
+    return adaptable, examples
 
 
 @contextmanager
 def running(name: str, model: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """A server for the time of a block: the port on 127.0.0.1 that it listens on, and its process.
+
+    Args:
+        name: of the server.
+        model: address of the registered model.
 
     Raises:
         MetarayError: with what it wrote, if it does not start.
@@ -232,11 +242,11 @@ def _require_servers(names: Sequence[str]) -> None:
         raise ConfigError("server ray: expected Ray Serve, which is not installed; pip install 'ray[serve]'")
 
 
-def _require_alike(name: str, port: int, asked: Questions, expected: np.ndarray[Any, Any]) -> None:
+def _require_alike(name: str, port: int, questions: Questions, expected: np.ndarray[Any, Any]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        for number in range(len(asked.bodies)):
-            status, answer, kind = post(connection, asked, number)
+        for number in range(len(questions.bodies)):
+            status, answer, kind = post(connection, questions, number)
             if status != 200:
                 raise MetarayError(f"{name}: expected predictions, received status {status}: {answer[:500]!r}")
             off = float(np.abs(predictions(answer, kind)[0] - expected[number]).max())

@@ -40,7 +40,11 @@ def has_family(suite: Suite) -> bool:
 
 
 def config_of(suite: Suite, workers: int) -> Config:
-    """The suite as a training: its meta-batch in one shard a worker, each with one thread, by compiled programs.
+    """The suite as a training: its meta-batch in one shard per worker, each with one thread, by compiled programs.
+
+    Args:
+        suite: the measurement.
+        workers: number of workers.
 
     Raises:
         ConfigError: for a suite whose tasks no family draws.
@@ -86,7 +90,14 @@ class _Silence:
 
 
 def through_ray(suite: Suite, workers: int, pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Both ways in turns: tasks per second, milliseconds per outer step, and the ratio of the rates."""
+    """Training through Ray and with the engine alone, in turns: tasks per second, milliseconds per outer step, ratio.
+
+    Args:
+        suite: the measurement.
+        workers: number of workers, and of processes with the engine alone.
+        pairs: number of turns.
+        say: called with lines about progress.
+    """
     config = config_of(suite, workers)
     say(f"{suite.name}: {workers} processes with the engine alone")
     with _alone(config) as alone:
@@ -99,7 +110,7 @@ def through_ray(suite: Suite, workers: int, pairs: int, say: Callable[[str], Non
             finally:
                 pool.close()
 
-    def told(seconds: list[float]) -> dict[str, float]:
+    def rates(seconds: list[float]) -> dict[str, float]:
         step = statistics.median(seconds)
         return {"tasks_per_second": suite.tasks / step, "milliseconds": 1e3 * step}
 
@@ -110,9 +121,9 @@ def through_ray(suite: Suite, workers: int, pairs: int, say: Callable[[str], Non
         "tasks": suite.tasks,
         "steps": steps,
         "pairs": pairs,
-        "ray": told(ray),
-        "alone": told(own),
-        "ratio": statistics.median(theirs / ours for ours, theirs in zip(ray, own, strict=True)),
+        "ray": rates(ray),
+        "alone": rates(own),
+        "ratio": statistics.median(alone_step / ray_step for ray_step, alone_step in zip(ray, own, strict=True)),
         "hardware": hardware(),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -153,11 +164,11 @@ def _alone(config: Config) -> Iterator[Callable[[int], float]]:
     processes = []
     try:
         for number in range(len(shards("train", 0, config.meta_batch, config.shard_size))):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_compute, args=(theirs, config.to_yaml(), number), daemon=True)
+            pipe, far_end = context.Pipe()
+            process = context.Process(target=_compute, args=(far_end, config.to_yaml(), number), daemon=True)
             process.start()
-            theirs.close()
-            ends.append(ours)
+            far_end.close()
+            ends.append(pipe)
             processes.append(process)
 
         def run(steps: int) -> float:

@@ -155,20 +155,20 @@ def _rollouts(path: Path, workers: int, pairs: int, as_json: bool) -> None:
     from cluster.bench.rollouts import rollouts
     from cluster.config.schema import load
 
-    found = rollouts(load(path, [f"cluster.workers={workers or 2}"]), pairs, _say)
+    result = rollouts(load(path, [f"cluster.workers={workers or 2}"]), pairs, _say)
     if as_json:
-        print_json(found)
+        print_json(result)
         return
     print_lines(
         {
-            "environment steps a second": f"{found['steps_per_second']:.0f} with {found['workers']} workers",
-            "stepped bare": f"{found['bare_steps_per_second']:.0f} in as many processes",
-            "ratio": f"{found['ratio']:.2f}, median of {pairs} turns",
+            "environment steps a second": f"{result['steps_per_second']:.0f} with {result['workers']} workers",
+            "stepped bare": f"{result['bare_steps_per_second']:.0f} in as many processes",
+            "ratio": f"{result['ratio']:.2f}, median of {pairs} turns",
         }
     )
 
 
-def _serving(model: str, asked: tuple[str, str], soak: float, as_json: bool) -> None:
+def _serving(model: str, selection: tuple[str, str], soak: float, as_json: bool) -> None:
     """Measure how fast servers answer for a registered model, or how much memory ours takes in the long run."""
     from cluster.bench import serving as bench_serving
 
@@ -180,16 +180,16 @@ def _serving(model: str, asked: tuple[str, str], soak: float, as_json: bool) -> 
             first, last = memory["memory_mb"][0], memory["memory_mb"][-1]
             print_lines({"answers": memory["answers"], "memory": f"{first:.0f} MB at first, {last:.0f} MB at last"})
         return
-    servers, forms = ([name for name in names.split(",") if name] for names in asked)
-    found = bench_serving.serving(model, servers, _say, forms=forms)
+    servers, forms = ([name for name in names.split(",") if name] for names in selection)
+    result = bench_serving.serving(model, servers, _say, forms=forms)
     if as_json:
-        print_json(found)
+        print_json(result)
         return
     table = Table(title=f"{model}, one task a request")
     for column in bench_serving.COLUMNS:
         table.add_column(column, justify="left" if column in ("server", "form") else "right")
-    table.add_row(*bench_serving.engine_cells(found["engine"]))
-    for row in found["results"]:
+    table.add_row(*bench_serving.engine_cells(result["engine"]))
+    for row in result["results"]:
         table.add_row(*bench_serving.cells(row))
     print_table(table)
 
@@ -209,19 +209,19 @@ def _fit(rounds: int, as_json: bool) -> None:
     """Measure and write the rule."""
     from benchmarks.fit import fit, keep
 
-    numbers, found = fit(rounds, _say)
-    rules, path = keep(numbers, found)
+    numbers, measurements = fit(rounds, _say)
+    rules, path = keep(numbers, measurements)
     if as_json:
-        rows = [fitted._asdict() for fitted in found]
+        rows = [fitted._asdict() for fitted in measurements]
         print_json({"rule": numbers, "measurements": rows, "rules": str(rules), "record": str(path)})
         return
-    strategies = list(found[0].task)
+    strategies = list(measurements[0].task)
     table = Table(title="one thread; first call in seconds, then milliseconds a task")
     table.add_column("")
     table.add_column("examples a task", justify="right")
     for strategy in strategies:
         table.add_column(strategy, justify="right")
-    for fitted in found:
+    for fitted in measurements:
         cells = [
             f"{fitted.first[name]:.1f} s, {1e3 * fitted.task[name]:.3g} ms" if name in fitted.task else "–"
             for name in strategies

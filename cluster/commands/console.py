@@ -1,4 +1,4 @@
-"""What the commands share: results on standard output, one message an error, and the exit status of its kind."""
+"""Output of all commands: results on standard output, one message per error, and the exit status of its kind."""
 
 import contextlib
 import functools

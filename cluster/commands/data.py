@@ -51,9 +51,9 @@ def prepare(
 ) -> None:
     """Turn raw data into a store that workers map into memory."""
     del debug
-    asked = {"seed": seed, "size": size, "ratio": ratio, "lists": lists, "nested": nested}
-    asked |= {"image_column": image_column, "label_column": label_column}
-    options = _given(asked) | {key: True for key, value in {"grey": grey, "download": download}.items() if value}
+    settings = {"seed": seed, "size": size, "ratio": ratio, "lists": lists, "nested": nested}
+    settings |= {"image_column": image_column, "label_column": label_column}
+    options = _given(settings) | {key: True for key, value in {"grey": grey, "download": download}.items() if value}
     bounds = {"size": max_size, "ratio": max_ratio, "files": max_files, "pixels": max_pixels, "memory": max_memory}
     start = time.monotonic()
     with interrupt_on_signals(), _bad_input(), ExitStack() as stack:

@@ -24,10 +24,10 @@ def evaluate(
     del debug
     from cluster.registry.evaluate import evaluate_named
 
-    asked = list(overrides or [])
-    asked += [] if tasks is None else [f"eval.tasks={tasks}"]
-    asked += [] if steps is None else [f"eval.steps=[{steps}]"]
-    evaluation = evaluate_named(run, asked, split, trust or ())
+    changes = list(overrides or [])
+    changes += [] if tasks is None else [f"eval.tasks={tasks}"]
+    changes += [] if steps is None else [f"eval.steps=[{steps}]"]
+    evaluation = evaluate_named(run, changes, split, trust or ())
     for warning in evaluation.get("warnings", ()):
         warn(warning)
     if as_json:

@@ -38,7 +38,7 @@ def register(
     from cluster.runs.folder import find
 
     with interrupt_on_signals():
-        found = registered(
+        result = registered(
             find(run),
             name,
             alias=alias,
@@ -48,11 +48,11 @@ def register(
             trusted=trust or (),
         )
     if as_json:
-        print_json(found.as_json())
+        print_json(result.as_json())
         return
     print_lines(
-        {"registered": found.uri}
-        | ({found.alias: "this version" if found.promoted else f"version {found.champion}"} if found.alias else {})
-        | ({"comparison": found.verdict} if found.verdict else {})
+        {"registered": result.uri}
+        | ({result.alias: "this version" if result.promoted else f"version {result.champion}"} if result.alias else {})
+        | ({"comparison": result.verdict} if result.verdict else {})
     )
-    print(f"load it with: mlflow.pyfunc.load_model('{found.uri}')", file=sys.stderr)
+    print(f"load it with: mlflow.pyfunc.load_model('{result.uri}')", file=sys.stderr)

@@ -99,7 +99,7 @@ def _environment(names: list[str]) -> dict[str, str]:
     """The values of the variables that go with a job; none of them is shown here from now on."""
     from cluster.config.credentials import has_credentials, hide
 
-    found = {}
+    variables = {}
     for name in names:
         if "=" in name:
             raise ConfigError(
@@ -108,17 +108,17 @@ def _environment(names: list[str]) -> dict[str, str]:
             )
         if name not in os.environ:
             raise ConfigError(f"--env: expected the name of an environment variable that is set, received '{name}'")
-        found[name] = os.environ[name]
-        hide(found[name])
+        variables[name] = os.environ[name]
+        hide(variables[name])
     tracking = os.environ.get(TRACKING)
-    if tracking is not None and TRACKING not in found:
+    if tracking is not None and TRACKING not in variables:
         if has_credentials(tracking):
             raise ConfigError(
                 f"{TRACKING} holds a user or a password, which whoever may use the cluster could read; leave them out "
                 f"and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster, or add --env {TRACKING}"
             )
-        found[TRACKING] = tracking
-    return found
+        variables[TRACKING] = tracking
+    return variables
 
 
 def _connected(address: str) -> "JobServer":

@@ -25,7 +25,7 @@ def print_evaluation(evaluation: Mapping[str, Any]) -> None:
 
 
 def _sampled(evaluation: Mapping[str, Any]) -> str:
-    """What was sampled of a task, and how it was adapted to."""
+    """Shot, query examples and α of an evaluation, or its trajectories and α, in one line."""
     from cluster.evaluation.protocol import is_acted, kinds_in_words, step_size, trajectories
 
     alpha = f"α {step_size(evaluation)}"

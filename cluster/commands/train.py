@@ -78,7 +78,7 @@ def _tracked(info: Mapping[str, Any]) -> str:
 
 
 def _print_engine(info: Mapping[str, Any]) -> None:
-    """Which engine a run came to, why, and why others were passed over."""
+    """Print the engine of a run, why it was chosen, and why others were not."""
     print(f"engine {info['engine']}: {info.get('engine_reason', 'of an earlier version')}", file=sys.stderr)
     for name, reason in info.get("engines_passed_over", {}).items():
         print(f"engine {name} passed over: {reason}", file=sys.stderr)

@@ -106,13 +106,13 @@ def _print_trials(plain: Mapping[str, Any]) -> None:
         table.add_column(name, justify="right")
     table.add_column("")
     for trial in order[:SHOWN]:
-        found = plain["confirmed"].get(str(trial["trial"]))
+        confirmed = plain["confirmed"].get(str(trial["trial"]))
         table.add_row(
             f"{trial['trial']}{' (base)' if trial['trial'] == plain['base'] else ''}",
             *(shown(value) for value in trial["values"].values()),
             str(trial["steps"]),
             "" if trial["value"] is None else f"{trial['value']:.4g}",
-            "" if found is None else _interval(found),
+            "" if confirmed is None else _interval(confirmed),
             trial["status"],
         )
     if len(order) > SHOWN:
@@ -138,7 +138,7 @@ def _print_best(plain: Mapping[str, Any]) -> None:
     print_lines(lines)
 
 
-def _interval(found: Mapping[str, Any]) -> str:
+def _interval(figure: Mapping[str, Any]) -> str:
     from cluster.evaluation.protocol import mean_in_words
 
-    return mean_in_words(found, mean=".4g", half=".2g")
+    return mean_in_words(figure, mean=".4g", half=".2g")

@@ -37,7 +37,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "pretrain": "meta.algorithms:Pretrain",
         "oracle": "meta.algorithms:Oracle",
     },
-    # Where tasks are acted in; the names are those of the configuration's ``algorithm``.
+    # For RL tasks; the names are those of the configuration's ``algorithm``.
     "algorithm of policies": {
         "maml": "meta.policy:PolicyMAML",
         "pretrain": "meta.policy:PolicyPretrain",
@@ -47,7 +47,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
 
 
 def nearest(word: str, choices: Mapping[str, Any] | list[str]) -> str:
-    """«; did you mean 'x'?» for the nearest choice, or nothing."""
+    """The words «; did you mean 'x'?» for the nearest choice, or an empty text.
+
+    Args:
+        word: as the user wrote it.
+        choices: valid words.
+    """
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -71,16 +76,16 @@ def resolve(key: str, name: str) -> type[Any]:
             f"received '{name}'{nearest(name, table)}"
         )
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        cls = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
         raise ConfigError(
             f"{key}: cannot import '{module_name}' of '{name}': {error}{_shadowed(module_name)}"
         ) from error
     except AttributeError as error:
         raise ConfigError(f"{key}: module '{module_name}' has no '{attribute}'{_shadowed(module_name)}") from error
-    if not inspect.isclass(found):
-        raise ConfigError(f"{key}: expected '{name}' to be a class, received {type(found).__name__}")
-    return found
+    if not inspect.isclass(cls):
+        raise ConfigError(f"{key}: expected '{name}' to be a class, received {type(cls).__name__}")
+    return cls
 
 
 def _shadowed(module: str) -> str:

@@ -1,4 +1,4 @@
-"""Names, passwords and keys: refused in configurations, taken out of whatever is shown or stored.
+"""Names, passwords and keys: refused in configurations, masked in all output and files.
 
 One function, :func:`without_credentials`, masks all text that leaves the process: errors, warnings, descriptions of
 runs, MLflow's parameters and tags, pages. It errs on the side of masking too much.
@@ -104,7 +104,12 @@ def masked(plain: Any) -> Any:
 
 
 def secret_entries(plain: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of nested plain values that are a secret or hold one."""
+    """Dotted keys of nested plain values that are a secret or hold one.
+
+    Args:
+        plain: nested plain values.
+        prefix: dotted key of ``plain``, with a dot at the end.
+    """
     if isinstance(plain, str):
         if has_password(plain):
             yield prefix
@@ -130,7 +135,7 @@ def _masked(text: str, mask: str) -> str:
         text = _WHOLE_USER.sub(lambda _: f"{mask}@", text)
         text = _replaced(_WHOLE_PARAMETER, names_secret_parameter, text, mask)
     text = _SPACED_USER.sub(lambda _: f"{mask}@", text)
-    text = _REST.sub(lambda found: _USER.sub(lambda _: f"{mask}@", found[0]), text)
+    text = _REST.sub(lambda match: _USER.sub(lambda _: f"{mask}@", match[0]), text)
     for pattern, is_secret in _RULES:
         text = _replaced(pattern, is_secret, text, mask)
     return text
@@ -139,13 +144,13 @@ def _masked(text: str, mask: str) -> str:
 def _replaced(pattern: re.Pattern[str], is_secret: Callable[[str], bool], text: str, mask: str) -> str:
     """Text with the value masked wherever the pattern fits and the name is a secret's."""
 
-    def replacement(found: re.Match[str]) -> str:
-        parts = found.groupdict()
+    def replacement(match: re.Match[str]) -> str:
+        parts = match.groupdict()
         group = next(name for name in ("single", "double", "value") if parts.get(name) is not None)
-        if parts[group].strip().lower() in _NO_VALUE | {mask} or not is_secret(found["name"]):
-            return found[0]
-        first, last = found.start(group) - found.start(), found.end(group) - found.start()
-        return found[0][:first] + mask + found[0][last:]
+        if parts[group].strip().lower() in _NO_VALUE | {mask} or not is_secret(match["name"]):
+            return match[0]
+        first, last = match.start(group) - match.start(), match.end(group) - match.start()
+        return match[0][:first] + mask + match[0][last:]
 
     return pattern.sub(replacement, text)
 
@@ -172,12 +177,12 @@ def _of_environment() -> Iterator[str]:
     """Values of the environment's variables that are named like secrets, and passwords of addresses in it."""
     for name, value in os.environ.items():
         if names_secret(name) and not value.startswith(("/", "./", "~")):
-            found = [value]
+            passwords = [value]
         elif _ADDRESS.match(value) and "@" in value:
             user = value.partition("://")[2].rpartition("@")[0]
-            found = [user.partition(":")[2]] if not user.startswith("/") else []
+            passwords = [user.partition(":")[2]] if not user.startswith("/") else []
         else:
             continue
-        for one in {text for each in found for text in (each, decoded(each))}:
+        for one in {text for each in passwords for text in (each, decoded(each))}:
             if len(one) >= LONG or (len(one) >= SHORTEST and not (one.isalpha() and one.islower())):
                 yield one

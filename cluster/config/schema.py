@@ -110,19 +110,31 @@ class Config(Section):
 
 
 def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys at which two nested dictionaries differ, with both values."""
-    found = []
+    """Dotted keys at which two nested dictionaries differ, with both values.
+
+    Args:
+        one: nested plain values.
+        other: the same, to compare with.
+        prefix: dotted key of the section that both are, with a dot at the end.
+    """
+    lines = []
     for key in sorted(one.keys() | other.keys()):
         a, b = one.get(key), other.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
+            lines += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {a} there, {b} here")
-    return found
+            lines.append(f"{prefix}{key}: {a} there, {b} here")
+    return lines
 
 
 def problems(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
-    """One line per problem: key, expected, received, and for an unknown key the nearest valid one."""
+    """One line per problem: key, expected, received, and for an unknown key the nearest valid one.
+
+    Args:
+        error: raised when values were checked.
+        model: the model that they were checked by.
+        prefix: dotted key of the section that the model is, with a dot at the end.
+    """
     lines = []
     for item in error.errors(include_url=False):
         path = [str(part) for part in item["loc"]]
@@ -152,14 +164,14 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _checked_section(section: OpenSection, key: str, own: str, given: frozenset[str]) -> dict[str, Any]:
+def _checked_section(section: OpenSection, key: str, own: str, supplied: frozenset[str]) -> dict[str, Any]:
     """The section's parameters, checked against the named class's constructor, defaults filled in."""
     cls = resolve(f"{key}.{own}", getattr(section, own))
-    model = parameters(cls, given)
+    model = parameters(cls, supplied)
     try:
         values = strictly(model, section.params).model_dump()
         # A constructor checks what annotations cannot say (ranges, sums).
-        if not given:
+        if not supplied:
             cls(**values)
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, model, f"{key}."))) from error
@@ -172,7 +184,11 @@ Checked = TypeVar("Checked", bound=BaseModel)
 
 
 def strictly(model: type[Checked], raw: Mapping[str, Any]) -> Checked:
-    """A model of plain values: true is no number, 1.5 no whole one, a text neither; a list may be a tuple.
+    """The model built from plain values, types checked strictly: true is no number, 1.5 and a text are no integers.
+
+    Args:
+        model: class of the model.
+        raw: plain values by key; a list may stand for a tuple.
 
     Raises:
         ValidationError: naming every key that is wrong.
@@ -229,6 +245,10 @@ def is_override(text: str) -> bool:
 def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of ``raw`` with ``section.key=value`` texts applied; values are read as YAML.
 
+    Args:
+        raw: nested plain values, left as they are.
+        overrides: words ``section.key=value``, applied in turn.
+
     >>> with_overrides({"inner": {"lr": 0.01}}, ["inner.lr=0.1", "seed=3"])
     {'inner': {'lr': 0.1}, 'seed': 3}
     """
@@ -248,12 +268,12 @@ def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
 def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """``raw`` without what the class that ``values`` names for a model or family does not take."""
     result = dict(raw)
-    for section, own, given in (("model", "name", GIVEN_TO_MODELS), ("task", "family", frozenset())):
+    for section, own, supplied in (("model", "name", GIVEN_TO_MODELS), ("task", "family", frozenset())):
         before, name = raw.get(section), values.get(f"{section}.{own}")
         if not isinstance(before, dict) or not isinstance(name, str) or name == before.get(own):
             continue
         try:
-            known = parameters(resolve(f"{section}.{own}", name), given).model_fields
+            known = parameters(resolve(f"{section}.{own}", name), supplied).model_fields
         except ConfigError:
             continue  # the check of the whole says what is wrong with the name
         result[section] = {key: value for key, value in before.items() if key == own or key in known}
@@ -262,6 +282,10 @@ def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[s
 
 def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``raw`` with values set at dotted keys.
+
+    Args:
+        raw: nested plain values, left as they are.
+        values: plain values by dotted key.
 
     >>> with_values({"inner": {"lr": 0.01}}, {"inner.lr": 0.1, "seed": 3})
     {'inner': {'lr': 0.1}, 'seed': 3}
@@ -301,10 +325,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def overridden(config: Config, overrides: Iterable[str]) -> Config:
-    """A checked configuration with overrides applied, checked anew."""
+    """A checked configuration with overrides applied, checked anew.
+
+    Args:
+        config: the checked configuration.
+        overrides: words ``section.key=value``.
+    """
     return parse(with_overrides(config.model_dump(mode="json"), overrides))
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read, override and check a configuration file."""
+    """Read, override and check a configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: words ``section.key=value``.
+    """
     return parse(with_overrides(read_yaml(path), overrides))

@@ -78,6 +78,11 @@ def read(text: str) -> Any:
 def write(value: Any, *, flow: bool = False, width: float = 80) -> str:
     """A YAML document that :func:`read`, and readers of YAML 1.1, give back, keys in their order.
 
+    Args:
+        value: nested plain values.
+        flow: whether collections are written in one line, ``{a: 1}``.
+        width: letters in a line.
+
     >>> print(write({"name": "1e-3", "lr": 0.001}), end="")
     name: '1e-3'
     lr: 0.001

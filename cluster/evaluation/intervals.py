@@ -37,7 +37,12 @@ class Kinds:
 
     @classmethod
     def among(cls, kinds: Sequence[str], tasks: Sequence[str]) -> "Kinds":
-        """The kinds of ``tasks`` among equally likely ``kinds``; one that stands there twice is twice as likely."""
+        """The kinds of T tasks. Elements of ``kinds`` are equally likely: a name that stands there twice counts twice.
+
+        Args:
+            kinds: names of the kinds, as in a family's spec.
+            tasks: the name of each task's kind, T of them.
+        """
         counts = Counter(kinds)
         names = tuple(counts)
         return cls(
@@ -86,17 +91,26 @@ class Estimate(NamedTuple):
 
 @cache
 def quantile(degrees: float, tail: float) -> float:
-    """Number of standard errors that a mean exceeds by chance with probability ``tail``."""
+    """Number of standard errors that a mean exceeds by chance with probability ``tail``.
+
+    Args:
+        degrees: degrees of freedom of Student's distribution.
+        tail: probability on one side.
+    """
     if degrees < MANY:
         return float(-stdtrit(degrees, tail))
     return NORMAL if tail == TAIL else float(-ndtri(tail))
 
 
 def estimate(values: Values, kinds: Kinds | None = None) -> Estimate:
-    """The mean of finite values [T] and how sure it is: s²/n, or with kinds Σ w_k² s_k²/n_k around Σ w_k mean_k.
+    """The mean of values [T] and its variance: s²/n, or with kinds Σ w_k² s_k²/n_k around Σ w_k mean_k.
 
     With kinds the mean is the family's whatever share of the tasks happens to be of which kind. The degrees of freedom
     of a sum are Satterthwaite's (1946).
+
+    Args:
+        values: finite scores, [T].
+        kinds: of the T tasks, None where the family has none.
     """
     if kinds is None:
         return _alone(values)

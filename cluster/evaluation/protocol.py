@@ -7,9 +7,9 @@ FINGERPRINT = 12  # letters of a fingerprint that are shown
 
 
 def conditions(evaluation: Mapping[str, Any]) -> list[str]:
-    """What a score has to be read with: way, shot, tasks, query examples, batch norm. Older runs may lack some.
+    """The conditions of a score: way, shot, tasks, query examples, batch norm. Evaluations of older runs may lack some.
 
-    Where tasks are acted in it is how much is sampled of them.
+    For RL tasks they are the number and length of the trajectories.
 
     >>> conditions({"metric": "accuracy", "way": 5, "shot": 1, "query_per_class": 15, "split": "test", "tasks": 600})
     ['600 tasks of the test split', '5-way 1-shot', '15 query examples per class', 'batch norm: none']
@@ -54,7 +54,7 @@ def protocol(evaluation: Mapping[str, Any], inner_steps: int | None) -> list[str
 
 
 def kinds_in_words(tasks: Mapping[str, int]) -> str:
-    """How many tasks are of each kind.
+    """Numbers of tasks by kind, in words.
 
     >>> kinds_in_words({"backward": 14, "forward": 6})
     '14 backward, 6 forward'
@@ -65,6 +65,10 @@ def kinds_in_words(tasks: Mapping[str, int]) -> str:
 def rows(evaluation: Mapping[str, Any], label: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
     """Name and scores by number of inner steps: of this run, ``label``, and each baseline, each with its kinds of task.
 
+    Args:
+        evaluation: as in ``evaluation.json``.
+        label: name of the run's own row.
+
     >>> evaluation = {"steps": {"1": "both"}, "kinds": {"forward": {"1": "one"}}}
     >>> rows(evaluation, "maml")
     [('maml', {'1': 'both'}), ('maml, forward', {'1': 'one'})]
@@ -72,15 +76,20 @@ def rows(evaluation: Mapping[str, Any], label: str) -> Sequence[tuple[str, Mappi
     learners = [(label, evaluation["steps"], evaluation.get("kinds", {}))]
     by_kind = evaluation.get("baseline_kinds", {})
     learners += [(name, steps, by_kind.get(name, {})) for name, steps in evaluation.get("baselines", {}).items()]
-    found: list[tuple[str, Mapping[str, Any]]] = []
+    labelled: list[tuple[str, Mapping[str, Any]]] = []
     for name, steps, kinds in learners:
-        found.append((name, steps))
-        found.extend((f"{name}, {kind}", of_kind) for kind, of_kind in kinds.items())
-    return found
+        labelled.append((name, steps))
+        labelled.extend((f"{name}, {kind}", of_kind) for kind, of_kind in kinds.items())
+    return labelled
 
 
 def plain_figure(figure: Mapping[str, Any], *, mean: str, half: str) -> str:
     """Mean ± half-width of one number of inner steps, and how many tasks diverged, in plain text.
+
+    Args:
+        figure: ``mean``, ``ci95`` and ``diverged`` of one number of inner steps.
+        mean: format of the mean.
+        half: format of the half-width.
 
     >>> plain_figure({"mean": 2.0, "ci95": None, "diverged": 1}, mean=".3f", half=".3f")
     '2.000, 1 diverged'
@@ -91,19 +100,25 @@ def plain_figure(figure: Mapping[str, Any], *, mean: str, half: str) -> str:
 
 
 def mean_in_words(figure: Mapping[str, Any], *, mean: str, half: str) -> str:
-    """Mean ± half-width by their formats; no half-width where there is none, as of one task."""
+    """Mean ± half-width by their formats; no half-width where there is none, as of one task.
+
+    Args:
+        figure: ``mean`` and ``ci95``.
+        mean: format of the mean.
+        half: format of the half-width.
+    """
     if figure["mean"] is None:
         return "not finite"
     return f"{figure['mean']:{mean}}" + ("" if figure["ci95"] is None else f" ± {figure['ci95']:{half}}")
 
 
 def is_acted(evaluation: Mapping[str, Any]) -> bool:
-    """Whether the tasks were acted in, so that trajectories stand where examples do elsewhere."""
+    """Whether the tasks are RL tasks, so that the protocol counts trajectories instead of examples."""
     return evaluation.get("horizon") is not None
 
 
 def trajectories(evaluation: Mapping[str, Any]) -> str:
-    """How much was sampled of a task at a time."""
+    """Number and longest length of the trajectories of a task that one inner step is taken on."""
     shot, horizon = evaluation["shot"], evaluation["horizon"]
     kind = "trajectory" if shot == 1 else "trajectories"
     return f"{shot} {kind} of at most {horizon} step{_s(horizon)}"

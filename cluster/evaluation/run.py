@@ -20,6 +20,11 @@ FIXED = ("model", "algorithm", "dtype")  # what θ was made for
 def evaluate_run(folder: RunFolder, overrides: Sequence[str], split: str) -> dict[str, Any]:
     """Figures of the run's best θ, and of its baselines' under the same protocol.
 
+    Args:
+        folder: the run's folder.
+        overrides: words ``section.key=value`` that change the protocol.
+        split: of the tasks.
+
     Raises:
         ConfigError: if an override asks for another model, or the split does not exist.
     """
@@ -43,6 +48,11 @@ def _protocol(folder: RunFolder, overrides: Sequence[str]) -> Config:
 
 def evaluate_one(folder: RunFolder, overrides: Sequence[str], split: Any) -> dict[str, Any]:
     """Figures of one run's best θ, its baselines left out.
+
+    Args:
+        folder: the run's folder.
+        overrides: words ``section.key=value`` that change the protocol.
+        split: of the tasks.
 
     Raises:
         ConfigError: if the tasks asked for are of another shape than θ, or of other data than the run's without asking.

@@ -30,7 +30,18 @@ def start(
     steps: Sequence[int],
     first: int = 0,
 ) -> Ticket:
-    """Hand ``tasks`` tasks of a split from number ``first`` on to the pool; they run when no gradient is waited for."""
+    """Submit the scoring of ``tasks`` tasks of a split; it runs when no gradient is waited for.
+
+    Args:
+        pool: the workers.
+        config: the run's configuration.
+        theta: θ [P].
+        step: version of θ.
+        split: of the tasks.
+        tasks: number of tasks.
+        steps: the K numbers of inner steps to score after.
+        first: index of the first task.
+    """
     requests = scores_requests(step, split, tasks, config.shard_size, tuple(steps), first)
     return pool.submit(requests, theta, background=True)
 
@@ -44,6 +55,12 @@ def table(replies: Iterable[Reply]) -> Scores:
 def task_kinds(setup: Setup, split: Split, tasks: int, first: int = 0) -> Kinds | None:
     """The kinds of ``tasks`` tasks of a split from number ``first`` on, None where the family has none.
 
+    Args:
+        setup: holds family and seed.
+        split: of the tasks.
+        tasks: number of tasks.
+        first: index of the first task.
+
     Raises:
         ValueError: if the family names a kind that it does not declare.
     """
@@ -54,13 +71,25 @@ def task_kinds(setup: Setup, split: Split, tasks: int, first: int = 0) -> Kinds 
 
 
 def mean_score(scores: Scores, column: int, kinds: Kinds | None = None) -> float:
-    """The mean over tasks in one column, over kinds where there are some; infinite or NaN if any task's score is."""
+    """The mean over tasks in one column, over kinds where there are some; infinite or NaN if any task's score is.
+
+    Args:
+        scores: [T, K].
+        column: the column to average, below K.
+        kinds: of the T tasks.
+    """
     values = scores[:, column]
     return estimate(values, kinds).mean if np.isfinite(values).all() else float(values.mean())
 
 
 def is_better(score: float, best: float | None, objective: Score) -> bool:
-    """Whether a validation score beats the best so far; one that is not finite never does."""
+    """Whether a validation score beats the best so far; one that is not finite never does.
+
+    Args:
+        score: mean over the validation tasks.
+        best: the best mean so far, None if there is none.
+        objective: tells whether higher is better.
+    """
     if not np.isfinite(score):
         return False
     return best is None or (score > best if objective.higher_is_better else score < best)
@@ -71,6 +100,10 @@ def interval(scores: Scores, kinds: Kinds | None = None) -> dict[str, float | No
 
     One task alone, or one alone of a kind, has a mean but no interval: ``ci95`` is null.
 
+    Args:
+        scores: [T].
+        kinds: of the T tasks.
+
     >>> interval(np.array([1.0, 3.0]))
     {'mean': 2.0, 'ci95': 12.706...}
     >>> interval(np.array([1.0]))
@@ -78,8 +111,8 @@ def interval(scores: Scores, kinds: Kinds | None = None) -> dict[str, float | No
     """
     if not np.isfinite(scores).all():
         return {"mean": None, "ci95": None}
-    found = estimate(scores, kinds)
-    return {"mean": found.mean, "ci95": found.half_width()}
+    mean = estimate(scores, kinds)
+    return {"mean": mean.mean, "ci95": mean.half_width()}
 
 
 def summary(
@@ -124,6 +157,11 @@ def diverged_tasks(scores: Scores, steps: Sequence[int], objective: Score) -> ND
     """Mask of diverged tasks, [T, K]; see :func:`meta.objectives.is_diverged`.
 
     Without a column for 0 inner steps only tasks whose score is not finite count.
+
+    Args:
+        scores: [T, K].
+        steps: the K numbers of inner steps.
+        objective: what was scored.
     """
     if 0 not in steps:
         return np.asarray(~np.isfinite(scores))
@@ -173,9 +211,9 @@ def difference(
     """
     if not (np.isfinite(better).all() and np.isfinite(worse).all()):
         return None
-    found = contrast(better, worse, paired=paired, kinds=kinds)
-    corrected = {"corrected": found.half_width(comparisons)} if comparisons > 1 else {}
-    return {"mean": (1.0 if higher_is_better else -1.0) * found.mean, "ci95": found.half_width(), **corrected}
+    advantage = contrast(better, worse, paired=paired, kinds=kinds)
+    corrected = {"corrected": advantage.half_width(comparisons)} if comparisons > 1 else {}
+    return {"mean": (1.0 if higher_is_better else -1.0) * advantage.mean, "ci95": advantage.half_width(), **corrected}
 
 
 def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Split) -> dict[str, Any]:
@@ -183,7 +221,12 @@ def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Sp
 
     Scores before adaptation are always computed: they tell which tasks have diverged.
 
-    ``pool``'s workers and ``setup`` are built from ``config``.
+    Args:
+        pool: workers built from ``config``.
+        config: the configuration, whose ``eval`` is the protocol.
+        setup: what ``config`` builds.
+        theta: θ [P].
+        split: of the tasks.
     """
     steps, tasks = sorted({0, *config.eval.steps}), config.eval.tasks
     ticket = start(pool, config, theta, step=0, split=split, tasks=tasks, steps=steps)
@@ -206,19 +249,32 @@ def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Sp
 def evaluate_params(
     pool: Pool, config: Config, setup: Setup, state: checkpoints.Checkpoint, split: Split = "test"
 ) -> dict[str, Any]:
-    """Held-out figures of a checkpoint's θ under ``config``, and which step it is of."""
+    """Held-out figures of a checkpoint's θ under ``config``, with the outer step of that θ.
+
+    Args:
+        pool: workers built from ``config``.
+        config: the configuration, whose ``eval`` is the protocol.
+        setup: what ``config`` builds.
+        state: the checkpoint.
+        split: of the tasks.
+    """
     theta = setup.layout.flatten(state.params).numpy()
     result = evaluate(pool, config, setup, theta, split=split)
     return result | {"checkpoint_step": state.step, "best_step": None if state.best is None else state.best[1]}
 
 
 def with_baselines(evaluation: dict[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """An evaluation and beside it the scores of baselines, given by their own evaluations."""
+    """An evaluation with the scores of baselines added under ``baselines`` and, by kind of task, ``baseline_kinds``.
+
+    Args:
+        evaluation: of the run.
+        baselines: evaluations by the baseline's name.
+    """
     if not baselines:
         return evaluation
-    found = {"baselines": {name: one["steps"] for name, one in baselines.items()}}
+    baseline_scores = {"baselines": {name: one["steps"] for name, one in baselines.items()}}
     by_kind = {name: one["kinds"] for name, one in baselines.items() if "kinds" in one}
-    return evaluation | found | ({"baseline_kinds": by_kind} if by_kind else {})
+    return evaluation | baseline_scores | ({"baseline_kinds": by_kind} if by_kind else {})
 
 
 def _of_kinds(
@@ -227,11 +283,11 @@ def _of_kinds(
     """The rows of each kind of task, and how many tasks are of it. A kind without a task has no row."""
     masks = {name: kinds.rows(name) for name in kinds.names}
     diverged = diverged_tasks(scores, steps, objective)
-    found = {}
+    rows_by_kind = {}
     for name, mask in masks.items():
         if mask.any():
             rows = summary(scores[mask], steps, objective, shown=shown)
             # Divergence is judged among the tasks of all kinds.
             counts = {str(number): int(diverged[mask, list(steps).index(number)].sum()) for number in shown}
-            found[name] = {number: row | {"diverged": counts[number]} for number, row in rows.items()}
-    return {"kinds": found, "kind_tasks": {name: int(mask.sum()) for name, mask in masks.items()}}
+            rows_by_kind[name] = {number: row | {"diverged": counts[number]} for number, row in rows.items()}
+    return {"kinds": rows_by_kind, "kind_tasks": {name: int(mask.sum()) for name, mask in masks.items()}}

@@ -79,7 +79,7 @@ class JobServer:
 
     @property
     def open_to_all(self) -> bool:
-        """Whether it takes orders without a token."""
+        """Whether it accepts requests without a token."""
         answer = self._ask(lambda: requests.get(f"{self.address.rstrip('/')}/api/version", timeout=ANSWER_WITHIN))
         return bool(answer.status_code == requests.codes.ok)
 
@@ -93,14 +93,14 @@ class JobServer:
         Raises:
             ConfigError: if there is none.
         """
-        found = self.jobs(name)
-        if not found:
+        jobs = self.jobs(name)
+        if not jobs:
             known = sorted({job.name for job in self._all()})
             raise ConfigError(
                 f"expected the name of a job at {self.address}, received '{name}'{nearest(name, known)}; there "
                 + (f"are: {', '.join(known)}" if known else "is none")
             )
-        return found[-1]
+        return jobs[-1]
 
     def get(self, job_id: str) -> Submitted:
         """A job as it is now."""
@@ -146,8 +146,8 @@ class JobServer:
         return self._client.tail_job_logs(job_id)
 
     def _all(self) -> list[Submitted]:
-        found = self._ask(self._client.list_jobs)
-        return [_submitted(job) for job in found if NAME in (job.metadata or {})]
+        details = self._ask(self._client.list_jobs)
+        return [_submitted(job) for job in details if NAME in (job.metadata or {})]
 
     def _ask(self, question: Callable[[], _T]) -> _T:
         try:
@@ -189,10 +189,10 @@ def _require_answer(address: str, host: str, port: int) -> None:
 
 
 def _submitted(job: JobDetails) -> Submitted:
-    found: dict[str, Any] = job.metadata or {}
+    metadata: dict[str, Any] = job.metadata or {}
     return Submitted(
-        name=found.get(NAME, ""),
-        number=int(found.get(NUMBER, 0)),
+        name=metadata.get(NAME, ""),
+        number=int(metadata.get(NUMBER, 0)),
         id=str(job.submission_id),
         status=str(job.status.value),
         exit_code=job.driver_exit_code,

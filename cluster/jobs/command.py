@@ -25,7 +25,7 @@ _IMPORT_PATH = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class Job:
-    """What is sent to a cluster.
+    """A command to be sent to a cluster.
 
     Attributes:
         name: of the job, and of the run or search where the command makes one.
@@ -123,7 +123,7 @@ def _inside(word: str, root: Path, sent: Tree) -> str:
 
 
 def _own_modules(config: Path | None, words: Sequence[str], root: Path) -> Iterator[Path]:
-    """Where modules are that the command's configuration names and that the cluster cannot have: the user's own."""
+    """Paths of the user's own modules that the command's configuration names and that the cluster does not have."""
     installed = [Path(path).resolve() for path in set(sysconfig.get_paths().values())]
     for module in sorted(_named_modules(config, words, root) - set(OWN) - sys.stdlib_module_names):
         spec = importlib.util.find_spec(module)
@@ -141,8 +141,8 @@ def _named_modules(config: Path | None, words: Sequence[str], root: Path) -> set
     base = raw[0].get("search", {}).get("base") if isinstance(raw[0].get("search"), dict) else None
     if config is not None and isinstance(base, str):
         raw.append(read_yaml((root / config).parent / base))
-    found = (_IMPORT_PATH.fullmatch(text) for one in raw for text in _texts(one))
-    return {match[1] for match in found if match}
+    matches = (_IMPORT_PATH.fullmatch(text) for one in raw for text in _texts(one))
+    return {match[1] for match in matches if match}
 
 
 def _texts(plain: Any) -> Iterator[str]:

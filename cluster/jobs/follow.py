@@ -1,4 +1,4 @@
-"""Following a job until its end: its log as it grows, through lost connections, and what it came to."""
+"""Follows a job until its end: its log as it grows, through lost connections, and its result."""
 
 import asyncio
 import json
@@ -43,15 +43,20 @@ class _Log:
         for line in reversed(self._last.splitlines()):
             if line.startswith("{"):
                 try:
-                    found = json.loads(line)
+                    content = json.loads(line)
                 except ValueError:
                     continue
-                return dict(found) if isinstance(found, Mapping) else None
+                return dict(content) if isinstance(content, Mapping) else None
         return None
 
 
 def follow(server: JobServer, job: Submitted, show: Callable[[str], None]) -> tuple[Submitted, dict[str, Any] | None]:
     """Show a job's log until the job has ended.
+
+    Args:
+        server: the job server.
+        job: the job.
+        show: called with each part of the log.
 
     Returns:
         The job at its end, and the JSON object that its command printed last, if it printed one.
@@ -97,7 +102,11 @@ async def _pass_on(server: JobServer, job_id: str, log: _Log) -> None:
 
 
 def await_end(server: JobServer, job: Submitted) -> Submitted:
-    """Wait until a job that was told to stop has ended.
+    """Wait until a job that was asked to stop has ended.
+
+    Args:
+        server: the job server.
+        job: the job.
 
     Raises:
         ClusterError: if it does not.

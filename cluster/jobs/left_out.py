@@ -89,5 +89,5 @@ def _secret_value(path: Path, text: str) -> str | None:
     for name, value in _ENTRY.findall(text):
         if names_secret(name) and not _PLACEHOLDER.fullmatch(value.strip()):
             return f"a value for {name}"
-    found = (password for password in _ADDRESS.findall(text) if not _PLACEHOLDER.fullmatch(password))
-    return "an address with a password" if any(found) else None
+    passwords = (password for password in _ADDRESS.findall(text) if not _PLACEHOLDER.fullmatch(password))
+    return "an address with a password" if any(passwords) else None

@@ -1,4 +1,4 @@
-"""What a job is sent: the working tree and the user's own modules, as one zip file, the same for the same files."""
+"""Packaging of a job: the working tree and the user's own modules in one zip file, the same for the same files."""
 
 import os
 import stat
@@ -56,7 +56,7 @@ def tree(root: Path) -> Tree:
     own = root / ".gitignore"
     lines = own.read_text().splitlines() if own.is_file() else []
     specs = [(root, GitIgnoreSpec.from_lines([*LEFT_OUT, *lines]))]
-    found, brought_back = Tree(files={}, left_out={}), _brought_back(root)
+    sorted_out, brought_back = Tree(files={}, left_out={}), _brought_back(root)
     leading_out = []
     for path in sorted(_walk(root, specs)):
         name = path.relative_to(root).as_posix()
@@ -64,16 +64,16 @@ def tree(root: Path) -> Tree:
         if not target.is_relative_to(os.path.realpath(root)):
             leading_out.append(f"{name} -> {target}")
         elif reason := _reason(path, target, root, name, brought_back):
-            found.left_out[name] = reason
+            sorted_out.left_out[name] = reason
         else:
-            found.files[name] = target
+            sorted_out.files[name] = target
     if leading_out:
         raise ConfigError(
             f"expected links to files of {root} alone, received {', '.join(leading_out[:NAMED])}"
             f"{' and others' if len(leading_out) > NAMED else ''}: a job is sent nothing from elsewhere; copy what it "
             "needs into the tree, or name the link in .rayignore"
         )
-    return found
+    return sorted_out
 
 
 def _reason(path: Path, target: Path, root: Path, name: str, brought_back: frozenset[str]) -> str | None:
@@ -148,7 +148,12 @@ def require_size(files: Mapping[str, Path]) -> int:
 
 
 def write_zip(files: Mapping[str, Path], target: Path) -> None:
-    """Write a zip file whose bytes depend on names, contents and permissions alone, so that Ray knows it again."""
+    """Write a zip file whose bytes depend on names, contents and permissions alone, so that Ray can reuse an upload.
+
+    Args:
+        files: path of each file by its name in the archive.
+        target: the zip file.
+    """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in _with_mark(files):
             info = zipfile.ZipInfo(name, EPOCH)

@@ -1,4 +1,4 @@
-"""What is served: adapting a model to tasks and predicting with what it became, numpy arrays in, an array out.
+"""The interface of served models: they adapt to tasks and predict, numpy arrays in, an array out.
 
 Unless the caller brings programs, nothing is compiled, recorded or kept between calls, so that tasks and examples may
 be of any number. The predictions are those that ``metaray evaluate`` scores, up to rounding.
@@ -41,7 +41,7 @@ class Run(Protocol):
         Some tasks take all their steps before others begin, and nothing of a step is kept but the parameters.
 
         Args:
-            what: as above.
+            what: tells functions apart that a program could be kept for.
             path: one inner step, and the outputs.
             params: θ, where all tasks start.
             tasks: pairs (support, queries) of tensors [T, …], or of tuples of them.
@@ -88,7 +88,7 @@ def vectorised(chunk: int) -> Run:
 
 
 class Adaptable(Protocol):
-    """What is served.
+    """A model that can be served: it adapts to tasks and predicts.
 
     Attributes:
         inputs: the arrays that a call takes.
@@ -107,6 +107,11 @@ class Adaptable(Protocol):
     def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
         """The arrays of a call, of the right types.
 
+        Args:
+            given: arrays by the names of ``inputs``.
+            inner_steps: inner steps of the call.
+            inner_lr: α of the call.
+
         Raises:
             ValueError: if an argument is out of range.
         """
@@ -124,26 +129,40 @@ class Adaptable(Protocol):
         ...
 
     def predict(self, given: Arrays, inner_steps: int, inner_lr: float) -> NDArray[Any]:
-        """Predictions for the queries after adaptation.
+        """Predictions [T, Q, …] for the queries after adaptation.
+
+        Args:
+            given: arrays by the names of ``inputs``.
+            inner_steps: inner steps of the call.
+            inner_lr: α of the call.
 
         Raises:
             ValueError: if an argument is out of range, or adaptation diverges.
         """
-        found = self.adapted(self.check(given, inner_steps, inner_lr), inner_steps, inner_lr)
-        require_finite(found, inner_lr)
-        return found
+        predictions = self.adapted(self.check(given, inner_steps, inner_lr), inner_steps, inner_lr)
+        require_finite(predictions, inner_lr)
+        return predictions
 
 
 def with_step_size(config: Config, lr: float) -> Config:
-    """A configuration with another α, whose inner steps are not differentiated and hence kept as they come."""
+    """A configuration with another α, and with no recomputation, as its inner steps are not differentiated.
+
+    Args:
+        config: the run's configuration.
+        lr: α.
+    """
     return config.model_copy(update={"inner": config.inner.model_copy(update={"lr": lr, "recompute": False})})
 
 
 def require_step(inner_steps: int, inner_lr: float) -> None:
-    """Check how far a call asks to go.
+    """Check the inner steps and α of a call.
+
+    Args:
+        inner_steps: expected to be 0 or more.
+        inner_lr: α, expected to be finite and at least 0.
 
     Raises:
-        ValueError: if it is no step at all.
+        ValueError: if the number of steps is negative, or α is negative or not finite.
     """
     if inner_steps < 0:
         raise ValueError(f"inner_steps: expected 0 or more, received {inner_steps}")
@@ -155,13 +174,21 @@ def lost_as_nan(predictions: Tensor, outputs: Tensor) -> NDArray[Any]:
     """Predictions [T, …], NaN throughout for a task whose outputs [T, …] of the model are not finite.
 
     A probability may be finite where the outputs that it is made of are not.
+
+    Args:
+        predictions: [T, …].
+        outputs: of the model, from which the predictions are computed, [T, …].
     """
     lost = ~torch.isfinite(outputs).flatten(1).all(dim=1)
     return torch.where(lost.view(-1, *[1] * (predictions.dim() - 1)), torch.nan, predictions).numpy()
 
 
 def require_finite(predictions: NDArray[Any], inner_lr: float) -> None:
-    """Check predictions [T, …].
+    """Check that predictions are finite.
+
+    Args:
+        predictions: [T, …].
+        inner_lr: α of the call, for advice.
 
     Raises:
         ValueError: naming the tasks whose predictions are not finite.
@@ -175,7 +202,11 @@ def require_finite(predictions: NDArray[Any], inner_lr: float) -> None:
 
 
 def require_shapes(package: Package, fresh: Params) -> None:
-    """Check that θ is of the model that was built.
+    """Check that θ has the names and shapes of the model that was built.
+
+    Args:
+        package: holds θ.
+        fresh: initial parameters of the model that was built.
 
     Raises:
         CheckpointError: if names or shapes differ.

@@ -1,4 +1,4 @@
-"""Comparisons with a champion are counted in the registry, so that none looks at test tasks that another has seen."""
+"""Count of comparisons with a champion, in the registry, so that each uses test tasks that no other has used."""
 
 import secrets
 import time
@@ -16,7 +16,7 @@ class Attempt(NamedTuple):
     """One comparison of a registered model with its champion.
 
     Attributes:
-        number: the how manyth it is of the model, from 1 on.
+        number: number of the comparison among those of the model, from 1 on.
         first: number of its first test task.
     """
 
@@ -25,7 +25,7 @@ class Attempt(NamedTuple):
 
 
 def reserve(client: Any, name: str, tasks: int) -> Attempt:
-    """Count an attempt on ``tasks`` test tasks that no other attempt has had or will have, from whatever machine.
+    """Count an attempt on ``tasks`` test tasks that no other attempt uses, on any machine.
 
     An attempt is a tag of the registered model, ``metaray.comparison.NUMBER.TOKEN``, whose value is its number of
     tasks. The registry has no locks: who finds that somebody else took the same number at the same time gives it back
@@ -58,9 +58,9 @@ def reserve(client: Any, name: str, tasks: int) -> Attempt:
 def _attempts(client: Any, name: str) -> list[tuple[int, str, int]]:
     """Number, token and tasks of the attempts so far."""
     tags = client.get_registered_model(name).tags
-    found = []
+    attempts = []
     for key, value in tags.items():
         if key.startswith(PREFIX):
             number, _, token = key.removeprefix(PREFIX).partition(".")
-            found.append((int(number), token, int(value)))
-    return found
+            attempts.append((int(number), token, int(value)))
+    return attempts

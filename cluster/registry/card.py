@@ -86,7 +86,15 @@ def _table(evaluation: Mapping[str, Any]) -> list[str]:
 def tags(
     folder: RunFolder, state: Checkpoint, evaluation: Mapping[str, Any], model: Adaptable, theta_sha256: str
 ) -> dict[str, str]:
-    """The key numbers of a version, to search by: those after the inner steps that it takes by default, if known."""
+    """The key numbers of a version, to search by: those after the inner steps that it takes by default, if known.
+
+    Args:
+        folder: the run's folder.
+        state: the checkpoint that is registered.
+        evaluation: held-out figures of this θ.
+        model: as it is served.
+        theta_sha256: fingerprint of θ.
+    """
     config: Config = folder.config
     info, columns = folder.info, evaluation["steps"]
     steps = str(model.inner_steps) if str(model.inner_steps) in columns else max(columns, key=int)

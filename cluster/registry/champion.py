@@ -33,7 +33,7 @@ class Contender(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """By how much one model is better than another, positive where it is, over the same tasks.
+    """Advantage of one model over another on the same tasks; positive if it is better.
 
     Attributes:
         mean: mean over tasks of the difference of scores, None if a score is not finite.
@@ -41,7 +41,7 @@ class Difference:
         metric: what was scored.
         tasks: number of tasks.
         lost: tasks in which a score was not finite.
-        attempt: the how manyth comparison of the registered model it is.
+        attempt: number of the comparison among those of the registered model, from 1 on.
         first: number of the first test task.
     """
 
@@ -71,6 +71,12 @@ class Difference:
 def paired(challenger: Scores, champion: Scores, objective: Score, kinds: Kinds | None = None) -> Difference:
     """The difference of two rows of scores [T] of the same tasks, averaged over kinds where there are some.
 
+    Args:
+        challenger: scores [T].
+        champion: scores of the same tasks, [T].
+        objective: names the metric, and tells whether higher is better.
+        kinds: of the T tasks.
+
     >>> from meta.objectives import MSE
     >>> gain = paired(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 3.0]), MSE)
     >>> gain.mean, round(gain.ci95, 3), gain.is_gain
@@ -78,13 +84,13 @@ def paired(challenger: Scores, champion: Scores, objective: Score, kinds: Kinds 
     """
     lost = int((~(np.isfinite(challenger) & np.isfinite(champion))).sum())
     higher = objective.higher_is_better
-    found = difference(challenger, champion, paired=True, higher_is_better=higher, kinds=(kinds, kinds))
-    mean, half = (None, None) if found is None else (found["mean"], found["ci95"])
+    advantage = difference(challenger, champion, paired=True, higher_is_better=higher, kinds=(kinds, kinds))
+    mean, half = (None, None) if advantage is None else (advantage["mean"], advantage["ci95"])
     return Difference(mean=mean, ci95=half, metric=objective.metric, tasks=len(challenger), lost=lost)
 
 
 def compare(challenger: Contender, folder: RunFolder, tasks: int, reserve: Reserve) -> Difference:
-    """Score a run's model and the champion's on ``tasks`` test tasks of the run's seed that no attempt has looked at.
+    """Score a run's model and the champion's on ``tasks`` test tasks of the run's seed that no attempt has used.
 
     Either adapts as it would when it is served: with its own number of inner steps and its own α.
 
@@ -103,19 +109,19 @@ def compare(challenger: Contender, folder: RunFolder, tasks: int, reserve: Reser
     with shared_session(challenger.config):
         scores = [_scores(one, tasks, attempt.first) for one in (challenger, champion)]
     kinds = task_kinds(challenger.setup, "test", tasks, attempt.first)
-    found = paired(scores[0], scores[1], challenger.setup.algorithm.objective, kinds)
-    return dataclasses.replace(found, attempt=attempt.number, first=attempt.first)
+    comparison = paired(scores[0], scores[1], challenger.setup.algorithm.objective, kinds)
+    return dataclasses.replace(comparison, attempt=attempt.number, first=attempt.first)
 
 
 def _under_protocol_of(challenger: Contender, folder: RunFolder) -> Contender:
     """The champion, to be tested on the challenger's tasks."""
     own, state = folder.config, checkpoints.chosen(folder.checkpoints)[1]
-    found = differences(own.task.model_dump(mode="json"), challenger.config.task.model_dump(mode="json"), "task.")
+    changes = differences(own.task.model_dump(mode="json"), challenger.config.task.model_dump(mode="json"), "task.")
     if state.data:
-        found = [line for line in found if not line.startswith("task.root:")]  # the fingerprint tells
+        changes = [line for line in changes if not line.startswith("task.root:")]  # the fingerprint tells
     if state.data != challenger.state.data:
-        found.append(f"data: {state.data or 'none'} there, {challenger.state.data or 'none'} here")
-    _require_same(found)
+        changes.append(f"data: {state.data or 'none'} there, {challenger.state.data or 'none'} here")
+    _require_same(changes)
     update = {"task": challenger.config.task, "seed": challenger.config.seed, "cluster": challenger.config.cluster}
     config = with_engine_of(folder, own.model_copy(update=update))
     setup = build(config)
@@ -124,17 +130,17 @@ def _under_protocol_of(challenger: Contender, folder: RunFolder) -> Contender:
 
 
 def _sampling(setup: Setup, challenger: Setup) -> list[str]:
-    """How much of a task the two are shown before they are scored, where it differs."""
+    """Settings of ``sampling()`` that differ between a champion and a challenger, one line each."""
     mine, other = setup.sampling(), challenger.sampling()
     return [
         f"{name}: {value} there, {other.get(name)} here" for name, value in mine.items() if value != other.get(name)
     ]
 
 
-def _require_same(found: list[str]) -> None:
-    if found:
+def _require_same(changes: list[str]) -> None:
+    if changes:
         raise ConfigError(
-            f"expected a champion of the same tasks and protocol, received another ({'; '.join(found)}); nothing was "
+            f"expected a champion of the same tasks and protocol, received another ({'; '.join(changes)}); nothing was "
             "registered: choose another name or alias, or leave --if-better out"
         )
 

@@ -1,4 +1,4 @@
-"""MLflow's registry, by clients of its own: nothing of MLflow's global state is touched."""
+"""Client of MLflow's registry, with clients of its own: MLflow's global state stays as it is."""
 
 import json
 import os
@@ -39,6 +39,10 @@ ALIAS = re.compile(r"(?!(?i:latest|v\d+)$)[\w-]{1,200}", re.ASCII)
 def require_names(name: str, alias: str | None) -> None:
     """Check the names of a model and of an alias before anything is done.
 
+    Args:
+        name: of the registered model.
+        alias: of a version, or None.
+
     Raises:
         ConfigError: if the registry would refuse one, or could not be asked for it.
     """
@@ -56,7 +60,7 @@ def require_names(name: str, alias: str | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a version holds.
+    """Contents of a new version.
 
     Attributes:
         run_id: MLflow run that the model is of.
@@ -94,6 +98,10 @@ class Registry:
     def of(cls, overrides: Sequence[str], trusted: Sequence[str] = ()) -> "Registry":
         """The registry that ``tracking.…`` among overrides names, where no run's configuration does.
 
+        Args:
+            overrides: words ``section.key=value``.
+            trusted: packages whose classes a model's configuration may name.
+
         Raises:
             ConfigError: if one of them is wrong, or the database does not exist.
         """
@@ -105,7 +113,7 @@ class Registry:
 
     @contextmanager
     def _answers(self) -> Iterator[None]:
-        """Turn whatever MLflow raises into an error that says where, and what to do."""
+        """Convert errors of MLflow to errors that name the registry and say what to do."""
         try:
             yield
         except MetarayError:
@@ -147,10 +155,10 @@ class Registry:
         return str(run_id)
 
     def holder(self, name: str, alias: str) -> int | None:
-        """The version of a model that has an alias; None if none has."""
+        """The version of model ``name`` that has ``alias``; None if none has."""
         with self._answers():
-            found = self._aliases(name).get(alias)
-        return None if found is None else int(found)
+            version = self._aliases(name).get(alias)
+        return None if version is None else int(version)
 
     def reserve(self, name: str, tasks: int) -> attempts.Attempt:
         """Count a comparison with a champion; see :func:`cluster.registry.attempts.reserve`."""
@@ -169,6 +177,10 @@ class Registry:
     def package(self, name: str, version: int) -> Iterator[RunFolder]:
         """The run's folder that is packed in a version, on this machine for the duration of a block.
 
+        Args:
+            name: of the registered model.
+            version: its number.
+
         Raises:
             ConfigError: if there is no such version, or metaray did not register it.
             TrustError: if its configuration names a class of a package that is not trusted.
@@ -183,8 +195,8 @@ class Registry:
                     raise ConfigError(
                         f"expected version {version} of model '{name}' at {self.shown}, found none"
                     ) from error
-                found = Path(mlflow.artifacts.download_artifacts(source, dst_path=target, tracking_uri=self._uri))
-            folder = RunFolder(found / "artifacts" / PACKAGE)
+                downloaded = Path(mlflow.artifacts.download_artifacts(source, dst_path=target, tracking_uri=self._uri))
+            folder = RunFolder(downloaded / "artifacts" / PACKAGE)
             if not (folder.path / "run.json").is_file():
                 raise ConfigError(
                     f"expected a model that metaray registered, version {version} of '{name}' at {self.shown} is none"
@@ -210,7 +222,7 @@ class Registry:
 
     @contextmanager
     def open(self, address: str) -> Iterator[RunFolder]:
-        """As :meth:`package`, for an address.
+        """The run's folder packed in the version at an address, as :meth:`package` gives it.
 
         Raises:
             ConfigError: if the address is another, or there is no such model.
@@ -289,7 +301,7 @@ class Registry:
         made.append((f"registered model {name}", remove))
 
     def _point(self, name: str, alias: str, version: Any, instead_of: int | None, made: "Made") -> None:
-        """Let an alias stand for a version instead of another."""
+        """Set an alias to a version, if it still points to another one."""
         now = self._aliases(name).get(alias)
         if (None if now is None else int(now)) != instead_of:
             raise MetarayError(

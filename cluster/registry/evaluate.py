@@ -11,7 +11,7 @@ MODELS = "models:"  # begins the address of a registered model
 
 
 def evaluate_named(name: str, overrides: Sequence[str], split: str, trusted: Sequence[str] = ()) -> dict[str, Any]:
-    """As :func:`evaluate_run`, for a RUN, or a registered model by its address, ``models:/NAME@ALIAS``.
+    """Evaluation of a RUN, or of a registered model by its address ``models:/NAME@ALIAS``; see :func:`evaluate_run`.
 
     Args:
         name: the run or the model.

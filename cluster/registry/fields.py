@@ -37,7 +37,12 @@ class Field(NamedTuple):
 
 
 def smallest(fields: Sequence[Field], inner_steps: int) -> dict[str, NDArray[Any]]:
-    """The smallest arrays that some fields take: one task of ones, for a number of inner steps."""
+    """The smallest arrays that some fields take: one task of ones, for a number of inner steps.
+
+    Args:
+        fields: the arrays that a model takes.
+        inner_steps: number of inner steps, the length of a free size that counts them.
+    """
     free = {"J": max(inner_steps, 1), "H+1": 2}
     shapes = {field: [size if isinstance(size, int) else free.get(size, 1) for size in field.shape] for field in fields}
     return {field.name: np.ones(shape, dtype=field.dtype) for field, shape in shapes.items()}
@@ -58,7 +63,11 @@ class ImageFiles(NamedTuple):
 
 
 def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
-    """The arrays of some fields, of the right types.
+    """The arrays of some fields, converted to their types.
+
+    Args:
+        fields: the arrays that a model takes.
+        given: arrays, or lists of numbers, by name.
 
     Raises:
         ValueError: naming the first that is missing, of another shape, empty, or not finite.
@@ -72,7 +81,7 @@ def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
     missing = [str(field) for field in fields if field.name not in given]
     if missing:
         raise ValueError(f"expected {', '.join(map(str, fields))}; received no {missing[0]}")
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     seen: dict[str, tuple[int, str]] = {}
     for field in fields:
         array = np.asarray(given[field.name])
@@ -82,8 +91,8 @@ def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
         array = array.astype(field.dtype)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{field}: expected finite numbers, received NaN or infinity")
-        found[field.name] = array
-    return found
+        arrays[field.name] = array
+    return arrays
 
 
 def require_sizes(field: Field, shape: tuple[int, ...], seen: dict[str, tuple[int, str]]) -> None:
@@ -99,12 +108,12 @@ def require_sizes(field: Field, shape: tuple[int, ...], seen: dict[str, tuple[in
     """
     if len(shape) != len(field.shape):
         raise ValueError(f"{field}: received shape {list(shape)}")
-    for wanted, size in zip(field.shape, shape, strict=True):
-        if isinstance(wanted, int):
-            if size != wanted:
+    for declared, size in zip(field.shape, shape, strict=True):
+        if isinstance(declared, int):
+            if size != declared:
                 raise ValueError(f"{field}: received shape {list(shape)}")
             continue
-        letter, more, _ = wanted.partition("+")
+        letter, more, _ = declared.partition("+")
         size -= 1 if more else 0
         if size < 1:
             raise ValueError(f"{field}: expected at least one of the {MEANING[letter]}, received none")

@@ -53,7 +53,13 @@ class AdaptableModel(Adaptable):
         self.output = Field("predictions", config.dtype, ("T", "Q", spec.outputs))
 
     def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
-        """The arrays of a call."""
+        """The checked arrays of a call.
+
+        Args:
+            given: arrays by the names of ``inputs``.
+            inner_steps: inner steps of the call.
+            inner_lr: α of the call.
+        """
         require_step(inner_steps, inner_lr)
         arrays = checked(self.inputs, given)
         targets = arrays["support_targets"]
@@ -62,7 +68,14 @@ class AdaptableModel(Adaptable):
         return arrays
 
     def adapted(self, arrays: Arrays, inner_steps: int, inner_lr: float, run: Run | None = None) -> NDArray[Any]:
-        """Values or probabilities [T, Q, …] for the queries after ``inner_steps`` inner steps on the support."""
+        """Values or probabilities [T, Q, …] for the queries after ``inner_steps`` inner steps on the support.
+
+        Args:
+            arrays: as :meth:`check` gives them, of T tasks.
+            inner_steps: inner steps.
+            inner_lr: α.
+            run: computes a function for every task; vectorised by default.
+        """
         support_inputs, targets, query_inputs = (arrays[field.name] for field in self.inputs)
         dtype, params = DTYPES[self._package.config.dtype], self._package.params
         algorithm = self._algorithm(inner_lr)

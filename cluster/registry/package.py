@@ -1,4 +1,4 @@
-"""What a registered model consists of: a run's folder again, with θ alone, and what stands in for the task family.
+"""A registered model's files: a run's folder again, with θ alone, and the spec in place of the task family.
 
     config.yaml  run.json  evaluation.json  checkpoints/best.safetensors  spec.json
 
@@ -35,7 +35,7 @@ class Package:
 
     Attributes:
         config: the run's configuration.
-        spec: the family's spec; an :class:`EnvironmentSpec` if its tasks are acted in.
+        spec: the family's spec; an :class:`EnvironmentSpec` for RL tasks.
         pixels: inputs are given as images are stored, uint8 and channels last, not as the model takes them.
         inverted: these pixels are 255 - value of the image files that they were prepared from.
         params: θ.
@@ -77,7 +77,7 @@ def write_package(
 
 
 def read_package(path: Path) -> Package:
-    """The inverse of :func:`write_package`, as far as adapting and predicting need it.
+    """The package that :func:`write_package` wrote, as far as adapting and predicting need it.
 
     Raises:
         CheckpointError: if a file is missing, damaged, or of another format.

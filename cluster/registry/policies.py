@@ -56,7 +56,13 @@ class AdaptablePolicy(Adaptable):
         self.output = Field("predictions", config.dtype, ("T", "Q", width))
 
     def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
-        """The arrays of a call."""
+        """The checked arrays of a call.
+
+        Args:
+            given: arrays by the names of ``inputs``.
+            inner_steps: inner steps of the call.
+            inner_lr: α of the call.
+        """
         require_step(inner_steps, inner_lr)
         arrays = checked(self.inputs, given)
         batches = arrays["support_rewards"].shape[1]
@@ -72,6 +78,12 @@ class AdaptablePolicy(Adaptable):
         """Distributions [T, Q, …] of the adapted policy's actions.
 
         Probabilities of discrete actions; means, then deviations, of a Gaussian policy; of another policy its outputs.
+
+        Args:
+            arrays: as :meth:`check` gives them, of T tasks.
+            inner_steps: inner steps.
+            inner_lr: α.
+            run: computes a function for every task; vectorised by default.
         """
         run = run or vectorised(self._package.config.shard_size)
         horizon = arrays["support_rewards"].shape[-1]
@@ -153,5 +165,5 @@ def _probabilities(policy: Policy, outputs: Tensor) -> Tensor:
     """Probabilities [T, Q, A] of discrete actions under distributions [T, Q, M]."""
     rows = outputs.flatten(0, 1)
     each = [policy.log_probability(rows, rows.new_full((len(rows), 1), action)) for action in range(policy.outputs)]
-    found: Tensor = torch.stack(each, dim=-1).exp().unflatten(0, outputs.shape[:2])
-    return found
+    probabilities: Tensor = torch.stack(each, dim=-1).exp().unflatten(0, outputs.shape[:2])
+    return probabilities

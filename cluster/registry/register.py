@@ -31,7 +31,7 @@ MAY_CHANGE = ("cluster.", "task.root=", "tracking.uri=")  # of the configuration
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """What a registration came to.
+    """Result of a registration.
 
     Attributes:
         name: of the registered model.
@@ -100,9 +100,9 @@ def register(
     before = None if alias is None else registry.holder(name, alias)
     difference = None
     if if_better and before is not None:
-        with registry.package(name, before) as theirs:
+        with registry.package(name, before) as champion_folder:
             reserve = partial(registry.reserve, name)
-            difference = compare(contender, theirs, tasks or contender.config.eval.tasks, reserve)
+            difference = compare(contender, champion_folder, tasks or contender.config.eval.tasks, reserve)
     promoted = alias is not None and (difference is None or difference.is_gain)
     verdict = _verdict(str(alias), before, difference) if if_better else None
     evaluation = _evaluation(folder, contender.state, overrides)
@@ -149,9 +149,9 @@ def _evaluation(folder: RunFolder, state: Checkpoint, overrides: Sequence[str]) 
     """Held-out figures of θ: the run's own, or new ones if it ended without, or was trained on since."""
     path = folder.path / "evaluation.json"
     if path.exists():
-        found: dict[str, Any] = read_json(path)
-        if found.get("checkpoint_step") == state.step:
-            return found
+        evaluation: dict[str, Any] = read_json(path)
+        if evaluation.get("checkpoint_step") == state.step:
+            return evaluation
     return evaluate_one(folder, overrides, "test")
 
 
@@ -163,7 +163,7 @@ def _contents(
     run_id: str,
     verdict: str | None,
 ) -> Contents:
-    """Write the package, see that it can be served, and describe it."""
+    """Contents of the new version: the package is written, tried and described."""
     setup, state = contender.setup, contender.state
     write_package(package, folder, setup, state, evaluation)
     model = load_adaptable(package, _packages(contender.config))
@@ -181,7 +181,7 @@ def _contents(
 
 
 def _verdict(alias: str, before: int | None, difference: Difference | None) -> str:
-    """Why an alias moved, or did not."""
+    """The reason why an alias moved, or did not."""
     if difference is None:
         return f"promoted to {alias}: there was none"
     attempt = f" (comparison {difference.attempt} of this model)"

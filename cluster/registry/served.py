@@ -29,13 +29,18 @@ class Adaptive:
     def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> NDArray[Any]:  # type: ignore[no-untyped-def]
         """Predictions after adaptation.
 
+        Args:
+            context: MLflow's, not used.
+            model_input: arrays by name.
+            params: ``inner_steps`` and ``inner_lr``; the model's own where they are left out.
+
         Raises:
             MlflowException: if the input cannot be used; a server answers with it.
         """
         del context
-        asked = params or {}
-        inner_steps = asked.get("inner_steps", self.model.inner_steps)
-        inner_lr = asked.get("inner_lr", self.model.inner_lr)
+        settings = params or {}
+        inner_steps = settings.get("inner_steps", self.model.inner_steps)
+        inner_lr = settings.get("inner_lr", self.model.inner_lr)
         try:
             return self.model.predict(model_input, inner_steps, inner_lr)
         except (ValueError, MetarayError) as error:

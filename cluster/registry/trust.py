@@ -1,4 +1,4 @@
-"""Whose classes a registered model's configuration may name: metaray's own, and packages that the loader trusts.
+"""Trust in classes that a registered model's configuration names: metaray's own, and packages that the loader trusts.
 
 Loading a model imports the classes that its configuration names. Whoever can write to a registry could otherwise have
 any module of the loading machine imported, and any class constructed.
@@ -35,17 +35,17 @@ def trusted_packages(given: Sequence[str] = ()) -> tuple[str, ...]:
     Raises:
         ConfigError: if one is no package's name.
     """
-    found = [*given, *filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(",")))]
-    for name in found:
+    names = [*given, *filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(",")))]
+    for name in names:
         if _PACKAGE.fullmatch(name) is None:
             raise ConfigError(f"--trust, {VARIABLE}: expected the name of a package, my_package, received '{name}'")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(names))
 
 
 def named_packages(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Top-level packages, other than metaray's own, of the classes that a configuration names."""
-    found = (module.partition(".")[0] for _, module, _ in _named(raw) if not _is_of(module, OWN))
-    return tuple(dict.fromkeys(found))
+    names = (module.partition(".")[0] for _, module, _ in _named(raw) if not _is_of(module, OWN))
+    return tuple(dict.fromkeys(names))
 
 
 def _is_of(module: str, packages: Sequence[str]) -> bool:
@@ -72,7 +72,7 @@ def require_trusted(path: Path, trusted: Sequence[str], *, adapting: bool = Fals
 
 
 def _require_own_class(key: str, name: str, trusted: Sequence[str]) -> None:
-    """Refuse what is not metaray's own although a module of metaray's leads to it, by an import of its own."""
+    """Raise an error if a module of metaray's leads, by an import of its own, to a class that is not metaray's."""
     kind = key if key in BUILT_IN else "model.name"
     try:
         module = resolve(kind, name.strip()).__module__

@@ -13,7 +13,12 @@ from meta.params import Params
 
 
 def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
-    """Draw a run's figures and its page, with what the configuration is to say otherwise, such as ``task.root=…``."""
+    """Draw a run's figures and its page, with what the configuration is to say otherwise, such as ``task.root=…``.
+
+    Args:
+        folder: the run's folder.
+        overrides: words ``section.key=value`` that change the configuration, such as ``task.root=…``.
+    """
     fix_arithmetic(threads=1)
     trained: dict[str, tuple[Setup, Params]] = {}
     for label, one in {folder.config.algorithm: folder, **folder.baselines}.items():

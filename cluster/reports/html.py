@@ -1,4 +1,4 @@
-"""What pages share: their templates, figures inside them, and how numbers are written."""
+"""Parts that all pages use: templates, figures inside them, and the format of numbers."""
 
 import base64
 import math
@@ -42,7 +42,12 @@ def embedded(path: Path) -> dict[str, str]:
 
 
 def interval(score: Mapping[str, Any], metric: str) -> str:
-    """Mean ± half-width, with two significant digits of the latter."""
+    """Mean ± half-width, with two significant digits of the latter.
+
+    Args:
+        score: ``mean`` and ``ci95``.
+        metric: name of the score; an accuracy is written in percent.
+    """
     mean, half = score["mean"], score["ci95"]
     if mean is None or half is None:
         return rounded(mean, metric)
@@ -55,7 +60,12 @@ def interval(score: Mapping[str, Any], metric: str) -> str:
 
 
 def rounded(value: float | None, metric: str = "") -> str:
-    """A score in four digits, an accuracy in percent."""
+    """A score in four digits, an accuracy in percent.
+
+    Args:
+        value: the score, None where it is not finite.
+        metric: name of the score.
+    """
     if value is None or not math.isfinite(value):
         return NOT_FINITE
     return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:#.4g}".rstrip(".")

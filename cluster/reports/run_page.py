@@ -103,7 +103,7 @@ def write_report(run_dir: Path, figures: Sequence[Path], notes: Sequence[str] = 
         figures=[embedded(path) for path in figures],
         notes=notes,
         metric=(evaluation or {}).get("metric"),
-        curves=[(name, _curve_rows(found)) for name, found in _series(folder, evaluation).items() if found],
+        curves=[(name, _curve_rows(records)) for name, records in _series(folder, evaluation).items() if records],
         facts=_facts(info | {"data": (evaluation or {}).get("data")}),
         versions=info.get("versions") or {},
         config=without_credentials(config),
@@ -155,7 +155,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _label(folder: RunFolder) -> str:
-    """What this run is called beside its baselines."""
+    """Name of this run beside its baselines."""
     algorithm = str(_read_info(folder)["algorithm"])
     return f"{algorithm} (this run)" if algorithm in folder.baselines else algorithm
 
@@ -170,9 +170,9 @@ def _series(folder: RunFolder, evaluation: Mapping[str, Any] | None) -> dict[str
 
 def _best(folder: RunFolder) -> dict[str, int]:
     """The outer steps whose parameters validation chose, of this run and of its baselines."""
-    found = {_label(folder): _read_evaluation(folder)}
-    found |= {name: _read_evaluation(baseline) for name, baseline in folder.baselines.items()}
-    steps = {name: (evaluation or {}).get("best_step") for name, evaluation in found.items()}
+    evaluations = {_label(folder): _read_evaluation(folder)}
+    evaluations |= {name: _read_evaluation(baseline) for name, baseline in folder.baselines.items()}
+    steps = {name: (evaluation or {}).get("best_step") for name, evaluation in evaluations.items()}
     return {name: step for name, step in steps.items() if step is not None}
 
 
@@ -193,8 +193,8 @@ def _read_json(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise MetarayError(f"{path}: expected {', '.join(keys)}, received no {', '.join(missing)}; restore the file")
-    found: dict[str, Any] = content
-    return found
+    read: dict[str, Any] = content
+    return read
 
 
 def _read_info(folder: RunFolder) -> dict[str, Any]:
@@ -209,8 +209,8 @@ def _read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
 
 def _warnings(info: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> list[str]:
     """Warnings about the training, each sentence once."""
-    found = [*(info.get("warnings") or []), *((evaluation or {}).get("warnings") or [])]
-    return [without_credentials(warning) for warning in dict.fromkeys(found)]
+    warnings = [*(info.get("warnings") or []), *((evaluation or {}).get("warnings") or [])]
+    return [without_credentials(warning) for warning in dict.fromkeys(warnings)]
 
 
 def _settings(config: str) -> tuple[str, int | None]:
@@ -232,8 +232,8 @@ def _lead(subject: str, evaluation: Mapping[str, Any] | None, label: str) -> str
     steps = "1 inner step" if last == "1" else f"{last} inner steps"
     beside = ", ".join(f"{name} {interval(score, metric)}" for name, score in others)
     tasks = f"{evaluation['tasks']} {evaluation['split']} tasks"
-    found = f"{metric} {interval(own[1], metric)} after {steps} on {tasks}"
-    return f"{subject}: {found} ({beside})." if beside else f"{subject}: {found}."
+    scored = f"{metric} {interval(own[1], metric)} after {steps} on {tasks}"
+    return f"{subject}: {scored} ({beside})." if beside else f"{subject}: {scored}."
 
 
 def _table(evaluation: Mapping[str, Any], label: str) -> dict[str, Any]:
@@ -242,11 +242,11 @@ def _table(evaluation: Mapping[str, Any], label: str) -> dict[str, Any]:
     steps = sorted(evaluation["steps"], key=int)
     groups = []
     for name, scores in rows(evaluation, label):
-        found = [scores.get(number) for number in steps]
+        scores_at = [scores.get(number) for number in steps]
         cells = {
-            "mean": ["" if score is None else interval(score, metric) for score in found],
-            "median": ["" if score is None else rounded(score["median"], metric) for score in found],
-            "diverged": ["" if score is None else str(score["diverged"]) for score in found],
+            "mean": ["" if score is None else interval(score, metric) for score in scores_at],
+            "median": ["" if score is None else rounded(score["median"], metric) for score in scores_at],
+            "diverged": ["" if score is None else str(score["diverged"]) for score in scores_at],
         }
         groups.append((name, cells))
     return {"metric": metric, "steps": steps, "groups": groups}

@@ -36,7 +36,7 @@ def draw_search(searched: Searched, folder: Path) -> Drawn:
         could be drawn, and in sentences why others are missing.
     """
     made = {name: draw(searched) for name, draw in FIGURES.items()}
-    notes = [found for found in made.values() if isinstance(found, str)]
+    notes = [outcome for outcome in made.values() if isinstance(outcome, str)]
     figures = {name: figure for name, figure in made.items() if not isinstance(figure, str)}
     for name, figure in figures.items():
         save(figure, folder / f"{name}.png")
@@ -90,32 +90,32 @@ def how_sure(searched: Searched) -> list[str]:
     ranked = searched.confirmed_ranked()
     kept = {one.trial.number for one in ranked}
     lost = [f"#{number}" for number in sorted(searched.confirmed) if number not in kept]
-    found = [f"{_listed(lost)} had no finite score on fresh tasks."] if lost else []
+    lines = [f"{_listed(lost)} had no finite score on fresh tasks."] if lost else []
     if len(searched.ranked()) < 2:
-        return ["Fewer than two trials have a score, so that there is nothing to rank.", *found]
+        return ["Fewer than two trials have a score, so that there is nothing to rank.", *lines]
     if not ranked:
         return [
             "The ranking rests on the validation tasks of the search alone, among which the best was chosen: its score "
             "is too good on average, and trials close to it may be as good.",
-            *found,
+            *lines,
         ]
     first, *others = ranked
     leader = searched.named(first.trial)
     if searched.best is not None and first.trial.number != searched.best:
         best = next((one for one in others if one.trial.number == searched.best), None)
         beside = "was not evaluated on them" if best is None else f"is {_apart(best)}"
-        found.append(f"On fresh tasks {leader} leads; the best of the search, #{searched.best}, {beside}.")
+        lines.append(f"On fresh tasks {leader} leads; the best of the search, #{searched.best}, {beside}.")
     close = [searched.named(one.trial) for one in others if one.behind <= one.error]
     apart = [searched.named(one.trial) for one in others if one.behind > one.error]
     if close:
         verb = "is" if len(close) == 1 else "are"
-        found.append(f"{_listed(close)} {verb} not told apart from {leader}: more tasks would be needed to rank them.")
+        lines.append(f"{_listed(close)} {verb} not told apart from {leader}: more tasks would be needed to rank them.")
     if apart:
         verb = "is" if len(apart) == 1 else "are"
-        found.append(f"{_listed(apart)} {verb} worse than {leader} by more than chance explains (95 %).")
+        lines.append(f"{_listed(apart)} {verb} worse than {leader} by more than chance explains (95 %).")
     if not others:
-        found.append(f"Only {leader} was evaluated on fresh tasks, so that it is not compared with others.")
-    return found
+        lines.append(f"Only {leader} was evaluated on fresh tasks, so that it is not compared with others.")
+    return lines
 
 
 def _apart(one: Confirmed) -> str:
@@ -163,7 +163,7 @@ def _settings(searched: Searched) -> list[tuple[str, str, str, str]]:
 
 
 def _command(searched: Searched, base: str) -> str | None:
-    """What trains the best setting anew."""
+    """The command that trains the best setting anew; None if there is no best trial."""
     best = searched.trial(searched.best)
     if best is None:
         return None

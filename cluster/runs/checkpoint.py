@@ -77,7 +77,11 @@ def encode(checkpoint: Checkpoint) -> bytes:
 
 
 def decode(data: bytes, name: str) -> Checkpoint:
-    """The inverse of :func:`encode`; nothing in the file is executed.
+    """The checkpoint in the bytes of a file, as :func:`encode` gave them; nothing in the file is executed.
+
+    Args:
+        data: contents of the file.
+        name: path or URI of the file, for messages.
 
     Raises:
         CheckpointError: if the file is cut short, altered, or of another schema.
@@ -123,7 +127,13 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def save(store: Store, checkpoint: Checkpoint, keep: int) -> str:
-    """Write a checkpoint, then remove all but the newest ``keep``; returns its name."""
+    """Write a checkpoint, then remove all but the newest ``keep``; returns its name.
+
+    Args:
+        store: the checkpoints of the run.
+        checkpoint: the state to write.
+        keep: number of checkpoints of outer steps to keep.
+    """
     name = step_name(checkpoint.step)
     store.write(name, encode(checkpoint))
     for old in _steps(store)[:-keep]:
@@ -132,7 +142,12 @@ def save(store: Store, checkpoint: Checkpoint, keep: int) -> str:
 
 
 def replace_all(store: Store, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, then remove those of all other steps."""
+    """Write a checkpoint, then remove those of all other steps.
+
+    Args:
+        store: the checkpoints of the run.
+        checkpoint: the state to write.
+    """
     store.write(step_name(checkpoint.step), encode(checkpoint))
     for other in _steps(store):
         if other != checkpoint.step:
@@ -140,7 +155,12 @@ def replace_all(store: Store, checkpoint: Checkpoint) -> None:
 
 
 def load(store: Store, name: str) -> Checkpoint:
-    """Read one checkpoint."""
+    """Read one checkpoint.
+
+    Args:
+        store: the checkpoints of the run.
+        name: file name of the checkpoint.
+    """
     try:
         data = store.read(name)
     except FileNotFoundError as error:
@@ -169,7 +189,13 @@ def chosen(store: Store) -> tuple[str, Checkpoint]:
 
 
 def require_same(checkpoint: Checkpoint, config: Config, engine: str, data: str) -> None:
-    """Refuse to go on from a checkpoint whose θ another configuration, strategy or data set made.
+    """Raise an error if a checkpoint's θ was made by another configuration, strategy or data set.
+
+    Args:
+        checkpoint: the state to go on from.
+        config: the configuration to go on under.
+        engine: name of the execution strategy to go on with.
+        data: fingerprint of the data at hand, empty for families that need none.
 
     Raises:
         ConfigError: naming every key that differs.
@@ -184,7 +210,11 @@ def require_same(checkpoint: Checkpoint, config: Config, engine: str, data: str)
 
 
 def require_data(checkpoint: Checkpoint, data: str) -> None:
-    """Refuse other data than a checkpoint was made with.
+    """Raise an error if a checkpoint was made with other data.
+
+    Args:
+        checkpoint: the state to use.
+        data: fingerprint of the data at hand.
 
     Raises:
         ConfigError: naming both fingerprints.
@@ -197,7 +227,7 @@ def require_data(checkpoint: Checkpoint, data: str) -> None:
 
 
 def require_config(what: str, own: Config, config: Config, *, moved: bool) -> None:
-    """Refuse to go on under a configuration that gives another θ.
+    """Raise an error if a run would continue under a configuration that gives another θ.
 
     Args:
         what: whose configuration ``own`` is, for the message.
@@ -208,11 +238,11 @@ def require_config(what: str, own: Config, config: Config, *, moved: bool) -> No
     Raises:
         ConfigError: naming every key that differs.
     """
-    found = differences(own.identity, config.identity)
-    found = [line for line in found if not (moved and line.startswith("task.root:"))]
-    if found:
+    changes = differences(own.identity, config.identity)
+    changes = [line for line in changes if not (moved and line.startswith("task.root:"))]
+    if changes:
         raise ConfigError(
-            f"{what} is of another configuration ({'; '.join(found)}); resume with the values it was made with, or "
+            f"{what} is of another configuration ({'; '.join(changes)}); resume with the values it was made with, or "
             "start a new run"
         )
 

@@ -97,15 +97,15 @@ class RunFolder(DescribedFolder):
 
     @property
     def checkpoints(self) -> Store:
-        """Where the checkpoints are: in the folder, so that it may be moved, or at the URI it was given."""
+        """Store of the checkpoints: in the folder, so that it may be moved, or at the URI it was given."""
         return Store(self.info["checkpoints"] or str(self.path / "checkpoints"))
 
     @property
     def baselines(self) -> dict[str, "RunFolder"]:
         """Runs of the baselines, by algorithm."""
         folder = self.path / "baselines"
-        found = sorted(folder.iterdir()) if folder.is_dir() else []
-        return {path.name: RunFolder(path) for path in found if (path / "run.json").exists()}
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {path.name: RunFolder(path) for path in paths if (path / "run.json").exists()}
 
     @property
     def figures(self) -> Path:
@@ -119,7 +119,7 @@ class RunFolder(DescribedFolder):
 
 
 def beginning(name: str) -> dict[str, Any]:
-    """What the description of a run and that of a search begin with: when, with what and on what it was made."""
+    """First entries of the description of a run or a search: when, with what and on what machine it was made."""
     return {
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -168,7 +168,11 @@ def plan(
 
 
 def place(config: Config, name: str) -> Path:
-    """Where the folder of a run, or of a search, of this name is: under ``checkpoint.root`` unless that is a URI.
+    """Path of the folder of a run, or of a search, of this name: under ``checkpoint.root`` unless that is a URI.
+
+    Args:
+        config: the run's configuration.
+        name: of the run or search.
 
     Raises:
         ConfigError: if the folder, or what is tracked in MLflow, would be gone with the Ray job that makes it.
@@ -180,7 +184,7 @@ def place(config: Config, name: str) -> Path:
 
 
 def require_name(name: str) -> None:
-    """Refuse a name that could not be a folder's.
+    """Raise an error if a name cannot be a folder's.
 
     Raises:
         ConfigError: saying what a name is made of.
@@ -192,12 +196,16 @@ def require_name(name: str) -> None:
 
 
 def new_name(stem: str) -> str:
-    """A name for a new run: what it is of, when it started, and four letters to tell twins apart."""
+    """A new run's name: ``stem``, the time, and four random hexadecimal digits that make it unique."""
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def find(run: str, root: str = "runs") -> RunFolder:
     """The folder of a RUN given by its path, its name under ``root``, or its MLflow run id.
+
+    Args:
+        run: path, name or MLflow run id.
+        root: folder in which names are looked up.
 
     Raises:
         ConfigError: if there is no such run.
@@ -248,7 +256,12 @@ def _cause(error: Exception) -> str:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all, without secrets."""
+    """Write a JSON file whole or not at all, without secrets.
+
+    Args:
+        path: the file.
+        data: JSON values by key.
+    """
     write_file(path, (json.dumps(masked(data), indent=2, allow_nan=False) + "\n").encode())
 
 

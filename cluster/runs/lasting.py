@@ -1,4 +1,4 @@
-"""Within a Ray job: what would be written to the job's own folder, which is gone with the job, is refused."""
+"""Checks within a Ray job that nothing is written to the job's own folder, which is deleted with the job."""
 
 import os
 from pathlib import PurePath
@@ -14,7 +14,7 @@ def in_job() -> bool:
 
 
 def require_lasting_root(root: str) -> None:
-    """Refuse a relative ``checkpoint.root`` in a Ray job.
+    """Raise an error for a relative ``checkpoint.root`` in a Ray job.
 
     Raises:
         ConfigError: naming what would last.

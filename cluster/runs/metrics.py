@@ -17,18 +17,23 @@ def held_out_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     >>> held_out_metrics({"metric": "mse", "steps": {"5": {"mean": 0.5, "ci95": 0.1, "median": 0.4, "diverged": 0}}})
     {'test/mse_5': 0.5, 'test/mse_5_ci95': 0.1}
     """
-    found = {}
+    values = {}
     for prefix, rows in {"": evaluation["steps"], **evaluation.get("kinds", {})}.items():
         for number, row in rows.items():
             name = "/".join(["test", *([prefix] if prefix else []), f"{evaluation['metric']}_{number}"])
-            found[name] = math.nan if row["mean"] is None else row["mean"]
+            values[name] = math.nan if row["mean"] is None else row["mean"]
             if row["ci95"] is not None:
-                found[f"{name}_ci95"] = row["ci95"]
-    return found
+                values[f"{name}_ci95"] = row["ci95"]
+    return values
 
 
 def record_evaluation(folder: "Folder", evaluation: Mapping[str, Any]) -> None:
-    """Record the held-out scores of a run, at the outer step that its evaluated θ is of."""
+    """Record the held-out scores of a run, at the outer step that its evaluated θ is of.
+
+    Args:
+        folder: the run's folder.
+        evaluation: as in ``evaluation.json``.
+    """
     log = MetricsLog(folder.metrics_path)
     try:
         log.write(evaluation["checkpoint_step"], held_out_metrics(evaluation))
@@ -82,7 +87,12 @@ class MetricsLog:
         self._file.seek(whole)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record values at a step; numbers that are not finite are recorded as null."""
+        """Record values at a step; numbers that are not finite are recorded as null.
+
+        Args:
+            step: outer steps done.
+            values: numbers by the metric's name.
+        """
         fresh: dict[str, Any] = {
             name: value if math.isfinite(value) else None
             for name, value in values.items()

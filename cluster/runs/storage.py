@@ -40,7 +40,12 @@ class Store:
         return f"{self.root.rstrip('/')}/{name}"
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file under a temporary name, bring it to the disk, and only then give it its name."""
+        """Write a file under a temporary name, bring it to the disk, and only then give it its name.
+
+        Args:
+            name: file name in the store.
+            data: the contents.
+        """
         if self._local:
             write_file(Path(self._path) / name, data)
             return
@@ -67,8 +72,8 @@ class Store:
     def names(self) -> list[str]:
         """Names of the files, sorted; temporary ones left out."""
         selector: Any = fs.FileSelector(self._path, allow_not_found=True)
-        found = [info.base_name for info in self._fs.get_file_info(selector) if info.is_file]
-        return sorted(name for name in found if not name.endswith(".partial"))
+        files = [info.base_name for info in self._fs.get_file_info(selector) if info.is_file]
+        return sorted(name for name in files if not name.endswith(".partial"))
 
     def delete(self, name: str) -> None:
         """Remove a file."""
@@ -94,7 +99,12 @@ def room_for(path: Path | str) -> Iterator[None]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a local file so that after a crash it is there whole, or as it was before."""
+    """Write a local file so that after a crash it is there whole, or as it was before.
+
+    Args:
+        path: the file.
+        data: the contents.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with room_for(path):

@@ -1,4 +1,4 @@
-"""The table of a search for people: redrawn on a terminal, a line now and then elsewhere. On standard error."""
+"""Table of a search on standard error: redrawn on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ SHOWN = 20  # trials on a terminal: those under way and the best
 
 
 class Board:
-    """Shows what becomes of the trials."""
+    """Shows the state of the trials."""
 
     def __init__(
         self, console: Console, metric: str, keys: Sequence[str], total: int, steps: int, *, higher: bool
@@ -40,7 +40,7 @@ class Board:
         self._shown = time.monotonic()
 
     def update(self, trial: Trial) -> None:
-        """Take in how a trial stands."""
+        """Record the state of a trial."""
         self._trials[trial.number] = trial
         if self._live is not None:
             self._live.update(self.table())
@@ -49,7 +49,7 @@ class Board:
             self._console.print(self.line(), soft_wrap=True)
 
     def line(self) -> str:
-        """How the search stands, in a line."""
+        """State of the search, in a line."""
         over = [trial for trial in self._trials.values() if trial.over]
         kinds = {kind: sum(trial.status == kind for trial in over) for kind in ("stopped", "diverged", "failed")}
         notes = [f"{count} {kind}" for kind, count in kinds.items() if count]
@@ -92,7 +92,15 @@ def words(values: Mapping[str, Any]) -> str:
 
 @contextmanager
 def board(metric: str, keys: Sequence[str], total: int, steps: int, *, higher: bool) -> Iterator[Board]:
-    """Show a search while the block runs."""
+    """Show a search's trials while the block runs.
+
+    Args:
+        metric: name of the validation score.
+        keys: the keys that are searched.
+        total: number of trials.
+        steps: outer steps of a trial.
+        higher: whether larger scores are better.
+    """
     console = Console(stderr=True, highlight=False, file=sys.stderr)
     shown = Board(console, metric, keys, total, steps, higher=higher)
     if not console.is_terminal:

@@ -1,4 +1,4 @@
-"""A search's folder: what lies where, and what became of every trial."""
+"""A search's folder: where its files lie, and the record of every trial."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What became of one trial.
+    """State of one trial.
 
     Attributes:
         number: its number, from 0 on.
@@ -53,7 +53,7 @@ class SearchFolder(DescribedFolder):
 
     @property
     def state(self) -> Path:
-        """Where Ray Tune keeps its own state while a search runs; nothing in it outlives the search."""
+        """Folder of Ray Tune's own state while a search runs; nothing in it outlives the search."""
         return self.path / "tune"
 
     def run(self, number: int) -> RunFolder:
@@ -62,8 +62,8 @@ class SearchFolder(DescribedFolder):
 
     def trials(self) -> list[Trial]:
         """All trials so far, by number."""
-        found = [self.read(int(path.parent.name)) for path in self.path.glob("trials/*/trial.json")]
-        return sorted(found, key=lambda trial: trial.number)
+        trials = [self.read(int(path.parent.name)) for path in self.path.glob("trials/*/trial.json")]
+        return sorted(trials, key=lambda trial: trial.number)
 
     def read(self, number: int) -> Trial:
         """One trial."""
@@ -71,12 +71,18 @@ class SearchFolder(DescribedFolder):
         return Trial(**plain | {"history": tuple((step, score) for step, score in plain["history"])})
 
     def told_mlflow(self, number: int) -> bool:
-        """Whether the end of a trial was handed to its tracker."""
+        """Whether the end of a trial was given to its tracker."""
         run = self.run(number)
         return (run.path / "run.json").exists() and run.info.get("ended") is not None
 
     def refreshed(self, trial: Trial, metric: str, *, higher: bool) -> Trial:
-        """A trial with the scores that its run has recorded by now."""
+        """A trial with the scores that its run has recorded by now.
+
+        Args:
+            trial: as it is recorded.
+            metric: key of the score in the run's metrics.
+            higher: whether larger scores are better.
+        """
         history = scores(self.run(trial.number), metric)
         finite = [score for _, score in history if score is not None]
         best = (max(finite) if higher else min(finite)) if finite else None
@@ -88,31 +94,50 @@ class SearchFolder(DescribedFolder):
 
 
 def by_value(trials: Iterable[Trial], *, higher: bool) -> list[Trial]:
-    """Trials that have a score, the best first."""
+    """Trials that have a score, the best first.
+
+    Args:
+        trials: in any order.
+        higher: whether larger scores are better.
+    """
     scored = [trial for trial in trials if trial.value is not None]
     return sorted(scored, key=lambda trial: (-1 if higher else 1) * (trial.value or 0.0))
 
 
 def scores(run: RunFolder, metric: str) -> list[tuple[int, float | None]]:
-    """Outer steps and validation scores in a run's own record, None where one is not finite."""
-    found: list[tuple[int, float | None]] = []
+    """Outer steps and validation scores in a run's own record, None where one is not finite.
+
+    Args:
+        run: the trial's folder.
+        metric: key of the score in the run's metrics.
+    """
+    scored: list[tuple[int, float | None]] = []
     for line in run.metrics_path.read_bytes().splitlines() if run.metrics_path.exists() else []:
         try:
             record = json.loads(line)
         except ValueError:
             break  # the last line, cut short by a crash or being written
         if metric in record["values"]:
-            found.append((record["step"], record["values"][metric]))
-    return found
+            scored.append((record["step"], record["values"][metric]))
+    return scored
 
 
 def plan(search: Search, name: str) -> SearchFolder:
-    """A search's folder, under ``checkpoint.root`` where that is a folder, that is not made yet."""
+    """A search's folder that is not made yet, under ``checkpoint.root`` where that is a folder.
+
+    Args:
+        search: the search.
+        name: of the folder.
+    """
     return SearchFolder(_place(search, name), beginning(name))
 
 
 def plan_named(search: Search, name: str) -> SearchFolder:
     """The folder of the search of a name, begun before under the same settings, or planned.
+
+    Args:
+        search: the search.
+        name: of the folder.
 
     Raises:
         ConfigError: if the name is none for a folder, or the search there is of other settings.
@@ -137,6 +162,10 @@ def _place(search: Search, name: str) -> Path:
 
 def find(search: str, root: str = "runs") -> SearchFolder:
     """The folder of a search given by its path or its name under ``root``.
+
+    Args:
+        search: path or name.
+        root: folder in which names are looked up.
 
     Raises:
         ConfigError: if there is no such search.

@@ -1,4 +1,4 @@
-"""What a search found, as its figures and its page want it."""
+"""Conversion of a search's result to its figures and its page."""
 
 from typing import Any
 
@@ -11,21 +11,21 @@ from cluster.search.space import Domain
 
 def draw(result: Result) -> None:
     """Draw the figures of a search and write its page; their paths are added to the result."""
-    found, settings, folder = searched(result), result.search.settings, result.folder
-    drawn = draw_search(found, folder.path / "figures")
+    picture, settings, folder = searched(result), result.search.settings, result.folder
+    drawn = draw_search(picture, folder.path / "figures")
     facts = {
         "searcher": settings.searcher,
         "scheduler": settings.scheduler,
         "fresh validation tasks": f"{settings.confirm_tasks} to choose among the best few, as many to test the choice",
         "folder": str(folder.path),
     }
-    write_search_page(found, folder.path, drawn, name=folder.info["name"], base=settings.base, facts=facts)
+    write_search_page(picture, folder.path, drawn, name=folder.info["name"], base=settings.base, facts=facts)
     result.figures.extend(drawn.paths)
     result.warnings.extend(drawn.notes)
 
 
 def searched(result: Result) -> Searched:
-    """The search, its trials and how they ended."""
+    """The result as figures take it: axes, trials and confirmed scores."""
     return Searched(
         axes=[_axis(key, domain) for key, domain in result.search.space.domains.items()],
         trials=[

@@ -1,6 +1,6 @@
-"""Which points of a space are tried: functions of the search's seed and the trial's number, not of what came before.
+"""Points of a space to try: functions of the search's seed and the trial's number, not of the results so far.
 
-Points that do depend on what came before are suggested by :mod:`cluster.search.tpe`.
+Points that do depend on results are suggested by :mod:`cluster.search.tpe`.
 """
 
 from typing import Any
@@ -48,7 +48,12 @@ def base_number(search: Search) -> int | None:
 
 
 def random_point(search: Search, number: int) -> Point:
-    """Point ``number`` of the search's own stream."""
+    """Point ``number`` of the search's own stream.
+
+    Args:
+        search: holds space and seed.
+        number: index in the stream, from 0 on.
+    """
     rng = np.random.Generator(np.random.Philox(key=[search.settings.seed, number]))
     return search.space.at(list(rng.random(len(search.space.domains))))
 

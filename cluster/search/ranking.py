@@ -1,4 +1,4 @@
-"""The ranking of a search's trials: by validation, then the best few by fresh tasks, and what is sure of it."""
+"""Ranking of a search's trials: by validation, then of the best few by fresh tasks, with intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from cluster.search.settings import Search
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a search came to.
+    """Result of a search.
 
     Attributes:
         folder: the search's folder.
@@ -64,7 +64,7 @@ class Result:
             return None
         one, other = (self.folder.run(number).config for number in (best, over))
         comparisons = len(self.confirmed) - 1
-        found = difference(
+        advantage = difference(
             self.confirmed[best],
             self.confirmed[over],
             paired=confirm.same_tasks(one, other),
@@ -72,11 +72,11 @@ class Result:
             kinds=(self._kinds(best), self._kinds(over)),
             comparisons=comparisons,
         )
-        if found is None or found["mean"] is None:
+        if advantage is None or advantage["mean"] is None:
             return None
-        corrected = found.get("corrected", found["ci95"])
-        sure = corrected is not None and found["mean"] > corrected
-        return {"over": over, **found, "corrected": corrected, "comparisons": comparisons, "sure": sure}
+        corrected = advantage.get("corrected", advantage["ci95"])
+        sure = corrected is not None and advantage["mean"] > corrected
+        return {"over": over, **advantage, "corrected": corrected, "comparisons": comparisons, "sure": sure}
 
     def interval(self, number: int) -> dict[str, float | None]:
         """Mean and half-width of a trial's scores on the tasks that test the choice."""
@@ -115,7 +115,13 @@ class Result:
 
 
 def rank(search: Search, folder: SearchFolder, *, higher: bool) -> Result:
-    """Look at the best few and the base again, on fresh validation tasks: some choose the best, others test it."""
+    """Score the best few and the base again, on fresh validation tasks: some choose the best, others test it.
+
+    Args:
+        search: the search.
+        folder: its folder, with all trials.
+        higher: whether larger scores are better.
+    """
     trials = folder.trials()
     best = by_value(trials, higher=higher)
     if not best:

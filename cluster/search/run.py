@@ -1,4 +1,4 @@
-"""A search from its file to its best trial: runs or goes on with the trials, looks at the best again, draws, tells."""
+"""A search from its file to its best trial: runs or resumes trials, scores the best again, draws, sends to MLflow."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -25,6 +25,11 @@ Suggest = Callable[[int], Point]
 
 def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
     """Run the trials of a search that are not over, and rank them.
+
+    Args:
+        search: the search.
+        folder: its folder.
+        stop: set by a signal.
 
     Raises:
         Interrupted: if ``stop`` was set; what is done is kept.
@@ -64,7 +69,7 @@ def run(search: Search, folder: SearchFolder, stop: SignalFlag) -> Result:
 
 def _recovered(search: Search, folder: SearchFolder, *, higher: bool) -> list[Trial]:
     """The trials of the search before it was interrupted, as their own folders have them."""
-    found = []
+    recovered = []
     for trial in folder.trials():
         if not trial.over:
             run = folder.run(trial.number)
@@ -77,8 +82,8 @@ def _recovered(search: Search, folder: SearchFolder, *, higher: bool) -> list[Tr
                 trial = dataclasses.replace(trial, values=search.values_of(state.config))
                 if state.step == search.base.outer.steps:
                     trial = dataclasses.replace(trial, status="finished")
-        found.append(trial)
-    return found
+        recovered.append(trial)
+    return recovered
 
 
 def _run_trials(
@@ -90,7 +95,7 @@ def _run_trials(
     *,
     higher: bool,
 ) -> None:
-    """Run what is not over yet."""
+    """Run the trials that are not over."""
     from cluster.search.tuner import run_trials  # Ray Tune and Optuna take seconds to load
     from cluster.search.watch import Watch
 

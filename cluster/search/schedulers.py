@@ -1,4 +1,4 @@
-"""Which trials go on: Ray Tune's schedulers over outer steps, told what an interrupted search had come to."""
+"""Schedulers of trials: Ray Tune's over outer steps, given the scores from before an interrupted search was resumed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

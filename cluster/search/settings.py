@@ -84,7 +84,7 @@ class Search:
 
     @cached_property
     def space(self) -> Space:
-        """What is searched."""
+        """The keys that are searched, with their domains."""
         return Space(self.settings.space)
 
     @property
@@ -108,13 +108,13 @@ class Search:
 
     def values_of(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """The values of the searched keys in a configuration of nested plain values."""
-        found = {}
+        values = {}
         for key in self.settings.space:
             value: Any = plain
             for part in key.split("."):
                 value = value.get(part) if isinstance(value, Mapping) else None
-            found[key] = value
-        return found
+            values[key] = value
+        return values
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """The configuration of a trial.
@@ -140,6 +140,10 @@ class Search:
 def load(path: Path, overrides: Iterable[str] = ()) -> Search:
     """Read a search file and the base configuration it names; override, check.
 
+    Args:
+        path: the search file.
+        overrides: words ``section.key=value``.
+
     Raises:
         ConfigError: naming every key that is wrong.
     """
@@ -152,6 +156,10 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Search:
 
 def reload(path: Path, overrides: Iterable[str] = ()) -> Search:
     """Read what :meth:`Search.to_yaml` wrote, changed in what leaves trials as they are.
+
+    Args:
+        path: the file of a search's folder.
+        overrides: words ``section.key=value``.
 
     Raises:
         ConfigError: if an override asks for another search.
@@ -167,18 +175,22 @@ def reload(path: Path, overrides: Iterable[str] = ()) -> Search:
 
 
 def require_same(before: Search, now: Search) -> None:
-    """Refuse to go on with a search under settings that make other trials.
+    """Raise an error if a search would continue under settings that make other trials.
+
+    Args:
+        before: the search as it was begun.
+        now: the search that is asked for.
 
     Raises:
         ConfigError: naming every key that differs.
     """
     free = {"trials", "at_once", "retries", "confirm", "confirm_tasks", "register_as", "alias"}
-    found = differences(
+    changes = differences(
         before.settings.model_dump(mode="json", exclude=free), now.settings.model_dump(mode="json", exclude=free)
     ) + differences(before.base.identity, now.base.identity)
-    if found:
+    if changes:
         raise ConfigError(
-            f"the search is of other settings ({'; '.join(found)}); leave them out, or start a new search"
+            f"the search is of other settings ({'; '.join(changes)}); leave them out, or start a new search"
         )
 
 
@@ -242,7 +254,7 @@ def _judged_at(metric: str, config: Config) -> int:
 
 
 def _check_key(search: Search, key: str, domain: Domain) -> None:
-    """Refuse a key that no configuration has, and bounds that it does not take."""
+    """Raise an error for a key that no configuration has, and for bounds that it does not take."""
     if key.partition(".")[0] in ("eval", "cluster", "tracking", "checkpoint"):
         raise ConfigError(f"search.space: expected keys that change θ, received '{key}'; give it a value instead")
     if key == "outer.steps":

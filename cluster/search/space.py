@@ -34,10 +34,10 @@ class Domain(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
+        set_keys = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(set_keys) != 1:
             kinds = ", ".join(type(self).model_fields)
-            raise ValueError(f"expected exactly one of {kinds}, received {' and '.join(given) or 'none'}")
+            raise ValueError(f"expected exactly one of {kinds}, received {' and '.join(set_keys) or 'none'}")
         if self.bounds is not None:
             low, high = self.bounds
             if not (math.isfinite(low) and math.isfinite(high) and low < high):

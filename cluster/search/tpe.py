@@ -1,4 +1,4 @@
-"""Points suggested by what came before: tree-structured Parzen estimators (Bergstra et al. 2011), by Optuna."""
+"""Points suggested from earlier results: tree-structured Parzen estimators (Bergstra et al. 2011), by Optuna."""
 
 import warnings
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ class Suggestions:
     """
 
     def __init__(self, search: Search, *, higher_is_better: bool) -> None:
-        """Know no results yet."""
+        """Start without results."""
         self._search = search
         self._worst = -float("inf") if higher_is_better else float("inf")
         self._direction = StudyDirection.MAXIMIZE if higher_is_better else StudyDirection.MINIMIZE
         self._distributions = {key: _distribution(domain) for key, domain in search.space.domains.items()}
 
     def suggest(self, number: int, trials: Sequence[Trial]) -> Point:
-        """The point of trial ``number``, given what has become of others.
+        """The point of trial ``number``, given the results of other trials.
 
         Args:
             number: the trial's number.
@@ -54,7 +54,7 @@ class Suggestions:
         return self._values(study.ask(self._distributions).params)
 
     def _told(self, trial: Trial) -> FrozenTrial:
-        """A trial as Optuna has it; one that was stopped early counts for the step that it came to."""
+        """A trial in Optuna's form; one that was stopped early counts for the last step that it reached."""
         state = {"stopped": TrialState.PRUNED}.get(trial.status, TrialState.COMPLETE)
         state = state if trial.over else TrialState.RUNNING
         return create_trial(
@@ -70,10 +70,12 @@ class Suggestions:
         return value if domain.bounds is not None else (domain.values or ()).index(value)
 
     def _values(self, params: dict[str, Any]) -> Point:
-        found = {}
+        values = {}
         for key, domain in self._search.space.domains.items():
-            found[key] = domain.within(params[key]) if domain.bounds is not None else (domain.values or ())[params[key]]
-        return found
+            values[key] = (
+                domain.within(params[key]) if domain.bounds is not None else (domain.values or ())[params[key]]
+            )
+        return values
 
 
 def _distribution(domain: Domain) -> BaseDistribution:

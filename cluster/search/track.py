@@ -12,7 +12,7 @@ SHORT = 1.0  # seconds without an answer after which a trial's run is left to a 
 
 
 class Tracked:
-    """Keeps MLflow in step with a search while a block runs; a server that is down holds nothing up."""
+    """Tracks a search in MLflow while a block runs; the search does not wait for a server that is down."""
 
     def __init__(self, search: Search, folder: SearchFolder, *, higher: bool) -> None:
         """Follow nothing yet."""
@@ -29,7 +29,7 @@ class Tracked:
         return self
 
     def update(self, trial: Trial) -> None:
-        """Take in how a trial stands: begin its run as soon as it has a folder, end it when the trial is over."""
+        """Begin a trial's MLflow run as soon as it has a folder, and end it when the trial is over."""
         run = self._folder.run(trial.number)
         if trial.number not in self._trials and trial.number not in self._over and (run.path / "run.json").exists():
             params = self._search.plain(trial.values)
@@ -41,7 +41,7 @@ class Tracked:
                 self._trials[trial.number].end(ENDED[trial.status], [*run.artifacts, run.path / "trial.json"])
 
     def recall(self, trial: Trial) -> None:
-        """Take in a trial from before the search was interrupted; MLflow knows of its end unless that came between."""
+        """Add a trial from before the search was interrupted; its MLflow run is ended unless that was done before."""
         copied = original_of(self._folder.run(trial.number).path) is not None  # of a search that was copied whole
         if trial.over and self._folder.told_mlflow(trial.number) and not copied:
             self._over[trial.number] = trial
@@ -55,7 +55,7 @@ class Tracked:
         self._log.write(len(self._over), {} if value is None else {"search/best": value})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """End the runs as the block ended, and say what could not be sent."""
+        """End the runs by how the block ended, and warn of what could not be sent."""
         del error, trace
         status = "FINISHED" if kind is None else "FAILED"
         if kind is not None and issubclass(kind, Interrupted | KeyboardInterrupt):

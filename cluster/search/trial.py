@@ -27,11 +27,11 @@ Report = Callable[[int, float, Checkpoint], None]
 
 
 class _Diverged(Exception):  # noqa: N818 - an outcome, not a fault
-    """What diverged, in words."""
+    """Raised where training diverges; the message says which number did."""
 
 
 class _Quiet:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
     def update(self, step: int, metrics: object) -> None:
         """Show nothing."""
@@ -49,11 +49,11 @@ def train_trial(
 
     Args:
         search: the search.
-        values: what the trial is given.
+        values: by the keys that are searched.
         name: of its run.
         path: its folder, which all machines of the cluster have to see.
         taken_over: the state of another trial to go on from, instead of this one's own.
-        report: told of outer steps, validation score and the state that was validated, but not of the last one.
+        report: called with outer steps, validation score and the state that was validated, but not of the last one.
 
     Returns:
         ``finished``, ``diverged`` or ``failed`` (a configuration that cannot run), and why.
@@ -99,7 +99,7 @@ def _train(config: Config, folder: RunFolder, report: Report) -> None:
 
 
 def _settle(folder: RunFolder) -> None:
-    """Make the run's configuration that of its best θ, which in a population may have come to other values since."""
+    """Write the configuration of the run's best θ; in a population the trial's values may have changed since."""
     _, best = checkpoints.chosen(folder.checkpoints)
     write_file(folder.path / "config.yaml", parse(best.config).to_yaml().encode())
 

@@ -39,7 +39,12 @@ KEPT = 4  # states of a trial that others may take over
 
 
 def oriented(value: float | None, *, higher_is_better: bool) -> float:
-    """A validation score such that higher is better, and one that is not finite is the worst of all."""
+    """A validation score such that higher is better, and one that is not finite is the worst of all.
+
+    Args:
+        value: the score, None where there is none.
+        higher_is_better: whether larger scores are better.
+    """
     if value is None or not abs(value) < WORST:
         return -WORST
     return value if higher_is_better else -value
@@ -143,7 +148,7 @@ def _run_trial(config: dict[str, Any], *, search: Search, root: Path, higher_is_
 
 
 def _taken_over(number: int) -> Checkpoint | None:
-    """The state of another trial that Ray Tune has this one go on from; its own it has itself."""
+    """The state of another trial that Ray Tune makes this one continue from; None if it continues from its own."""
     received = tune.get_checkpoint()
     if received is None:
         return None
@@ -171,7 +176,7 @@ class _OnRequest(Stopper):
 
 
 class Suggested(Searcher):
-    """Points that depend on what came before, for Ray Tune."""
+    """Points that depend on earlier results, for Ray Tune."""
 
     def __init__(self, points: Mapping[int, Point], suggest: Callable[[int], Point], more: range) -> None:
         """Try ``points``, by number, then ask for those of the numbers in ``more``."""
@@ -192,10 +197,10 @@ class Suggested(Searcher):
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: results are read from the record."""
+        """Do nothing: results are read from the record."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the record is in the search's folder."""
+        """Do nothing: the record is in the search's folder."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        """Do nothing: the record is in the search's folder."""

@@ -16,12 +16,12 @@ Changed = Callable[[Trial], None]
 
 
 class Watch(tune.Callback):
-    """What Ray Tune tells of the trials, written down."""
+    """Records trials as Ray Tune reports them."""
 
     def __init__(
         self, search: Search, folder: SearchFolder, stop: StopFlag, changed: Sequence[Changed], *, higher: bool
     ) -> None:
-        """Listen.
+        """Note the search and its folder; Ray Tune calls the other methods.
 
         Args:
             search: the search.
@@ -34,18 +34,18 @@ class Watch(tune.Callback):
         self._changed, self._higher = changed, higher
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray Tune pickles what it is given, to restore it as we never do."""
+        """An empty state: Ray Tune pickles its callbacks to restore them, which is never done here."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note what the trial is given; it may have taken over another's values."""
+        """Record the values of a trial that starts; they may be another trial's, taken over."""
         number, values = _point(trial)
         self._keep(dataclasses.replace(self._folder.read(number), values=values, status="running"))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Add a score, or how the trial ended."""
+        """Record a score, or the end of a trial."""
         record = self._folder.read(_point(trial)[0])
         if "status" in result:
             self._end(record, result["status"], result["error"])
@@ -53,13 +53,13 @@ class Watch(tune.Callback):
             self._keep(self._refreshed(record))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial that did not end by itself was stopped by the scheduler, or by whoever stops the search."""
+        """Record a trial that did not end by itself as stopped, unless the whole search is being stopped."""
         record = self._folder.read(_point(trial)[0])
         if not record.over and not self._stop:
             self._end(record, "stopped", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial that failed as often as it may."""
+        """Record a trial as failed, once its retries are used up."""
         self._end(self._folder.read(_point(trial)[0]), "failed", _reason(trial))
 
     def _end(self, record: Trial, status: Status, error: str | None) -> None:

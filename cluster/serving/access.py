@@ -34,8 +34,8 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if NAME.fullmatch(given) else uuid.uuid4().hex
+        supplied_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = supplied_id if NAME.fullmatch(supplied_id) else uuid.uuid4().hex
         began, status, sent, received = time.perf_counter(), 0, 0, 0
 
         async def counted() -> Message:
@@ -71,7 +71,14 @@ class Access:
 
 
 def line(client: Any, *, method: str, path: str, **more: Any) -> dict[str, Any]:
-    """The log entry of a request; the path without its query, cut short."""
+    """The log entry of a request; the path without its query, cut short.
+
+    Args:
+        client: host and port of the caller, None where they are not known.
+        method: of the request.
+        path: of the request.
+        **more: further entries by name.
+    """
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     path = path.partition("?")[0][:LONGEST]
     return {"time": now, "client": client[0] if client else None, "method": method[:20], "path": path} | more

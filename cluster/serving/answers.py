@@ -1,4 +1,4 @@
-"""Answers of the HTTP side: predictions in pieces, JSON, and a reason for whatever is refused."""
+"""Answers of the HTTP side: predictions in pieces, JSON, and refusals with a reason."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -45,13 +45,25 @@ class Pieces(Response):
 
 
 def as_json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON in ASCII: a caller's broken letters, quoted in a reason, have no other form."""
+    """A response in JSON, in ASCII: letters of a caller that are not valid Unicode have no other form in a reason.
+
+    Args:
+        content: the JSON object.
+        status: HTTP status.
+        headers: further headers.
+    """
     body = json.dumps(content, allow_nan=False)
     return Response(body, status, headers, media_type="application/json")
 
 
 def as_reason(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Why a request is refused."""
+    """The response to a request that is refused for a reason.
+
+    Args:
+        status: HTTP status.
+        reason: a sentence for the caller.
+        headers: further headers.
+    """
     return as_json({"error_code": CODES.get(status, "BAD_REQUEST"), "message": reason}, status, headers)
 
 
@@ -64,8 +76,8 @@ class Authenticated:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http" and scope["path"] not in OPEN:
-            given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
-            if not is_allowed(given[0] if len(given) == 1 else None, self._token):
+            authorizations = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+            if not is_allowed(authorizations[0] if len(authorizations) == 1 else None, self._token):
                 reason = "Authorization: expected Bearer and the token of this server, received none or another"
                 await as_reason(401, reason, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
                 return

@@ -1,4 +1,4 @@
-"""The HTTP side: MLflow's form of scoring, limits on what is taken on, and a reason for whatever is refused."""
+"""The HTTP side: MLflow's form of scoring, limits on requests, and refusals with a reason."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -155,7 +155,7 @@ class Service:
                 self._inside -= 1
 
     def _refusal(self, request: Request) -> Refused | None:
-        """Why a request is not looked at, if there is a reason."""
+        """The refusal of a request that is not to be read; None if it is accepted."""
         try:
             require_form(request.headers.get("content-type", ""), self._live.served.model)
             require_encoding(content_encoding(request))
@@ -272,7 +272,12 @@ class Asking:
         self._is_dropped = self.is_reading = False
 
     def ask(self, question: Question, need: Need) -> Answer:
-        """The answer to come."""
+        """A future of the predictions for a question.
+
+        Args:
+            question: checked arrays, inner steps and α.
+            need: memory that the answer takes.
+        """
         self._answer = self.live.batcher.ask(question, need)
         return self._answer
 

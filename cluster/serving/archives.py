@@ -56,7 +56,12 @@ def unpacked(body: bytes, fields: Sequence[Field], most: int) -> dict[str, NDArr
 
 
 def unpacked_bytes(body: bytes, most: int) -> int:
-    """Bytes that the members of an archive are said to have, ``most`` at most, which no reading exceeds."""
+    """Bytes that the members of an archive declare, ``most`` at most; reading never exceeds them.
+
+    Args:
+        body: the archive.
+        most: upper bound of the answer, bytes.
+    """
     try:
         _require_end(body)
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
@@ -141,7 +146,11 @@ def _array(archive: zipfile.ZipFile, name: str, member: _Member) -> NDArray[Any]
 
 
 def in_range(field: Field, array: NDArray[Any]) -> NDArray[Any]:
-    """An array of whole numbers in a field's own type.
+    """An array of integers converted to a field's own type.
+
+    Args:
+        field: names the type.
+        array: integers of any type.
 
     Raises:
         ValueError: if the type does not hold one of them; a plain cast would count on from the other end.

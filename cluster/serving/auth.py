@@ -1,4 +1,4 @@
-"""Who may ask, and over which encryption: a bearer token and TLS."""
+"""Access to the server: a bearer token and TLS."""
 
 import hmac
 import os
@@ -13,7 +13,11 @@ SHORTEST = 16  # letters of a token
 
 
 def read_token(file: Path | None, environment: Mapping[str, str] = os.environ) -> bytes | None:
-    """The token that callers have to show, from a file or else the environment; None where neither has one.
+    """The token that callers must send, from a file or else the environment; None where neither has one.
+
+    Args:
+        file: path of a file with the token, or None.
+        environment: variables by name.
 
     Raises:
         ConfigError: if the file cannot be read, or the token is short or not printable ASCII.
@@ -38,15 +42,24 @@ def read_token(file: Path | None, environment: Mapping[str, str] = os.environ) -
 
 
 def is_allowed(authorization: str | None, token: bytes | None) -> bool:
-    """Whether a header ``Authorization: Bearer TOKEN`` shows the token, compared in constant time."""
+    """Whether a header ``Authorization: Bearer TOKEN`` has the token, compared in constant time.
+
+    Args:
+        authorization: value of the header, None where there is none.
+        token: expected; None: every request is allowed.
+    """
     if token is None:
         return True
-    scheme, _, given = (authorization or "").partition(" ")
-    return hmac.compare_digest(given.strip().encode("utf-8"), token) and scheme.lower() == "bearer"
+    scheme, _, presented = (authorization or "").partition(" ")
+    return hmac.compare_digest(presented.strip().encode("utf-8"), token) and scheme.lower() == "bearer"
 
 
 def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """TLS 1.2 or newer with a certificate (chain) and its key, both PEM; None where neither is given.
+
+    Args:
+        certificate: PEM file of the certificate or its chain.
+        key: PEM file of its key.
 
     Raises:
         ConfigError: if one is missing, unreadable, protected by a password, or does not fit the other.

@@ -97,9 +97,13 @@ class Batcher:
         return self._compiler.settle(seconds)
 
     def ask(self, question: Question, need: Need = NOTHING) -> Answer:
-        """The answer to come, predictions [T, Q, …]; it may be cancelled while it waits.
+        """A future of the predictions [T, Q, …] for a question; it may be cancelled while it waits.
 
-        It raises :class:`Refused` if adaptation diverges.
+        The future raises :class:`Refused` if adaptation diverges.
+
+        Args:
+            question: checked arrays, inner steps and α.
+            need: memory that the answer takes.
         """
         waiting = _Waiting(question, Answer(), need)
         with self._changed:
@@ -163,7 +167,7 @@ class Batcher:
 
     def _answer(self, batch: list[_Waiting]) -> None:
         try:
-            found = self._predictions(batch)
+            split = self._predictions(batch)
         except Dropped as error:
             for one in batch:
                 one.answer.set_exception(error)
@@ -175,7 +179,7 @@ class Batcher:
             for one in batch:  # whoever is to blame, the others are not
                 self._answer([one])
             return
-        for one, predictions in zip(batch, found, strict=True):
+        for one, predictions in zip(batch, split, strict=True):
             try:
                 require_finite(predictions, one.question.inner_lr)
             except ValueError as error:
@@ -196,8 +200,8 @@ class Batcher:
         with self._memory.work.held(need.work(tasks, chunk), proceed):
             arrays = {name: np.concatenate([one.question.arrays[name] for one in batch]) for name in first.arrays}
             run = Compiling(Watched(self._programs, proceed, chunk), self._compiler, proceed)
-            found = self._model.adapted(arrays, first.inner_steps, first.inner_lr, run)
-            return np.split(found, np.cumsum([one.question.tasks for one in batch])[:-1])
+            predictions = self._model.adapted(arrays, first.inner_steps, first.inner_lr, run)
+            return np.split(predictions, np.cumsum([one.question.tasks for one in batch])[:-1])
 
 
 def _refusal(error: Exception) -> Exception:

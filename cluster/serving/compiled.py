@@ -41,11 +41,11 @@ OneTask = Callable[[Params, Any], Tensor]
 
 @dataclass
 class _Kind:
-    """How long requests of one kind took, and their program once there is one."""
+    """Time that requests of one kind took, and their program once there is one."""
 
     seconds: float = 0.0
     tasks: int = 0
-    asked: bool = False
+    requested: bool = False
     program: "_Compiled | None" = None
 
 
@@ -130,8 +130,8 @@ class Compiler:
         with self._lock:
             kind.seconds += time.thread_time() - began
             kind.tasks += len(outputs)
-            due = kind.seconds >= self._due and not kind.asked and bool(outputs[:1].isfinite().all())
-            kind.asked = kind.asked or due
+            due = kind.seconds >= self._due and not kind.requested and bool(outputs[:1].isfinite().all())
+            kind.requested = kind.requested or due
         if due:
             one = tree_map(lambda leaf: leaf[:1].clone(), tasks)
             self._worker.submit(self._compile, kind, function, params, one, outputs[:1].clone())
@@ -191,7 +191,15 @@ class Compiling:
         return self._programs(what, function, params, tasks)
 
     def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
-        """Outputs [T, …] after ``steps`` inner steps, all of a task in one compiled program."""
+        """Outputs [T, …] after ``steps`` inner steps, all of a task in one compiled program.
+
+        Args:
+            what: tells functions apart that a program could be kept for.
+            path: one inner step, and the outputs.
+            params: θ by name.
+            tasks: pairs (support, queries) of tensors [T, …], or of tuples of them.
+            steps: inner steps.
+        """
         otherwise = partial(self._programs.adapt, what, path, params, tasks, steps)
         if steps > STEPS:
             return otherwise()

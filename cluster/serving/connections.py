@@ -201,7 +201,12 @@ class GuardedProtocol(H11Protocol):
         self.refuse(*self.conn.problem)  # type: ignore[attr-defined]
 
     def refuse(self, status: int, reason: str) -> None:
-        """Answer before there is a request, and close."""
+        """Send a refusal before a request has been read, and close the connection.
+
+        Args:
+            status: HTTP status.
+            reason: a sentence for the caller.
+        """
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps(
                 {"error_code": "BAD_REQUEST" if status < 500 else "TEMPORARILY_UNAVAILABLE", "message": reason[:1000]}
@@ -255,7 +260,12 @@ class GuardedProtocol(H11Protocol):
 
 
 def guarded(limits: Limits, log: Write | None) -> type[GuardedProtocol]:
-    """The protocol of one server."""
+    """The protocol class of one server.
+
+    Args:
+        limits: of connections and requests.
+        log: writes the access log, None: there is none.
+    """
     return type("Guarded", (GuardedProtocol,), {"limits": limits, "log": staticmethod(log) if log else None})
 
 

@@ -1,4 +1,4 @@
-"""How much memory a request will take, computed before any of it is taken."""
+"""Estimates of the memory that a request will take, computed before any of it is taken."""
 
 import logging
 import threading
@@ -47,11 +47,21 @@ class Need:
     answer: int = 0
 
     def work(self, tasks: int, chunk: int) -> int:
-        """Bytes for ``tasks`` of which ``chunk`` are computed at a time."""
+        """Bytes to compute ``tasks`` tasks, ``chunk`` at a time.
+
+        Args:
+            tasks: number of tasks.
+            chunk: tasks at a time.
+        """
         return BASE + self.kept * tasks + int(KERNELS * self.each * min(tasks, chunk))
 
     def chunk(self, tasks: int, share: int) -> int:
-        """The largest power of two of tasks at a time that ``share`` bytes are enough for; 1 at least."""
+        """The largest power of two of tasks at a time that ``share`` bytes suffice for; 1 at least.
+
+        Args:
+            tasks: number of tasks.
+            share: bytes.
+        """
         chunk = CHUNK
         while chunk > 1 and self.work(1 << (tasks - 1).bit_length(), chunk) > share:
             chunk //= 2
@@ -79,9 +89,11 @@ class Estimates:
         for field in self._model.inputs:
             shape = question.arrays[field.name].shape
             free = zip(field.shape, shape, strict=True)
-            sizes |= {size: found for size, found in free if isinstance(size, str) and size != "T" and "+" not in size}
+            sizes |= {
+                size: length for size, length in free if isinstance(size, str) and size != "T" and "+" not in size
+            }
         steps = min(question.inner_steps, 1)
-        rounded = self._need({size: 1 << (found - 1).bit_length() for size, found in sizes.items()}, steps)
+        rounded = self._need({size: 1 << (length - 1).bit_length() for size, length in sizes.items()}, steps)
         return rounded if 4 * rounded.work(1, 1) <= self._share else self._need(sizes, steps)
 
     def _need(self, sizes: Mapping[str, int], steps: int) -> Need:
@@ -134,9 +146,9 @@ class _Examined:
     def __call__(self, what: Any, function: Callable[[Params, Any], Any], params: Params, tasks: Any) -> Any:
         del what
         many = not convolves_many(params, tree_leaves(tasks))
-        found = self._measured(function, params, tasks, many=many, own=False)
-        self.kept += 2 * _nbytes(found)
-        return found
+        outputs = self._measured(function, params, tasks, many=many, own=False)
+        self.kept += 2 * _nbytes(outputs)
+        return outputs
 
     def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
         del what
@@ -144,9 +156,9 @@ class _Examined:
         own = min(steps, 1) * 3 * _nbytes(params)  # before a step, after it, and a copy
         if steps:
             self._measured(path.step, params, tasks[0], many=many, own=True)
-        found = self._measured(path.outputs, params, tasks, many=many, own=steps > 0)
+        outputs = self._measured(path.outputs, params, tasks, many=many, own=steps > 0)
         self.each += own
-        return found
+        return outputs
 
     def _measured(
         self, function: Callable[[Params, Any], Any], params: Params, tasks: Any, *, many: bool, own: bool
@@ -167,15 +179,15 @@ class _Examined:
 
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             batched = own and many
-            given = {
+            inputs = {
                 name: torch.empty((count, *value.shape) if batched else value.shape, dtype=value.dtype)
                 for name, value in params.items()
             }
             computed = vmap(function, in_dims=(0 if batched else None, 0)) if many else function
             part = tree_map(several, tasks)
             with meter:
-                found = computed(given, part)
-            shapes = tree_map(lambda leaf: (tuple(leaf.shape[1:] if many else leaf.shape), leaf.dtype), found)
+                outputs = computed(inputs, part)
+            shapes = tree_map(lambda leaf: (tuple(leaf.shape[1:] if many else leaf.shape), leaf.dtype), outputs)
         self.each = max(self.each, -(-meter.peak // count))
         return tree_map(
             lambda shape: torch.zeros((1, *shape[0]), dtype=shape[1]),
@@ -199,11 +211,11 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute, and count what comes out."""
         del types
-        found = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(found):
+        outputs = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(outputs):
             if isinstance(leaf, Tensor):
                 self._count(leaf.untyped_storage())
-        return found
+        return outputs
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, count = storage._cdata, storage.nbytes()

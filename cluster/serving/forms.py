@@ -27,7 +27,11 @@ def accepted(model: Adaptable) -> tuple[str, ...]:
 
 
 def require_form(header: str, model: Adaptable) -> str:
-    """The media type of a request.
+    """The media type of a request, checked against the model.
+
+    Args:
+        header: value of ``Content-Type``.
+        model: the model that is served.
 
     Raises:
         Refused: with status 415, if the model takes no such requests.

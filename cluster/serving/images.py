@@ -73,7 +73,11 @@ class _Form:
 
 
 def parts(body: bytes, content_type: str) -> dict[str, list[bytes]]:
-    """The parts of a form by their names, those of one name in order.
+    """The parts of a multipart form by name; parts of one name are in order.
+
+    Args:
+        body: the form.
+        content_type: value of the header, with the boundary.
 
     Raises:
         ValueError: if the body is no such form, or ends before it does.
@@ -129,17 +133,17 @@ def pixels(
 
 
 def _stacked(
-    files: ImageFiles, name: str, given: Sequence[bytes], opened: Sequence[Image.Image], tasks: int
+    files: ImageFiles, name: str, encoded: Sequence[bytes], opened: Sequence[Image.Image], tasks: int
 ) -> NDArray[np.uint8]:
-    if len(given) % tasks:
-        raise ValueError(f"{name}: expected as many images for each of {tasks} tasks, received {len(given)}")
-    found = np.empty((len(given), *files.shape), np.uint8)
-    for number, (data, image) in enumerate(zip(given, opened, strict=True)):
+    if len(encoded) % tasks:
+        raise ValueError(f"{name}: expected as many images for each of {tasks} tasks, received {len(encoded)}")
+    stacked = np.empty((len(encoded), *files.shape), np.uint8)
+    for number, (data, image) in enumerate(zip(encoded, opened, strict=True)):
         try:
-            found[number] = _decoded(files, data, image)
+            stacked[number] = _decoded(files, data, image)
         except BrokenImage as error:
             raise ValueError(f"{name}[{number}]: expected a PNG or JPEG file, received {error.__cause__}") from error
-    return found.reshape(tasks, -1, *files.shape)
+    return stacked.reshape(tasks, -1, *files.shape)
 
 
 def _decoded(files: ImageFiles, data: bytes, image: Image.Image) -> NDArray[np.uint8]:
@@ -173,6 +177,12 @@ def _opened(data: bytes, where: str) -> Image.Image:
 
 
 def tasks_of(files: ImageFiles, fields: Sequence[Field], arrays: Mapping[str, Any]) -> int:
-    """The number of tasks T that a form's other parts are of."""
+    """The number of tasks T in a form, read from the parts that are not images.
+
+    Args:
+        files: the inputs that are images.
+        fields: all inputs.
+        arrays: the form's other arrays by name.
+    """
     others = [field.name for field in fields if field.name not in files.names]
     return next((len(arrays[name]) for name in others if name in arrays), 1)

@@ -22,7 +22,7 @@ WARM = 60.0  # seconds that warming up may take
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What is served.
+    """The model that is served, and its version.
 
     Attributes:
         name: of the registered model.

@@ -40,7 +40,11 @@ class Registered:
         return self.registry.resolve(self.address)
 
     def load(self, name: str, version: int) -> Described:
-        """A version.
+        """A version of a registered model, ready to adapt.
+
+        Args:
+            name: of the registered model.
+            version: its number.
 
         Raises:
             ConfigError: if it takes more inner steps by default than the limits allow.

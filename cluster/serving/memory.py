@@ -148,7 +148,7 @@ def container_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/pro
         root: where control groups are mounted.
         own: names the groups of this process.
     """
-    found = [2**62]
+    bounds = [2**62]
     lines = own.read_text().splitlines() if own.is_file() else []
     for line in lines:
         _, kinds, group = line.split(":", 2)
@@ -160,8 +160,8 @@ def container_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/pro
         for depth in range(len(parts) + 1):
             file = folder.joinpath(*parts[:depth], name)
             text = file.read_text().strip() if file.is_file() else ""
-            found += [int(text)] if text.isdigit() else []
-    return min(found)
+            bounds += [int(text)] if text.isdigit() else []
+    return min(bounds)
 
 
 def reading_bytes(body: bytes | bytearray) -> int:

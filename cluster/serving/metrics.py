@@ -57,15 +57,32 @@ class Metrics:
         PlatformCollector(registry=self._registry)
 
     def gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        """A figure that is looked up when it is asked for."""
+        """Add a figure that is read each time the metrics are requested.
+
+        Args:
+            name: of the figure.
+            meaning: its help text.
+            read: returns its value.
+        """
         Gauge(name, meaning, namespace="metaray", registry=self._registry).set_function(read)
 
     def serves(self, name: str, version: int) -> None:
-        """Name the model that is served from now on."""
+        """Set the model that is served from now on.
+
+        Args:
+            name: of the registered model.
+            version: its number.
+        """
         self._model.info({"name": name, "version": str(version)})
 
     def answered(self, form: str, status: int, seconds: float) -> None:
-        """Count a question of a form, answered with a status after some seconds."""
+        """Count a request that was answered.
+
+        Args:
+            form: of its body.
+            status: HTTP status.
+            seconds: time from the request to the answer.
+        """
         self._requests.labels(form, str(status)).inc()
         self._seconds.labels(form).observe(seconds)
 

@@ -24,7 +24,7 @@ PROGRAM_BYTES = 256 * 2**20  # of all programs together
 
 @dataclass
 class _Shape:
-    """How often a shape came, and its program once there is one."""
+    """Number of requests of a shape, and their program once there is one."""
 
     calls: int = 0
     program: Calls | None = None
@@ -63,7 +63,14 @@ class Programs:
         return Watched(self).adapt(what, path, params, tasks, steps)
 
     def run(self, what: Any, function: Callable[..., Any], params: Params, tasks: Any) -> Any:
-        """``function(params, tasks)``: recorded once its shapes come the third time, and replayed from then on."""
+        """Result of ``function(params, tasks)``: recorded when its shapes come the third time, then replayed.
+
+        Args:
+            what: tells functions apart.
+            function: of tensors.
+            params: what all tasks share.
+            tasks: tensors [T, …], or tuples and dictionaries of them.
+        """
         key = (what, tuple((leaf.shape, leaf.dtype) for leaf in tree_leaves((params, tasks))))
         with self._lock:
             shape = self._shapes.setdefault(key, _Shape())
@@ -75,14 +82,14 @@ class Programs:
         if due:
             program = Calls()
             with self._recorder:  # torch records one program at a time
-                found = program.run(what, function, params, tasks)
+                outputs = program.run(what, function, params, tasks)
             self._keep(key, shape, program)  # from now on others may use it; until then they do without
         elif program is None:
             with torch.no_grad():
                 return function(params, tasks)
         else:
-            found = program.run(what, function, params, tasks)
-        return tree_map(torch.clone, found)  # what is made in inference mode could not be differentiated
+            outputs = program.run(what, function, params, tasks)
+        return tree_map(torch.clone, outputs)  # what is made in inference mode could not be differentiated
 
     def _keep(self, key: Any, shape: _Shape, program: Calls) -> None:
         """Keep a program, and drop those used longest ago until all fit; one that never fits is not kept."""
@@ -117,14 +124,22 @@ class Watched:
         for part, many in self._parts(params, tasks):
             self.proceed()
             computed = vmap(function, in_dims=(None, 0)) if many else function
-            found = self.programs.run((what, many), computed, params, part)
-            rows.append(found if many else tree_map(lambda leaf: leaf[None], found))
+            outputs = self.programs.run((what, many), computed, params, part)
+            rows.append(outputs if many else tree_map(lambda leaf: leaf[None], outputs))
         count = len(tree_leaves(tasks)[0])
         return tree_map(lambda *each: torch.cat(each)[:count], *rows)
 
     def adapt(self, what: Any, path: InnerLoop, params: Params, tasks: Any, steps: int) -> Any:
-        """Outputs [T, …] after ``steps`` inner steps, one program a step."""
-        found = []
+        """Outputs [T, …] after ``steps`` inner steps, one program a step.
+
+        Args:
+            what: tells functions apart that a program could be kept for.
+            path: one inner step, and the outputs.
+            params: θ by name.
+            tasks: pairs (support, queries) of tensors [T, …], or of tuples of them.
+            steps: inner steps.
+        """
+        batches = []
         for part, many in self._parts(params, tasks):
             own, dims = params, None
             for _ in range(steps):
@@ -135,8 +150,8 @@ class Watched:
             self.proceed()
             outputs = vmap(path.outputs, in_dims=(dims, 0)) if many else path.outputs
             rows = self.programs.run((what, "outputs", many, dims), outputs, own, part)
-            found.append(rows if many else rows[None])
-        return torch.cat(found)[: len(tree_leaves(tasks)[0])]
+            batches.append(rows if many else rows[None])
+        return torch.cat(batches)[: len(tree_leaves(tasks)[0])]
 
     def _parts(self, params: Params, tasks: Any) -> Iterator[tuple[Any, bool]]:
         """Parts of the tasks, and whether a part is several tasks to be vectorised."""
@@ -150,7 +165,12 @@ class Watched:
 
 
 def convolves_many(params: Params, leaves: list[Tensor]) -> bool:
-    """Whether there are convolutions, over more images [T, B, C, H, W] a task than are worth vectorising."""
+    """Whether the model has convolutions, over more images per task than vectorising is faster for.
+
+    Args:
+        params: θ by name.
+        leaves: tensors of the tasks; images are [T, B, C, H, W].
+    """
     images = sum(leaf.shape[1] for leaf in leaves if leaf.dim() == 5)
     return any(value.dim() == 4 for value in params.values()) and images > rules()["cpu"]["vectorised_images"]
 

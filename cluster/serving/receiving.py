@@ -16,7 +16,11 @@ class Receiver:
         self._limits = limits
 
     async def body(self, request: Request, held: Held) -> bytes:
-        """The whole body, for which ``held`` then holds memory.
+        """The whole body of a request; ``held`` then holds memory for it.
+
+        Args:
+            request: the request.
+            held: the request's share of the server's memory.
 
         Raises:
             Refused: 408 if it comes too slowly, 413 if it is too large, 503 if no memory is left for it.

@@ -14,14 +14,19 @@ LONGEST = 64  # looks that are let pass at most before a version that failed to 
 
 
 class Source(Protocol):
-    """Where versions come from."""
+    """Source of versions of a registered model."""
 
     def resolve(self) -> tuple[str, int]:
         """Name and version that the address stands for now."""
         ...
 
     def load(self, name: str, version: int) -> Any:
-        """A version, ready to adapt."""
+        """A version, ready to adapt.
+
+        Args:
+            name: of the registered model.
+            version: its number.
+        """
         ...
 
 

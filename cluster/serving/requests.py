@@ -1,4 +1,4 @@
-"""From the body of a request to checked arrays. Whatever is wrong with it is said, by the name of the field.
+"""From the body of a request to checked arrays; an error names the field.
 
 A body is JSON as MLflow's servers take it, an archive of arrays (:mod:`cluster.serving.archives`), or a form of image
 files with the rest as JSON (:mod:`cluster.serving.images`).
@@ -83,7 +83,13 @@ def read(body: bytes, content_type: str, model: Adaptable, limits: Limits) -> Qu
 
 
 def reading_bytes(body: bytes, content_type: str, limits: Limits) -> int:
-    """Bytes that :func:`read` takes at most, found by a look at the body."""
+    """Bytes that :func:`read` takes at most, from a look at the body.
+
+    Args:
+        body: of the request.
+        content_type: value of the header.
+        limits: of the server.
+    """
     kind = media_type(content_type)
     if kind == NPZ:  # its numbers, and again in a type of up to eight times the size
         return len(body) + 9 * archives.unpacked_bytes(body, limits.body_bytes)
@@ -110,11 +116,11 @@ def _no_number(text: str) -> NoReturn:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, each name once: of two values one would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"expected each name once, received {_shown(twice)} twice")
-    return found
+    return members
 
 
 def _from_json(parsed: Any, model: Adaptable) -> Contents:
@@ -122,11 +128,11 @@ def _from_json(parsed: Any, model: Adaptable) -> Contents:
     if not isinstance(parsed, dict):
         raise ValueError(f'body: expected {{"inputs": {{…}}, "params": {{…}}}}, received {_called(parsed)}')
     _require_names("body", parsed, ("inputs", "params"))
-    given = parsed.get("inputs")
-    if not isinstance(given, dict):
-        raise ValueError(f"inputs: expected an object of {_listed(model.inputs)}, received {_called(given)}")
-    _require_names("inputs", given, tuple(field.name for field in model.inputs))
-    arrays = {field.name: _array(field, given[field.name]) for field in model.inputs if field.name in given}
+    inputs = parsed.get("inputs")
+    if not isinstance(inputs, dict):
+        raise ValueError(f"inputs: expected an object of {_listed(model.inputs)}, received {_called(inputs)}")
+    _require_names("inputs", inputs, tuple(field.name for field in model.inputs))
+    arrays = {field.name: _array(field, inputs[field.name]) for field in model.inputs if field.name in inputs}
     return arrays, parsed.get("params")
 
 
@@ -142,11 +148,11 @@ def _from_form(body: bytes, content_type: str, model: Adaptable, limits: Limits)
     """Image files under the names of the fields that are images, in order; the other fields and ``params`` in JSON."""
     files = model.images
     assert files is not None  # else the media type was refused
-    given = images.parts(body, content_type)
-    _require_names("body", given, (*(field.name for field in model.inputs), "params"))
-    pictures = {name: parts for name, parts in given.items() if name in files.names}
+    form = images.parts(body, content_type)
+    _require_names("body", form, (*(field.name for field in model.inputs), "params"))
+    pictures = {name: parts for name, parts in form.items() if name in files.names}
     values: dict[str, Any] = {}
-    for name, parts in given.items():
+    for name, parts in form.items():
         if name not in files.names:
             if len(parts) > 1:
                 raise ValueError(f"{name}: expected one part of this name, received {len(parts)}")
@@ -198,8 +204,8 @@ def _array(field: Field, value: Any) -> NDArray[Any]:
         raise ValueError(f"{field}: expected {words} that {field.dtype} holds, received others among them") from None
 
 
-def _require_names(where: str, given: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    other = [name for name in given if name not in names]
+def _require_names(where: str, received: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    other = [name for name in received if name not in names]
     if other:
         raise ValueError(f"{where}: expected {', '.join(names)}, received {_shown(other[0])} too")
 

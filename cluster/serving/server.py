@@ -1,4 +1,4 @@
-"""The server's process: it listens, and when it is told to stop it answers first whatever has been asked."""
+"""The server's process: it listens, and when it is stopped it first answers the requests it has."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ GRACE = 1.0  # seconds in which connections that are open may ask once more, whe
 
 
 class Draining(uvicorn.Server):
-    """A server that tells its callers before it closes their connections."""
+    """A server that announces to its callers that it closes their connections."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float, tls: ssl.SSLContext | None) -> None:
         """Not yet listening; ``seconds`` are given to agree on TLS."""
@@ -58,7 +58,14 @@ class Draining(uvicorn.Server):
         self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain; leave undone what is not done at the second Ctrl-C. uvicorn's own ends the process by the signal."""
+        """Drain at the first signal; stop without finishing at the second Ctrl-C.
+
+        uvicorn's own method ends the process by the signal.
+
+        Args:
+            sig: number of the signal.
+            frame: not used.
+        """
         del frame
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
@@ -151,13 +158,13 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _openable(connections: int) -> int:
-    """How many connections can be open at a time, ``connections`` if the system lets the process have so many."""
+    """Number of connections that can be open at a time: ``connections``, or fewer if the system allows fewer."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + SPARE
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = connections + SPARE
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        if soft < wanted:
+        if soft < needed:
             fewer = max(1, soft - SPARE)
             print(
                 f"warning: --max-connections is {fewer} instead of {connections}: ulimit -n is {soft}", file=sys.stderr
@@ -167,7 +174,13 @@ def _openable(connections: int) -> int:
 
 
 def exposed(address: str, *, has_token: bool, has_tls: bool) -> str | None:
-    """A warning if other machines reach an address, and anybody may ask or listen."""
+    """A warning if other machines reach an address, and requests need no token or are not encrypted; None otherwise.
+
+    Args:
+        address: that the server listens on.
+        has_token: whether requests need a token.
+        has_tls: whether they are encrypted.
+    """
     missing = [
         *([] if has_token else ["no authentication (--token-file), whoever reaches it may ask"]),
         *([] if has_tls else ["no encryption (--certificate, --key)"]),

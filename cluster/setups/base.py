@@ -1,4 +1,4 @@
-"""What every set-up has: the configuration and what follows from it alone, and what is asked of both kinds."""
+"""Base of every set-up: the configuration, what follows from it alone, and the members that both kinds provide."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -90,12 +90,12 @@ class BaseSetup(ABC):
 
     @abstractmethod
     def make_work(self) -> Work:
-        """What computes requests about this kind of tasks in a worker."""
+        """The object that computes requests about this kind of tasks in a worker."""
 
     @abstractmethod
     def describe(self, split: Split) -> dict[str, Any]:
-        """How much of a task is shown before it is scored: a part of an evaluation's ``--json`` keys."""
+        """Amount of data per task of a split, as keys of an evaluation's ``--json``."""
 
     @abstractmethod
     def sampling(self) -> dict[str, Any]:
-        """What has to be equal before two models are compared on the same tasks, by name."""
+        """Settings, by name, that must be equal before two models are compared on the same tasks."""

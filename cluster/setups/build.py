@@ -34,19 +34,19 @@ def build(config: Config) -> Setup:
 
 
 def _device(config: Config) -> torch.device:
-    """Where workers compute.
+    """Device on which workers compute.
 
     Raises:
         ConfigError: if they ask for GPUs of a machine that has none.
     """
-    asked = config.cluster.gpus_per_worker
-    if asked > 0 and not torch.cuda.is_available():
+    gpus = config.cluster.gpus_per_worker
+    if gpus > 0 and not torch.cuda.is_available():
         built = "" if torch.version.cuda else "; this torch was built without CUDA"
         raise ConfigError(
-            f"cluster.gpus_per_worker: expected 0 on a machine without a GPU, received {asked:g}: torch sees none here"
+            f"cluster.gpus_per_worker: expected 0 on a machine without a GPU, received {gpus:g}: torch sees none here"
             f"{built}; set it to 0, or start the command on a machine with one"
         )
-    return torch.device("cuda" if asked > 0 else "cpu")
+    return torch.device("cuda" if gpus > 0 else "cpu")
 
 
 def _build_family(config: Config) -> Family | EnvironmentFamily:

@@ -84,14 +84,19 @@ class EpisodeSetup(BaseSetup):
         return noise_size(self.algorithm, params, unstack(self._draw(range(1))))
 
     def held_out_episodes(self, split: Split, tasks: range) -> Episode:
-        """Episodes of tasks of a split [T, ...], without noise: random layers are off in evaluation."""
+        """Episodes of tasks of a split [T, ...], without noise: random layers are off in evaluation.
+
+        Args:
+            split: of the tasks.
+            tasks: their indices, T of them.
+        """
         return draw_batch(self.family, self.seed, split, tasks, self.dtype, self.device)
 
     def _draw(self, tasks: range) -> Episode:
         return self.held_out_episodes("train", tasks)
 
     def make_work(self) -> EpisodeWork:
-        """What computes meta-gradients and scores of drawn episodes."""
+        """The object that computes meta-gradients and scores of drawn episodes."""
         return EpisodeWork(self)
 
     def describe(self, split: Split) -> dict[str, Any]:
@@ -107,7 +112,7 @@ class EpisodeSetup(BaseSetup):
         }
 
     def sampling(self) -> dict[str, Any]:
-        """Whose statistics normalise the query examples."""
+        """The setting ``batch norm``: whose statistics normalise the query examples."""
         return {"batch norm": batch_norm_of(self.algorithm.model) or "none"}
 
     @property
@@ -160,6 +165,13 @@ def build_episodes(
     device: torch.device,
 ) -> EpisodeSetup:
     """Construct model and algorithm for a family of drawn tasks.
+
+    Args:
+        config: the whole configuration.
+        builder: builds the same set-up in another process.
+        family: where episodes come from.
+        dtype: type of θ.
+        device: where workers compute.
 
     Raises:
         ConfigError: if the parts do not fit together.

@@ -1,4 +1,4 @@
-"""Classes named by a configuration, checked for what they have to offer, and the model built from one."""
+"""Classes named by a configuration, checked for the members they must have, and the model built from one."""
 
 from collections.abc import Callable, Iterable
 from glob import escape
@@ -17,7 +17,12 @@ from meta.params import Params
 
 
 def resolve_offering(key: str, name: str, *members: str) -> type[Any]:
-    """The class of a name, which has to offer some members.
+    """The class that a configuration names, which must have the given members.
+
+    Args:
+        key: configuration key of the name, for messages.
+        name: built-in name or ``module:Name``.
+        *members: names of attributes that the class must have.
 
     Raises:
         ConfigError: if it does not.
@@ -30,18 +35,24 @@ def resolve_offering(key: str, name: str, *members: str) -> type[Any]:
 
 
 def build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
-    """The network, given the shape of an input and the number of outputs."""
+    """The network for inputs and outputs of a family.
+
+    Args:
+        config: names the class and its own parameters, ``model.*``.
+        inputs: shape of one input.
+        outputs: number of outputs.
+    """
     cls = resolve("model.name", config.model.name)
     if not issubclass(cls, nn.Module):
         resolve_offering("model.name", config.model.name, "init", "apply")
-    given: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+    sizes: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
     # Values as the constructor's annotations want them: YAML knows lists, constructors ask for tuples.
     params = dict(strictly(parameters(cls, GIVEN_TO_MODELS), config.model.params))
     if issubclass(cls, nn.Module):
         taken = parameters(cls, frozenset()).model_fields.keys()
-        arguments = {name: value for name, value in given.items() if name in taken} | params
+        arguments = {name: value for name, value in sizes.items() if name in taken} | params
         return TorchModel(lambda: cls(**arguments), config.seed)
-    model: Model = cls(**given, **params)
+    model: Model = cls(**sizes, **params)
     return model
 
 
@@ -71,10 +82,10 @@ def frozen_of(config: Config, model: Any, names: Iterable[str]) -> tuple[str, ..
                 f"outer.freeze: expected patterns of parameter names, '{pattern}' fits none of {', '.join(names)}"
             )
     own: frozenset[str] = getattr(model, "frozen", frozenset())
-    found = tuple(name for name in names if name in own or (patterns and matches(name, patterns)))
-    if len(found) == len(names):
+    frozen = tuple(name for name in names if name in own or (patterns and matches(name, patterns)))
+    if len(frozen) == len(names):
         raise ConfigError(f"outer.freeze: expected patterns that leave parameters to train, received {list(patterns)}")
-    return found
+    return frozen
 
 
 def adapted_of(config: Config, model: _Initial) -> tuple[str, ...]:
@@ -82,6 +93,10 @@ def adapted_of(config: Config, model: _Initial) -> tuple[str, ...]:
 
     Unless ``inner.adapt`` has patterns of its own, what is frozen in the outer loop is frozen in the inner loop too.
     What the model's constructor froze is never moved.
+
+    Args:
+        config: names the patterns of the inner loop, ``inner.*``.
+        model: the network.
     """
     own: frozenset[str] = getattr(model, "frozen", frozenset())
     if config.outer.freeze and config.inner.adapt == EVERY:

@@ -49,7 +49,7 @@ class PolicySetup(BaseSetup):
 
     @cached_property
     def gradients(self) -> Engine:
-        """The algorithm's meta-gradients under that strategy; it is asked for nothing else."""
+        """The algorithm's meta-gradients under that strategy; it computes nothing else."""
         return build_engine(self.choice.name, cast(Algorithm, self.algorithm), self.limits)
 
     @cached_property
@@ -64,20 +64,25 @@ class PolicySetup(BaseSetup):
 
     @property
     def advantage(self) -> AdvantageSettings:
-        """How rewards become advantages."""
+        """Settings of the advantages that are computed from rewards."""
         return AdvantageSettings(**self.config.advantage.model_dump())
 
     def inner_lr(self, inner_step: int, *, evaluation: bool) -> float:
-        """The step size α of inner step number ``inner_step``; in evaluations another from the second on."""
+        """The step size α of inner step number ``inner_step``; in evaluations another from the second on.
+
+        Args:
+            inner_step: number of the inner step, from 0 on.
+            evaluation: whether it is a step of an evaluation.
+        """
         later = self.config.eval.later_lr if evaluation and inner_step > 0 else 1.0
         return self.config.inner.lr * later
 
     def make_work(self) -> RolloutWork:
-        """What samples rollouts and computes meta-gradients and scores over them."""
+        """The object that samples rollouts and computes meta-gradients and scores over them."""
         return RolloutWork(self)
 
     def describe(self, split: Split) -> dict[str, Any]:
-        """Trajectories sampled of a task at each number of inner steps, and how long they are."""
+        """Number and length of the trajectories sampled of a task after each number of inner steps."""
         del split  # rollouts are as many in all of them
         spec = self.family.spec
         return {
@@ -102,6 +107,13 @@ def build_policies(
     device: torch.device,
 ) -> PolicySetup:
     """Construct policy and algorithm for a family of environments.
+
+    Args:
+        config: the whole configuration.
+        builder: builds the same set-up in another process.
+        family: the environments.
+        dtype: type of θ.
+        device: where workers compute.
 
     Raises:
         ConfigError: if the parts do not fit together.
@@ -131,6 +143,10 @@ def _observed(spec: EnvironmentSpec, *, informed: bool) -> int:
 
 def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
     """Policy and algorithm for a family of environments, of which nothing but the spec is asked.
+
+    Args:
+        config: the whole configuration.
+        spec: of the family: shapes, horizon and trajectories.
 
     Raises:
         ConfigError: if the parts do not fit together.
@@ -178,12 +194,12 @@ def _policy(config: Config, size: int, spec: EnvironmentSpec) -> Policy:
             f"model.name: expected a policy for {kind} of family '{config.task.family}', received "
             f"'{config.model.name}'; set model.name={fit}"
         )
-    found: Policy = policy
-    return found
+    built: Policy = policy
+    return built
 
 
 def require_no_policies(config: Config) -> None:
-    """Refuse settings of RL tasks where tasks are drawn.
+    """Raise an error for settings of RL tasks where tasks are drawn.
 
     Raises:
         ConfigError: naming the key.

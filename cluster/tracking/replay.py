@@ -1,4 +1,4 @@
-"""Sends later what a training could not send: of runs and searches in which nothing runs now."""
+"""Sends what a training could not send to MLflow, for runs and searches in which nothing runs now."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ class _Folder(DescribedFolder):
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What became of one folder.
+    """Result of replaying one folder.
 
     Attributes:
         run_dir: the folder.
@@ -62,13 +62,13 @@ def tracked_folders(runs: Sequence[str], root: str = "runs") -> list[Path]:
     Raises:
         ConfigError: if a name is of no run.
     """
-    found: set[Path] = set()
+    folders: set[Path] = set()
     for top in [_named(run, root) for run in runs] or [Path(root)]:
         inside = {path.parent for name in DESCRIPTIONS for path in top.glob(f"**/{name}")}
         if runs and not inside:
             raise ConfigError(f"expected a run or a folder of runs, received '{top}', which holds none")
-        found |= inside | {path for path in top.absolute().parents if _is_tracked(path)}
-    by_place = {path.resolve(): path for path in found}  # each once, by whatever way it was named
+        folders |= inside | {path for path in top.absolute().parents if _is_tracked(path)}
+    by_place = {path.resolve(): path for path in folders}  # each once, by whatever way it was named
     return [by_place[place] for place in sorted(by_place, key=lambda place: (len(place.parts), place))]
 
 
@@ -114,7 +114,7 @@ def _is_left_behind(path: Path) -> bool:
 
 
 def _ask(sender: Sender, uri: str, silent: set[str]) -> None:
-    """Reach the store, or remember that it does not answer."""
+    """Connect to the store; a store that did not answer before is not tried again."""
     if uri in silent:
         raise MetarayError("no answer, as before")
     if "***" in uri:
@@ -132,7 +132,7 @@ def _ask(sender: Sender, uri: str, silent: set[str]) -> None:
 
 
 def _address(state: dict[str, Any]) -> str:
-    """Where the run is kept: as its configuration names it, else as the environment does, else as it was."""
+    """Address of the tracking server: the configuration's, else the environment's, else where the run was tracked."""
     recorded: str = state["uri"]
     return recorded if state["named"] else os.environ.get("MLFLOW_TRACKING_URI") or recorded
 

@@ -35,6 +35,10 @@ LONGEST_DIGEST = 36
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested values as dotted keys and texts.
 
+    Args:
+        values: nested plain values.
+        prefix: dotted key of ``values``, with a dot at the end.
+
     >>> flatten({"inner": {"lr": 0.1}, "seed": 0})
     {'inner.lr': '0.1', 'seed': '0'}
     """
@@ -58,7 +62,7 @@ def acceptable(name: str) -> str:
 
 
 class WaitingError(MetarayError):
-    """Nothing can be sent yet, and nothing has failed."""
+    """Raised while nothing can be sent yet although nothing has failed."""
 
 
 class Sender:
@@ -117,7 +121,7 @@ class Sender:
         return self.run_id
 
     def _own(self) -> None:
-        """Note who this is before MLflow is told."""
+        """Record the owner of the MLflow run before MLflow is called."""
         owners = self._spool.state.get("owners", [])
         if self._owner not in owners:
             self._spool.note(owners=[*owners[-OWNERS:], self._owner])
@@ -129,13 +133,13 @@ class Sender:
             MetarayError: if it, or its experiment, was deleted and can be restored.
         """
         run_id: str | None = self._folder.info["mlflow_run_id"]
-        found = None if run_id is None else self._found(run_id)
-        if found is None:
+        run = None if run_id is None else self._found(run_id)
+        if run is None:
             return None
-        if self._is_of_another_folder(found):
+        if self._is_of_another_folder(run):
             self._spool.part(self._folder, "a folder that has gone on with it since")
             return None
-        self._require_active(found)
+        self._require_active(run)
         return run_id
 
     def _is_of_another_folder(self, run: Run) -> bool:
@@ -163,17 +167,17 @@ class Sender:
 
     @contextmanager
     def _explained(self, run_id: str) -> Iterator[None]:
-        """Say so if the MLflow run can no longer be written to because somebody deleted it."""
+        """Raise an explaining error if the MLflow run cannot be written to because it was deleted."""
         try:
             yield
         except MlflowException as error:
             if error.error_code in UNREACHABLE:
                 raise
-            found = self._found(run_id)
-            if found is None:
+            run = self._found(run_id)
+            if run is None:
                 self.run_id = None  # it is gone for good: another is made at the next attempt
             else:
-                self._require_active(found)
+                self._require_active(run)
             raise
 
     def _create(self) -> str:
@@ -204,18 +208,18 @@ class Sender:
         above = None if parent is None else self._found(parent)
         if above is None:
             return experiment_id(self._client, self._uri, self._spool.state["experiment"])
-        found = self._client.get_experiment(above.info.experiment_id)
-        require_active(found, self._uri)
-        return str(found.experiment_id)
+        experiment = self._client.get_experiment(above.info.experiment_id)
+        require_active(experiment, self._uri)
+        return str(experiment.experiment_id)
 
     def _made(self, experiment: str) -> list[str]:
         """Runs that were made for this folder, the first one first."""
-        found = self._client.search_runs(
+        runs = self._client.search_runs(
             [experiment],
             f"tags.`metaray.key` = '{self._spool.state['key']}'",
             order_by=["attribute.start_time ASC"],
         )
-        return [str(run.info.run_id) for run in found if not self._is_of_another_folder(run)]
+        return [str(run.info.run_id) for run in runs if not self._is_of_another_folder(run)]
 
     def _describe(self, run_id: str) -> None:
         """Parameters, tags and data set."""
@@ -270,7 +274,7 @@ class Sender:
 
     @property
     def ended(self) -> bool:
-        """Whether MLflow has been told of the training's end."""
+        """Whether MLflow has received the training's end."""
         return bool(self._spool.state.get("reported") == self._report)
 
     @property

@@ -46,27 +46,36 @@ def connect(uri: str) -> mlflow.MlflowClient:
 def experiment_id(client: mlflow.MlflowClient, uri: str, name: str) -> str:
     """The experiment of a name, made if need be; an embedded database has its artifacts beside it.
 
+    Args:
+        client: of MLflow.
+        uri: address of the tracking server.
+        name: of the experiment.
+
     Raises:
         MetarayError: if it was deleted: MLflow keeps its name, so that no other can be made.
     """
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        require_active(found, uri)
-        return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        require_active(experiment, uri)
+        return str(experiment.experiment_id)
     beside = uri.removeprefix("sqlite:///")
     location = (Path(beside).parent / "mlruns").absolute().as_uri() if beside != uri else None
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
-        found = client.get_experiment_by_name(name)  # another run may have been quicker
-        if found is None:
+        experiment = client.get_experiment_by_name(name)  # another run may have been quicker
+        if experiment is None:
             raise
-        require_active(found, uri)
-        return str(found.experiment_id)
+        require_active(experiment, uri)
+        return str(experiment.experiment_id)
 
 
 def require_active(experiment: Experiment, uri: str) -> None:
-    """Refuse an experiment that was deleted.
+    """Raise an error if an experiment was deleted.
+
+    Args:
+        experiment: as MLflow gives it.
+        uri: address of the tracking server, for messages.
 
     Raises:
         MetarayError: saying how it is restored.

@@ -1,4 +1,4 @@
-"""A folder's spool: which of its metrics are sent already, where to, and how the training in it ended."""
+"""A folder's spool: which of its metrics are sent, where to, and how the training in it ended."""
 
 import json
 import os
@@ -55,7 +55,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a training ended.
+    """End of a training.
 
     Attributes:
         status: FINISHED, FAILED or KILLED.
@@ -74,13 +74,19 @@ def note_begin(folder: Tracked) -> None:
 
 
 def note_end(folder: Tracked, status: str, artifacts: Sequence[Path]) -> None:
-    """Note how the training ended, so that any process can tell MLflow."""
+    """Record the end of a training, so that any process can send it to MLflow.
+
+    Args:
+        folder: the run's or search's folder.
+        status: MLflow's FINISHED, FAILED or KILLED.
+        artifacts: files and folders to upload.
+    """
     names = [os.path.relpath(path, folder.path) for path in artifacts]
     update(folder, status=status, ended=datetime.now(UTC).isoformat(), artifacts=names)
 
 
 def ending(folder: Tracked) -> Ending:
-    """How the training ended in a folder in which nothing runs now; one that did not say was killed."""
+    """End of the training in a folder where nothing runs now; a training that recorded none counts as killed."""
     info = folder.info
     if info.get("ended") is not None:
         paths = [folder.path / name for name in info["artifacts"]]
@@ -91,13 +97,18 @@ def ending(folder: Tracked) -> Ending:
 
 
 def update(folder: Tracked, **values: Any) -> None:
-    """Change entries of a folder's description, which two threads may do at once."""
+    """Change entries of a folder's description, which two threads may do at once.
+
+    Args:
+        folder: the run's or search's folder.
+        **values: entries by name.
+    """
     with _UPDATING:
         folder.update_info(**values)
 
 
 def place_of(path: Path) -> dict[str, Any]:
-    """Where a folder is: host, path, and what is the same on every host that shares its file system."""
+    """Place of a folder: host, path, and an identity that is the same on every host that shares its file system."""
     resolved = path.resolve()
     lock = resolved / LOCK
     inodes = [resolved.stat().st_ino, lock.stat().st_ino if lock.exists() else 0]
@@ -105,7 +116,7 @@ def place_of(path: Path) -> dict[str, Any]:
 
 
 def original_of(path: Path) -> str | None:
-    """Where the folder is that this one is a copy of; None if it is no copy, or has become a run of its own.
+    """Path of the folder that this one is a copy of; None if it is no copy, or has become a run of its own.
 
     A copy has the key and the recorded place of its original. On the recorded host it is one if the original is still
     there, with the same key: a folder that was moved has left nothing behind. On another host it is one unless both
@@ -147,7 +158,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 class Spool:
-    """``tracking.json`` and the lock on it: who holds that may send the folder's metrics, nobody else.
+    """The file ``tracking.json`` and the lock on it; only the holder of the lock may send the folder's metrics.
 
     A training holds it from its start to its end, and the system gives it up when the process dies. So a lock that
     can be had says that nothing is being trained in the folder.
@@ -175,7 +186,7 @@ class Spool:
         return True
 
     def release(self) -> None:
-        """Let others send."""
+        """Release the lock."""
         self._lock.release()
 
     def note(self, **values: Any) -> None:
@@ -200,7 +211,12 @@ class Spool:
         return original
 
     def part(self, folder: Tracked, original: str) -> None:
-        """Forget the MLflow run, which is another folder's: all is sent anew, to a run of this folder's own."""
+        """Forget the MLflow run, which belongs to another folder: all is sent anew, to a run of this folder's own.
+
+        Args:
+            folder: the copy.
+            original: path of the folder that it was copied from.
+        """
         before = folder.info["mlflow_run_id"]
         self.note(key=uuid.uuid4().hex, owners=[], sent={}, reported=None, copy_of={"path": original, "run": before})
         update(folder, mlflow_run_id=None, mlflow_uri=None)

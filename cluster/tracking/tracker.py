@@ -79,7 +79,7 @@ class Tracker:
         return self._done.is_set()
 
     def end(self, status: str, artifacts: Sequence[Path]) -> None:
-        """Note how the training ended and ask the thread to send the rest; returns at once.
+        """Record how the training ended and make the thread send the rest; returns at once.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -122,7 +122,13 @@ class Tracker:
         return None
 
     def close(self, status: str, artifacts: Sequence[Path], timeout: float = 60.0) -> str | None:
-        """:meth:`end` and :meth:`wait`."""
+        """Call :meth:`end` and then :meth:`wait`; returns the latter's warning.
+
+        Args:
+            status: MLflow's FINISHED, FAILED or KILLED.
+            artifacts: files and folders to upload.
+            timeout: seconds to wait for the server.
+        """
         self.end(status, artifacts)
         return self.wait(timeout)
 

@@ -109,7 +109,7 @@ class Learner:
         return vector
 
     def move(self, theta: Flat) -> None:
-        """Take over parameters [P] that another method than the optimizer has computed; see :meth:`finish_step`."""
+        """Set θ to parameters [P] that were computed without the optimizer; see :meth:`finish_step`."""
         new = torch.from_numpy(theta)
         self._moves.append(_moved(self._theta.detach(), new))
         with torch.no_grad():
@@ -129,7 +129,13 @@ class Learner:
         return state
 
     def load(self, state: dict[str, Tensor], step: int, skipped: int) -> None:
-        """Go on from a state that :meth:`state` gave, after ``step`` steps."""
+        """Continue from a state that :meth:`state` gave.
+
+        Args:
+            state: θ and the optimizer's state by name.
+            step: outer steps done.
+            skipped: those of them that left θ as it was.
+        """
         theta = {name.removeprefix("theta."): v for name, v in state.items() if name.startswith("theta.")}
         with torch.no_grad():
             self._theta.copy_(self.layout.flatten(theta))

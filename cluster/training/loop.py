@@ -15,6 +15,13 @@ def meta_train(config: Config, learner: Learner, pool: Pool, recorder: Recorder,
 
     The next meta-batch is handed out as soon as θ has moved; metrics, validation and checkpoints of the step
     before are recorded while the workers compute it.
+
+    Args:
+        config: the run's configuration.
+        learner: holds θ and the optimizer.
+        pool: the workers.
+        recorder: records metrics, validation and checkpoints.
+        stop: ends the loop after the current outer step once set.
     """
     if learner.step < config.outer.steps:
         ticket = _hand_out(config, learner, pool)

@@ -1,6 +1,7 @@
-"""The outer step: what the learner does with a meta-batch's gradient, ``outer.step`` of the configuration.
+"""The outer step: how the learner moves θ by a meta-batch's gradient, ``outer.step`` of the configuration.
 
-``gradient`` takes one step of the optimizer. ``trpo`` and ``ppo`` ask the workers again about the same rollouts.
+``gradient`` takes one step of the optimizer. ``trpo`` and ``ppo`` send the workers further
+requests about the same rollouts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -52,18 +53,28 @@ class RolloutRequests:
     """Requests about the rollouts that a gradient was computed from, sampled under the θ of this step."""
 
     def __init__(self, pool: Pool, requests: Sequence[Request], theta: Flat) -> None:
-        """Ask nothing yet."""
+        """Keep the pool and the gradient's requests; nothing is computed yet."""
         self.theta = theta
         self.shards = len(requests)
         self._pool, self._requests = pool, requests
 
     def submit(self, kind: type[RolloutRequest], second: Flat) -> Ticket:
-        """Requests of a kind with their second vector [P], one for each shard."""
+        """Submit requests of a kind with their second vector, one for each shard.
+
+        Args:
+            kind: class of the requests.
+            second: their second vector, [P].
+        """
         requests = [kind(step=one.step, shard=one.shard, tasks=one.tasks) for one in self._requests]
         return self._pool.submit(requests, self.theta, second)
 
     def ask(self, kind: type[RolloutRequest], second: Flat) -> Iterator[Reply]:
-        """The replies, as they come."""
+        """Submit requests as :meth:`submit` does; yields the replies as they come.
+
+        Args:
+            kind: class of the requests.
+            second: their second vector, [P].
+        """
         return self._pool.gather(self.submit(kind, second))
 
     def gradient_at(self, theta: Flat) -> GradientSum:
@@ -72,13 +83,27 @@ class RolloutRequests:
 
 
 def gradient_step(config: Config, learner: Learner, rollouts: RolloutRequests, total: GradientSum) -> Metrics:
-    """One step of the optimizer down the mean meta-gradient."""
+    """One step of the optimizer down the mean meta-gradient.
+
+    Args:
+        config: the run's configuration.
+        learner: holds θ.
+        rollouts: requests about the gradient's rollouts; none are made.
+        total: sum of meta-gradients [P] and metrics over the meta-batch.
+    """
     del config, rollouts
     return {"gradient_norm": learner.descend(total.gradient, total.tasks)}
 
 
 def trust_region_step(config: Config, learner: Learner, rollouts: RolloutRequests, total: GradientSum) -> Metrics:
-    """A natural-gradient step within the bound of KL (Finn et al. 2017, 5.3; Schulman et al. 2015)."""
+    """A natural-gradient step within the bound of KL (Finn et al. 2017, 5.3; Schulman et al. 2015).
+
+    Args:
+        config: the run's configuration, ``outer.trpo``.
+        learner: holds θ.
+        rollouts: requests about the gradient's rollouts.
+        total: sum of meta-gradients [P] and metrics over the meta-batch.
+    """
     settings = TrustRegion(**config.outer.trpo.model_dump())
     tasks, dtype = total.tasks, rollouts.theta.dtype
 
@@ -106,7 +131,14 @@ def trust_region_step(config: Config, learner: Learner, rollouts: RolloutRequest
 
 
 def clipped_steps(config: Config, learner: Learner, rollouts: RolloutRequests, total: GradientSum) -> Metrics:
-    """``outer.ppo.epochs`` steps of the optimizer on the clipped surrogate, over the same rollouts (ProMP)."""
+    """``outer.ppo.epochs`` steps of the optimizer on the clipped surrogate, over the same rollouts (ProMP).
+
+    Args:
+        config: the run's configuration, ``outer.ppo``.
+        learner: holds θ.
+        rollouts: requests about the gradient's rollouts.
+        total: sum of meta-gradients [P] and metrics over the meta-batch.
+    """
     norm = learner.descend(total.gradient, total.tasks)
     for _ in range(config.outer.ppo.epochs - 1):
         later = rollouts.gradient_at(learner.theta)

@@ -1,4 +1,4 @@
-"""A small trial of the whole path before the first outer step: what would fail after hours fails at once.
+"""A small trial of the whole path before the first outer step: an error that would come after hours comes at once.
 
 On the driver: meta-gradient, scores, predictions, checkpoint and a figure of one task, in the strategy of the run. On
 the workers: meta-gradient and scores of one task each. Parts of metaray itself are not tried where nothing about them
@@ -19,7 +19,7 @@ from meta.params import Params
 
 
 def require_path(setup: Setup) -> None:
-    """Try everything that a training will do, on one task, in this process.
+    """Run everything that a training will do, on one task, in this process.
 
     Raises:
         ConfigError: naming the part that fails, and why.
@@ -33,7 +33,11 @@ def require_path(setup: Setup) -> None:
 
 
 def try_workers(pool: Pool, setup: Setup) -> None:
-    """Let workers compute a meta-gradient of one training task and scores of a validation task each.
+    """Compute a meta-gradient of one training task and scores of a validation task on the workers.
+
+    Args:
+        pool: the workers of the run.
+        setup: what they were built from.
 
     Raises:
         MetarayError: :class:`cluster.errors.EngineError` if a worker cannot run the strategy.
@@ -53,7 +57,7 @@ def try_workers(pool: Pool, setup: Setup) -> None:
 
 
 def _part(setup: Setup, name: str, attempt: Callable[[], Any]) -> None:
-    """Run one part of the trial, and say which it was if it fails."""
+    """Run one part of the trial; an error names the part."""
     config = setup.config
     try:
         attempt()

@@ -1,4 +1,4 @@
-"""Records a training: metrics, validation, checkpoints. All of it while the workers compute."""
+"""Records a training, meaning metrics, validation and checkpoints, while the workers compute."""
 
 import dataclasses
 import time
@@ -26,7 +26,7 @@ class _Validation:
 
 @dataclasses.dataclass(frozen=True)
 class Validated:
-    """A validation that has come in.
+    """A validation whose scores have all arrived.
 
     Attributes:
         state: what was validated, with the best score until then.
@@ -81,7 +81,12 @@ class Recorder:
         return self._standstill.warnings
 
     def after_step(self, learner: Learner, metrics: Mapping[str, float]) -> None:
-        """Record a step and start what is due after it; never waits for workers."""
+        """Record a step, and start validation and checkpoint if they are due; never waits for workers.
+
+        Args:
+            learner: after the step.
+            metrics: means over the meta-batch by name.
+        """
         self._record(learner.step, metrics)
         self._progress.update(learner.step, metrics)
         share = learner.lr_share(learner.step - 1)
@@ -123,12 +128,12 @@ class Recorder:
         return {*self._config.eval.steps, self._config.select_steps}
 
     def _note_warnings(self) -> None:
-        """Keep the warnings in ``run.json``."""
+        """Write the warnings to ``run.json``."""
         if self.warnings != self._folder.info.get("warnings", []):
             self._folder.update_info(warnings=self.warnings)
 
     def checkpoint(self, learner: Learner) -> None:
-        """Save the current state, once the validation under way has come in."""
+        """Save the current state, after the validation under way has finished."""
         if self._deferred is not None:
             self._settle_validation(wait=True)
         state = self._snapshot(learner)
@@ -148,7 +153,7 @@ class Recorder:
         self.close()
 
     def close(self) -> None:
-        """Let the checkpoint being written come to its end and close the files."""
+        """Wait until the checkpoint under way is written, and close the files."""
         try:
             self._wait_for_writer()
         finally:
@@ -168,7 +173,7 @@ class Recorder:
         )
 
     def _settle_validation(self, *, wait: bool) -> None:
-        """Take in a finished validation: its metrics, the best θ, the checkpoint that waited for it."""
+        """Record a finished validation: its metrics, the best θ, the checkpoint that waited for it."""
         if self._validation is None or not (wait or self._validation.ticket.complete):
             return
         validation, self._validation = self._validation, None
@@ -200,7 +205,7 @@ class Recorder:
         self._submit(lambda: checkpoints.save(self._store, state, self._config.checkpoint.keep))
 
     def _submit(self, job: Callable[[], str]) -> None:
-        """Hand a write to the writer's thread; one at a time, so that memory holds two states at most."""
+        """Give a write to the writer's thread; one at a time, so that memory holds two states at most."""
         self._wait_for_writer()
         self._writing = self._writer.submit(job)
 

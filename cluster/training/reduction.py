@@ -32,7 +32,12 @@ class GradientSum:
         return not self.nonfinite and bool(np.isfinite(self.gradient).all())
 
     def diverged(self, step: int, config: Config) -> DivergedError:
-        """The error for a gradient that is not finite."""
+        """The error for a gradient that is not finite.
+
+        Args:
+            step: the outer step.
+            config: the run's configuration, for advice.
+        """
         where = f"train tasks {self.nonfinite}" if self.nonfinite else "the sum over the meta-batch"
         return DivergedError(
             f"expected a finite meta-gradient, received NaN or infinity at step {step} from {where}. "
@@ -42,7 +47,12 @@ class GradientSum:
 
 
 def sum_gradients(ticket: Ticket, pool: Pool) -> GradientSum:
-    """The sum of a ticket of gradients."""
+    """The sums of meta-gradients [P] and metrics over a meta-batch, once all of its replies have come.
+
+    Args:
+        ticket: the gradient requests of all shards.
+        pool: the workers that they were submitted to.
+    """
     shards = len(ticket.requests)
     gradients: TreeSum[Flat] = TreeSum(shards)
     metrics: TreeSum[Flat] = TreeSum(shards)
@@ -62,7 +72,12 @@ def sum_gradients(ticket: Ticket, pool: Pool) -> GradientSum:
 
 
 def sum_products(replies: Iterable[Reply], shards: int) -> Flat:
-    """The sum of products with the Fisher matrix, [P]."""
+    """The sum of products with the Fisher matrix, [P].
+
+    Args:
+        replies: one :class:`FisherReply` for each shard, in any order.
+        shards: number of shards.
+    """
     total: TreeSum[Flat] = TreeSum(shards)
     for reply in replies:
         assert isinstance(reply, FisherReply), reply
@@ -71,7 +86,12 @@ def sum_products(replies: Iterable[Reply], shards: int) -> Flat:
 
 
 def sum_surrogates(replies: Iterable[Reply], shards: int) -> tuple[float, float]:
-    """Sums of surrogate and KL divergence, in float64."""
+    """Sums of surrogate and KL divergence, in float64.
+
+    Args:
+        replies: one :class:`SurrogateReply` for each shard, in any order.
+        shards: number of shards.
+    """
     total: TreeSum[Flat] = TreeSum(shards)
     for reply in replies:
         assert isinstance(reply, SurrogateReply), reply

@@ -28,7 +28,7 @@ from meta.engine.arithmetic import fix_arithmetic
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a training came to.
+    """Result of a training.
 
     Attributes:
         folder: the run's folder.
@@ -38,7 +38,8 @@ class Outcome:
         checkpoint: path or URI of the checkpoint that was evaluated.
         failures: workers lost on the way.
         evaluation: the held-out figures.
-        warnings: what could not be done and did not stop the run.
+        figures: files that were drawn.
+        warnings: sentences about things that could not be done and did not stop the run.
     """
 
     folder: RunFolder
@@ -72,6 +73,11 @@ def run(start: Start, stop: SignalFlag) -> Outcome:
     """Train, then the baselines that the configuration names, evaluate all, draw, and tell MLflow.
 
     A run that was begun goes on from its newest checkpoint; so do its baselines, each a run in a folder of its own.
+
+    Args:
+        config: the configuration to train under.
+        folder: the run's folder, made or planned.
+        stop: set by a signal.
 
     Raises:
         Interrupted: if ``stop`` was set; the state is saved.
@@ -107,7 +113,7 @@ def _run(own: Start, stop: SignalFlag) -> Outcome:
 
 
 class _Tracking:
-    """Keeps MLflow in step with a run from ``begin`` on, and ends its MLflow run as the block ended."""
+    """Sends a run to MLflow from ``begin`` on, and ends its MLflow run by how the block ended."""
 
     def __init__(self, start: Start, parent: Tracker | None) -> None:
         """Track nothing yet."""
@@ -128,7 +134,7 @@ class _Tracking:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Say how the training ended, and send what is left."""
+        """Record how the training ended, and send the rest."""
         if self.tracker is None:
             return
         killed = isinstance(error, Interrupted | KeyboardInterrupt)
@@ -139,7 +145,7 @@ class _Tracking:
 
 
 def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
-    """Train once the workers have shown that they can; only then is anything written."""
+    """Train after a trial of the workers; nothing is written before the trial has passed."""
     try:
         with open_pool(start.setup) as pool:
             try_workers(pool, start.setup)
@@ -210,6 +216,14 @@ def learn(
     stop: StopFlag,
 ) -> Learner:
     """Train from a saved state, or from the beginning, until ``outer.steps`` or until asked to stop.
+
+    Args:
+        pool: workers built from ``setup``.
+        config: the configuration under the run's engine.
+        setup: what ``config`` builds.
+        recorder: records the training; closed at the end.
+        saved: the state to go on from, None at the beginning.
+        stop: ends the training after the current outer step once set.
 
     Raises:
         ConfigError: if the saved state is of another configuration.

@@ -1,4 +1,4 @@
-"""Trainings that do not learn: outer steps that cannot improve θ are counted, and said once while running."""
+"""Detection of trainings that do not learn: outer steps that cannot improve θ are counted, and warned of once."""
 
 import sys
 from collections import Counter
@@ -37,7 +37,7 @@ class Standstill:
 
         Args:
             before: warnings of the training before it was interrupted; they hold until there is another.
-            say: told of the warning while the training runs; by default it is printed on standard error.
+            say: called with the warning while the training runs; by default it is printed on standard error.
         """
         self._before = list(before)
         self._say = say or (lambda text: print(f"warning: {text}", file=sys.stderr, flush=True))
@@ -48,7 +48,7 @@ class Standstill:
         self._return: float | None = None  # of the step before
 
     def update(self, step: int, metrics: Mapping[str, float], *, moved: bool, lr_share: float = 1.0) -> bool:
-        """Take in an outer step; whether it is the one that brings the warning.
+        """Count an outer step. Returns whether this step brings the warning.
 
         Args:
             step: outer steps done, this one included.
@@ -71,7 +71,7 @@ class Standstill:
         return self._stuck and self._speak()
 
     def finish(self) -> bool:
-        """Say at the end what has not been said, as of a training shorter than the patience; whether that was so."""
+        """Warn at the end if the training was too short to warn before. Returns whether it did."""
         return self._standing and self._speak()
 
     @property
@@ -86,7 +86,7 @@ class Standstill:
 
     @property
     def _stuck(self) -> bool:
-        """Whether many steps in a row, or most of many, were of no use."""
+        """Whether many steps in a row, or most of many steps, did not improve θ."""
         count = self._causes.total()
         return self._longest >= PATIENCE or (count >= PATIENCE and 2 * count > self._steps)
 
@@ -116,11 +116,11 @@ def _cause(metrics: Mapping[str, float], previous: float | None, *, moved: bool,
     Returns are compared with those before adaptation, or of the step before where nothing adapts: other rollouts, of
     which means are equal to the last bit only if rewards do not depend on what is done.
     """
-    gradient, found = metrics.get("gradient_norm"), metrics.get("return")
+    gradient, mean_return = metrics.get("gradient_norm"), metrics.get("return")
     without_advantage = metrics.get("surrogate") == 0.0 and gradient is not None and gradient < ROUNDING
     causes = {
         SKIPPED: metrics.get("skipped", 0.0) > 0,
-        SAME: found is not None and found == metrics.get("return_before", previous),
+        SAME: mean_return is not None and mean_return == metrics.get("return_before", previous),
         ZERO: gradient == 0.0 or without_advantage,
         REJECTED: metrics.get("step_share") == 0.0,
         UNMOVED: not moved and not scheduled,

@@ -1,4 +1,4 @@
-"""How a training begins or goes on: all that can be checked is, before the first byte of a folder changes."""
+"""Begin or resume a training: everything that can be checked is checked before the first byte of a folder changes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from meta.engine.choice import fallen_back
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """A training that has been checked as far as this process can, and has changed nothing yet.
+    """A training that was checked as far as this process can; nothing on the disk has changed yet.
 
     Attributes:
         config: the configuration that is asked for.
@@ -90,7 +90,12 @@ def _under_its_engine(config: Config, folder: RunFolder, setup: Setup) -> Start:
 
 
 def baseline_of(start: Start, algorithm: str) -> Start:
-    """The training of a baseline, in a folder of its own inside the run's."""
+    """The training of a baseline, in a folder of its own inside the run's.
+
+    Args:
+        start: the run's own training.
+        algorithm: name of the baseline.
+    """
     alone = start.config.eval.model_copy(update={"baselines": ()})
     config = start.config.model_copy(update={"algorithm": algorithm, "eval": alone})
     path = start.folder.path / "baselines" / algorithm
@@ -100,7 +105,11 @@ def baseline_of(start: Start, algorithm: str) -> Start:
 
 
 def slower(start: Start, error: EngineError) -> Start:
-    """The same training with a strategy that needs nothing of a machine, where a worker's machine lacks something.
+    """The same training under the strategy ``loop``, for when a worker's machine lacks what the chosen one needs.
+
+    Args:
+        start: the training that failed.
+        error: raised by the worker.
 
     Raises:
         EngineError: if the strategy was asked for by name, or outer steps were taken under it.

@@ -26,13 +26,18 @@ class WorkerActor:
         return os.getpid(), self._data
 
     def run(self, message: bytes, vectors: Payload) -> Payload:
-        """Compute one request; see :mod:`cluster.workers.wire`."""
+        """Compute one request; see :mod:`cluster.workers.wire`.
+
+        Args:
+            message: the request as bytes.
+            vectors: θ [P], and the second vector [P] where the request has one.
+        """
         request = decode_request(message)
         return encode_reply(self._worker.run(request, *decode_vectors(vectors, self._dtype, request)))
 
 
 def start_actor(setup: Workable) -> Any:
-    """Ask Ray for one worker actor. It never restarts by itself: the pool replaces what it loses.
+    """Start one worker actor in Ray. It never restarts by itself: the pool replaces a lost one.
 
     Within a placement group, which a trial of a search has, it takes a place there; else actors are spread over nodes.
     """

@@ -27,7 +27,7 @@ class Drawn(Protocol):
 
     @property
     def family(self) -> Family:
-        """Where episodes come from."""
+        """The family that episodes are drawn from."""
         ...
 
     @property
@@ -37,7 +37,7 @@ class Drawn(Protocol):
 
     @property
     def engine(self) -> Engine:
-        """What computes meta-gradients and scores."""
+        """The engine that computes meta-gradients and scores."""
         ...
 
     def training_episodes(self, tasks: range) -> Episode:
@@ -45,7 +45,12 @@ class Drawn(Protocol):
         ...
 
     def held_out_episodes(self, split: Split, tasks: range) -> Episode:
-        """Episodes of tasks of a split [T, ...], without noise."""
+        """Episodes of tasks of a split [T, ...], without noise.
+
+        Args:
+            split: of the tasks.
+            tasks: their indices, T of them.
+        """
         ...
 
 
@@ -59,7 +64,12 @@ class EpisodeWork:
         self._ahead: tuple[TaskRange, Future[Episode]] | None = None
 
     def run(self, request: Request, params: Params) -> Reply:
-        """Compute one request under θ."""
+        """Compute one request under θ.
+
+        Args:
+            request: meta-gradients or scores of a shard.
+            params: θ by name.
+        """
         if isinstance(request, GradientRequest):
             return self._gradient(request, params)
         if isinstance(request, ScoresRequest):
@@ -67,7 +77,13 @@ class EpisodeWork:
         raise TypeError(f"expected a request for gradients or scores, received {request.kind}")
 
     def run_on_rollouts(self, request: RolloutRequest, params: Params, second: Params) -> NoReturn:
-        """Refuse: drawn tasks have no rollouts."""
+        """Raise an error: drawn tasks have no rollouts.
+
+        Args:
+            request: about rollouts.
+            params: θ by name.
+            second: the request's second vector, in the shapes of θ.
+        """
         del params, second
         raise TypeError(f"expected a request for gradients or scores, received {request.kind}: drawn tasks have none")
 

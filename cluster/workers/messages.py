@@ -1,4 +1,4 @@
-"""What crosses a process boundary: requests to workers, replies from them.
+"""Messages between processes: requests to workers, replies from them.
 
 Shapes: P parameters, T tasks of a shard, K numbers of inner steps, M metrics.
 
@@ -79,9 +79,10 @@ class ScoresRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutRequest(Request):
-    """A question about the rollouts that a gradient request has sampled under θ in the same outer step.
+    """A request about the rollouts that a gradient request has sampled under θ in the same outer step.
 
-    A second vector [P] travels with it. Goes to the worker that has kept the rollouts; another samples them again.
+    A second vector [P] travels with it. It goes to the worker that has kept the rollouts; any other worker
+    samples them again.
     """
 
 
@@ -203,6 +204,12 @@ def to_flat(tensor: Tensor) -> Flat:
 def shards(split: Split, start: int, count: int, size: int) -> Sequence[TaskRange]:
     """Cut ``count`` tasks from ``start`` on into consecutive shards of ``size``; the last may be smaller.
 
+    Args:
+        split: of the tasks.
+        start: index of the first task.
+        count: number of tasks.
+        size: tasks per shard.
+
     >>> [len(shard.indices) for shard in shards("train", 0, 25, 13)]
     [13, 12]
     """
@@ -211,7 +218,13 @@ def shards(split: Split, start: int, count: int, size: int) -> Sequence[TaskRang
 
 
 def gradient_requests(step: int, meta_batch: int, shard: int) -> list[GradientRequest]:
-    """The requests of one outer step: its meta-batch in shards, each with the same shard of the next step."""
+    """The requests of one outer step: its meta-batch in shards, each with the same shard of the next step.
+
+    Args:
+        step: the outer step, from 0 on.
+        meta_batch: tasks per outer step.
+        shard: tasks per shard.
+    """
     now = shards("train", step * meta_batch, meta_batch, shard)
     following = shards("train", (step + 1) * meta_batch, meta_batch, shard)
     return [
@@ -223,7 +236,16 @@ def gradient_requests(step: int, meta_batch: int, shard: int) -> list[GradientRe
 def scores_requests(
     step: int, split: Split, tasks: int, shard: int, inner_steps: tuple[int, ...], first: int = 0
 ) -> list[ScoresRequest]:
-    """The requests of one evaluation: ``tasks`` tasks of a split from number ``first`` on, always the same ones."""
+    """The requests of one evaluation: ``tasks`` tasks of a split from number ``first`` on, always the same ones.
+
+    Args:
+        step: version of θ.
+        split: of the tasks.
+        tasks: number of tasks.
+        shard: tasks per shard.
+        inner_steps: numbers of inner steps to score after, K of them.
+        first: index of the first task.
+    """
     return [
         ScoresRequest(step=step, shard=number, tasks=part, inner_steps=inner_steps)
         for number, part in enumerate(shards(split, first, tasks, shard))

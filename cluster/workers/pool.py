@@ -1,4 +1,4 @@
-"""What the loop asks of a pool of workers, and the pool that computes in this very process."""
+"""The interface of a pool of workers, and the pool that computes in this very process."""
 
 import dataclasses
 from collections import deque
@@ -61,7 +61,7 @@ class Pool(Protocol):
         ...
 
     def poll(self) -> None:
-        """Let submitted work move on, without waiting."""
+        """Deliver replies that have arrived, and submit further work, without waiting."""
         ...
 
     def close(self) -> None:
@@ -80,20 +80,27 @@ class InlinePool:
 
     @property
     def warnings(self) -> list[str]:
-        """None: this process is always there."""
+        """No warnings: this process is always there."""
         return []
 
     def submit(
         self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
     ) -> Ticket:
-        """Queue the requests; they are computed by :meth:`gather` or :meth:`poll`."""
+        """Queue the requests; they are computed by :meth:`gather` or :meth:`poll`.
+
+        Args:
+            requests: one for each shard.
+            theta: θ [P].
+            second: a second vector [P], for requests about rollouts.
+            background: whether they run only when no other requests are queued.
+        """
         del background
         ticket = Ticket(requests)
         self._waiting.extend((ticket, request, theta, second) for request in requests)
         return ticket
 
     def gather(self, ticket: Ticket) -> Iterator[Reply]:
-        """Compute in order of submission until the ticket is complete."""
+        """Compute requests in order of submission until the ticket is complete; yields the ticket's replies."""
         while ticket.replies or not ticket.complete:
             if not ticket.replies:
                 self.poll()

@@ -84,28 +84,28 @@ class RayPool:
     @property
     def warnings(self) -> list[str]:
         """Warnings about workers that were asked for and not there."""
-        asked = self._config.cluster.workers
-        if self._most >= asked:
+        requested = self._config.cluster.workers
+        if self._most >= requested:
             return []
         return [
             self._short_of_room()
-            or f"cluster.workers: {asked} workers were asked for, {self._most} took part; the others had not started "
-            "when the run ended"
+            or f"cluster.workers: {requested} workers were asked for, {self._most} took part; the others had not "
+            "started when the run ended"
         ]
 
     def _short_of_room(self) -> str | None:
         """A warning if the cluster has room for fewer workers than are asked for."""
         limits = self._config.cluster
         total: Callable[[], dict[str, float]] = ray.cluster_resources
-        found = total()
-        room = int(found.get("CPU", 0) // limits.threads)
+        resources = total()
+        room = int(resources.get("CPU", 0) // limits.threads)
         if limits.gpus_per_worker > 0:
-            room = min(room, int(found.get("GPU", 0) / limits.gpus_per_worker))
+            room = min(room, int(resources.get("GPU", 0) / limits.gpus_per_worker))
         if room >= limits.workers:
             return None
         return (
             f"cluster.workers: {limits.workers} workers were asked for, the cluster has room for {room} "
-            f"({_resources(lambda: found)} in all); lower cluster.workers, or add nodes"
+            f"({_resources(lambda: resources)} in all); lower cluster.workers, or add nodes"
         )
 
     @property
@@ -116,7 +116,14 @@ class RayPool:
     def submit(
         self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
     ) -> Ticket:
-        """Queue requests and hand out as many as the workers take."""
+        """Queue requests and hand out as many as the workers take.
+
+        Args:
+            requests: one for each shard.
+            theta: θ [P].
+            second: a second vector [P], for requests about rollouts.
+            background: whether they run only when no other requests are queued.
+        """
         ticket = Ticket(requests)
         payload: Any = encode_vectors(theta, second)
         if not isinstance(payload, bytes):
@@ -135,13 +142,13 @@ class RayPool:
                 self._advance(timeout=1.0, all_of=self._in_flight_alone(ticket))
 
     def _in_flight_alone(self, ticket: Ticket) -> int:
-        """How many results to wait for at once: a ticket's last ones, if nothing else is under way or waits."""
+        """Number of results to wait for at once: a ticket's last ones if nothing else is under way, else 1."""
         jobs = [job for member in self._members for job in member.jobs.values()]
         alone = not self._foreground and not self._background and all(member.ready for member in self._members)
         return len(jobs) if alone and all(job.ticket is ticket for job in jobs) else 1
 
     def poll(self) -> None:
-        """Take in what has arrived."""
+        """Deliver the replies that have arrived."""
         self._advance(timeout=0)
 
     def close(self) -> None:
@@ -171,7 +178,7 @@ class RayPool:
                 self._send(member, self._background.popleft())
 
     def _member_for(self, request: Request, ready: list[_Member]) -> _Member:
-        """Who has the request's rollouts, or has drawn its tasks ahead, or has least to do."""
+        """The worker that keeps the request's rollouts, or has drawn its tasks ahead, or has the fewest requests."""
         holder = self._holders.get(request.shard)
         if isinstance(request, RolloutRequest) and holder in ready:
             return holder
@@ -199,7 +206,7 @@ class RayPool:
         self._hand_out()
 
     def _settle(self, member: _Member, ref: Any) -> None:
-        """Take in one finished call of a member."""
+        """Process one finished call of a member."""
         try:
             answer = ray.get(ref, timeout=self._config.cluster.order_timeout)
         except RayTaskError as error:
@@ -283,5 +290,5 @@ class RayPool:
 
 def _resources(ask: Callable[[], dict[str, float]]) -> str:
     """CPUs and GPUs out of what Ray tells of its resources."""
-    found = ask()
-    return f"{found.get('CPU', 0):g} CPU and {found.get('GPU', 0):g} GPU"
+    amounts = ask()
+    return f"{amounts.get('CPU', 0):g} CPU and {amounts.get('GPU', 0):g} GPU"

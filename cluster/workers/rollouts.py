@@ -47,17 +47,17 @@ class Acted(Protocol):
 
     @property
     def algorithm(self) -> PolicyMAML:
-        """How policies adapt."""
+        """The algorithm by which policies adapt."""
         ...
 
     @property
     def engine(self) -> PolicyEngine:
-        """What computes over batches of tasks."""
+        """The engine that computes over batches of tasks."""
         ...
 
     @property
     def advantage(self) -> AdvantageSettings:
-        """How rewards become advantages."""
+        """Settings of the advantages that are computed from rewards."""
         ...
 
     @property
@@ -72,7 +72,7 @@ class Acted(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where policies are computed."""
+        """Device on which policies are computed."""
         ...
 
     @property
@@ -81,7 +81,12 @@ class Acted(Protocol):
         ...
 
     def inner_lr(self, inner_step: int, *, evaluation: bool) -> float:
-        """The step size α of inner step number ``inner_step``."""
+        """The step size α of inner step number ``inner_step``.
+
+        Args:
+            inner_step: number of the inner step, from 0 on.
+            evaluation: whether it is a step of an evaluation.
+        """
         ...
 
 
@@ -117,7 +122,12 @@ class RolloutWork:
         self._kept: dict[tuple[int, TaskRange], Sampled] = {}
 
     def run(self, request: Request, params: Params) -> Reply:
-        """Compute one request under θ."""
+        """Compute one request under θ.
+
+        Args:
+            request: meta-gradients or scores of a shard.
+            params: θ by name.
+        """
         if isinstance(request, GradientRequest):
             return self._gradient(request, params, self._sampled(request, params))
         if isinstance(request, ScoresRequest):
@@ -179,7 +189,13 @@ class RolloutWork:
         return self._kept[key]
 
     def sample(self, tasks: TaskRange, params: Params, steps: int) -> Sampled:
-        """Rollouts of the policy and of the policy after each of ``steps`` inner steps, for all tasks of a range."""
+        """Rollouts of the policy and of the policy after each of ``steps`` inner steps, for all tasks of a range.
+
+        Args:
+            tasks: the shard's T tasks.
+            params: θ by name.
+            steps: number of inner steps.
+        """
         began, keys = time.perf_counter(), self._keys(tasks)
         support: list[Examples] = []
         returns: list[Numbers] = []
@@ -227,7 +243,13 @@ class RolloutWork:
         return [TaskKey(self._setup.seed, tasks.split, index) for index in tasks.indices]
 
     def roll(self, keys: list[TaskKey], own: Params, inner_step: int) -> Rollouts:
-        """Rollouts of each task's own policy, parameters [T, …]."""
+        """Rollouts of each task's own policy, parameters [T, …].
+
+        Args:
+            keys: of the T tasks.
+            own: each task's parameters, by name, [T, …].
+            inner_step: inner steps that were taken before, a part of the random numbers' key.
+        """
         setup = self._setup
         descriptions = self._descriptions(keys)
 
@@ -235,14 +257,14 @@ class RolloutWork:
             seen = np.concatenate(
                 [observations, np.broadcast_to(descriptions, (*observations.shape[:2], descriptions.shape[-1]))], -1
             )
-            given = [torch.from_numpy(array).to(setup.device, setup.dtype) for array in (seen, noise)]
-            actions, outputs = setup.engine.act(own, given[0], given[1])
+            tensors = [torch.from_numpy(array).to(setup.device, setup.dtype) for array in (seen, noise)]
+            actions, outputs = setup.engine.act(own, tensors[0], tensors[1])
             return actions.cpu().double().numpy(), outputs.cpu().double().numpy()
 
         return roll(setup.family, keys, inner_step, act)
 
     def _descriptions(self, keys: list[TaskKey]) -> Numbers:
-        """What stands beside every observation, [T, 1, D]: an oracle sees the tasks' descriptions, others nothing."""
+        """Numbers appended to every observation, [T, 1, D]: the tasks' descriptions for an oracle, else none, D = 0."""
         if not self._setup.algorithm.informed:
             return np.zeros((len(keys), 1, 0))
         return self._setup.family.describe(keys)[:, None]
@@ -277,8 +299,8 @@ def _episodes(support: list[Examples]) -> Episode:
     *before, query = support
     rows = len(query.inputs)
     if before:
-        both = [torch.stack([getattr(one, name) for one in before], dim=1) for name in Examples._fields]
-        inner = Examples(both[0], both[1])
+        stacked = [torch.stack([getattr(one, name) for one in before], dim=1) for name in Examples._fields]
+        inner = Examples(stacked[0], stacked[1])
     else:
         inner = Examples(*(part[:, None][:, :0] for part in query))
     return Episode(inner, query, query.inputs.new_zeros(rows, 0))

@@ -27,12 +27,14 @@ LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 @contextmanager
 def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
-    """A Ray session for the duration of a command: a local one of its own, or the cluster at ``address``.
-
-    A local one has room for ``at_once`` trainings.
+    """Start or join a Ray session for the duration of a block: a local one of its own, or the cluster at ``address``.
 
     A session that the caller has opened already is used and left open. In a Ray job ``local`` is the cluster that the
     job runs on, so that the same configuration serves on a laptop and there.
+
+    Args:
+        config: the section ``cluster``.
+        at_once: number of trainings that a local session has room for.
 
     Raises:
         ClusterError: if no cluster answers at the address.
@@ -100,7 +102,7 @@ def _product_first() -> JobConfig:
 
 
 def _require_room() -> None:
-    """Check what Ray needs of the machine, in words of our own.
+    """Raise an error if the machine lacks something that Ray needs.
 
     Raises:
         ConfigError: if its sockets' names would be too long, or shared memory is too small.

@@ -36,13 +36,24 @@ def decode_request(message: bytes) -> Request:
 
 
 def encode_vectors(theta: Flat, second: Flat | None) -> Payload:
-    """θ [P], and a second vector [P] where the requests have one, as a payload."""
+    """θ [P], and a second vector [P] where the requests have one, as a payload.
+
+    Args:
+        theta: θ [P].
+        second: the second vector [P], or None.
+    """
     numbers = theta if second is None else np.concatenate([theta, second.astype(theta.dtype, copy=False)])
     return numbers.tobytes() if numbers.nbytes < LARGE else numbers.view(np.uint8)
 
 
 def decode_vectors(payload: Payload, dtype: str, request: Request) -> tuple[Flat, Flat | None]:
-    """The inverse of :func:`encode_vectors`; read-only views."""
+    """The vectors of a payload that :func:`encode_vectors` made, as read-only views.
+
+    Args:
+        payload: the bytes or array.
+        dtype: numpy's name of θ's type.
+        request: tells whether there is a second vector.
+    """
     numbers: Flat = np.frombuffer(payload, dtype=dtype)
     if not isinstance(request, RolloutRequest):
         return numbers, None
@@ -51,7 +62,7 @@ def decode_vectors(payload: Payload, dtype: str, request: Request) -> tuple[Flat
 
 
 def encode_reply(reply: Reply) -> Payload:
-    """A reply's header and buffer in one piece; its request is known to whoever made it."""
+    """A reply's header and buffer in one piece, without the request, which the receiver has."""
     fields = {f.name: getattr(reply, f.name) for f in dataclasses.fields(reply) if f.name not in BESIDE}
     header = json.dumps([reply.buffer.dtype.str, fields]).encode()
     header += b" " * (-len(header) % ALIGNMENT)
@@ -66,7 +77,12 @@ def encode_reply(reply: Reply) -> Payload:
 
 
 def decode_reply(request: Request, message: Payload) -> Reply:
-    """The inverse of :func:`encode_reply`."""
+    """The reply in a message that :func:`encode_reply` made.
+
+    Args:
+        request: the request that is answered.
+        message: header and numbers.
+    """
     data = np.frombuffer(message, dtype=np.uint8)
     start = ALIGNMENT + int.from_bytes(data[:ALIGNMENT].tobytes(), "little")
     dtype, fields = json.loads(data[ALIGNMENT:start].tobytes())

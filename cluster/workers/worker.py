@@ -1,4 +1,4 @@
-"""A worker: computes requests, whatever kind of tasks they are about. A plain class."""
+"""A worker computes requests about either kind of tasks. It is a plain class."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,14 +15,25 @@ from meta.params import Layout, Params
 
 
 class Work(Protocol):
-    """How requests about one kind of tasks are computed."""
+    """Computes requests about one kind of tasks."""
 
     def run(self, request: Request, params: Params) -> Reply:
-        """Compute one request under θ."""
+        """Compute one request under θ.
+
+        Args:
+            request: meta-gradients or scores of a shard.
+            params: θ by name.
+        """
         ...
 
     def run_on_rollouts(self, request: RolloutRequest, params: Params, second: Params) -> Reply:
-        """Compute one request about rollouts sampled under θ, with its second vector of θ's shape."""
+        """Compute one request about rollouts sampled under θ, with its second vector of θ's shape.
+
+        Args:
+            request: about rollouts.
+            params: θ by name.
+            second: the request's second vector, in the shapes of θ.
+        """
         ...
 
 
@@ -46,7 +57,7 @@ class Workable(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where workers compute."""
+        """Device on which workers compute."""
         ...
 
     @property
@@ -60,7 +71,7 @@ class Workable(Protocol):
         ...
 
     def make_work(self) -> Work:
-        """What computes requests about its kind of tasks."""
+        """The object that computes requests about the set-up's kind of tasks."""
         ...
 
 
@@ -78,6 +89,11 @@ class Worker:
 
     def run(self, request: Request, theta: Flat, second: Flat | None = None) -> Reply:
         """Compute one request under θ [P], with a second vector [P] if it is about rollouts.
+
+        Args:
+            request: any request.
+            theta: θ [P].
+            second: the second vector [P] of a request about rollouts, else None.
 
         Raises:
             MetarayError: naming step and tasks, whatever the family, model or algorithm raised.

@@ -141,7 +141,7 @@ def _query(axes: Axes, task: _Task, number: int, left: float, top: float) -> Non
 def _headings(axes: Axes, task: _Task, *, index: int, steps: int, shown: tuple[int, int, int], way: int) -> None:
     rows, shots, queries = shown
     number = f"{steps} inner step{'' if steps == 1 else 's'}"
-    before, after = (100 * float((found == task.query_classes).mean()) for found in (task.before, task.after))
+    before, after = (100 * float((predicted == task.query_classes).mean()) for predicted in (task.before, task.after))
     support, query = len(task.support) // way, len(task.query) // way
     title = f"Test task {index}: {way}-way {support}-shot"
     title += "" if rows == way else f", {rows} of {way} classes shown"
@@ -158,7 +158,7 @@ def _counted(kind: str, shown: int, count: int) -> str:
 
 
 def _key(axes: Axes, line: float) -> None:
-    """How a right and a wrong prediction are marked."""
+    """Draw the key of right and wrong predictions."""
     write(
         axes,
         0.12,

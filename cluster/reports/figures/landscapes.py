@@ -66,7 +66,7 @@ def landscape(searched: Searched) -> Figure | str:
     Returns:
         The figure, or in a sentence why there is none.
     """
-    axes = [found for axis in searched.axes if (found := numeric(axis)) is not None]
+    axes = [scaled for axis in searched.axes if (scaled := numeric(axis)) is not None]
     if not axes:
         return "The landscape is left out: no key that was searched is a number."
     if not any(known(trial) is not None or trial.status == "diverged" for trial in searched.trials):
@@ -175,15 +175,15 @@ def _marks(panel: Axes, searched: Searched, points: Points, scale: Scale | None)
     """One mark for each trial, the best uppermost."""
     for status, (words, look) in MARKS.items():
         ranked = reversed(searched.ranked()) if status not in LOST_MARKS else searched.trials
-        found = [trial for trial in ranked if trial.status == status and trial.number in points]
-        if found:
-            x, y = np.array([points[trial.number] for trial in found]).T
-            scores = [score for trial in found if (score := known(trial)) is not None]
+        trials = [trial for trial in ranked if trial.status == status and trial.number in points]
+        if trials:
+            x, y = np.array([points[trial.number] for trial in trials]).T
+            scores = [score for trial in trials if (score := known(trial)) is not None]
             colours: dict[str, Any] = (
                 {"c": [scale.colour(score) for score in scores]} if scale and status not in LOST_MARKS else {}
             )
             panel.scatter(x, y, zorder=4, gid=status, clip_on=False, **look, **colours)
-            panel.scatter([], [], label=f"{words} ({len(found)})", **{"color": UNSCORED} | look)
+            panel.scatter([], [], label=f"{words} ({len(trials)})", **{"color": UNSCORED} | look)
 
 
 def _surface(panel: Axes, searched: Searched, scale: Scale, rulers: Sequence[Ruler]) -> None:

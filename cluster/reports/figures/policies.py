@@ -146,17 +146,22 @@ def positions(walks: Mapping[str, Walk]) -> Figure:
 
 
 def scenes_of(one: Walk, *, mujoco: bool) -> list[Scene] | str:
-    """A typical trajectory of each task before adaptation and one after the most inner steps; or why there are none."""
-    wanted = [
+    """A typical trajectory of each task before adaptation and one after the most inner steps; or why there are none.
+
+    Args:
+        one: rollouts of the tasks.
+        mujoco: whether MuJoCo draws the environment.
+    """
+    places = [
         (task, number) for task in range(len(one.keys)) for number in sorted({min(one.rollouts), max(one.rollouts)})
     ]
-    taken = [pictured(one, task, number, PICTURES) for task, number in wanted]
-    found = film([trajectory for _, trajectory in taken], mujoco=mujoco)
-    if isinstance(found, str):
-        return found
+    taken = [pictured(one, task, number, PICTURES) for task, number in places]
+    replays = film([trajectory for _, trajectory in taken], mujoco=mujoco)
+    if isinstance(replays, str):
+        return replays
     return [
         Scene(task=in_words(one.family, one.keys[task]), inner_steps=number, steps=steps, replayed=replayed)
-        for (task, number), (steps, _), replayed in zip(wanted, taken, found, strict=True)
+        for (task, number), (steps, _), replayed in zip(places, taken, replays, strict=True)
     ]
 
 
@@ -194,7 +199,7 @@ def _heading(scene: Scene, label: str) -> str:
 
 
 def _when(scene: Scene, column: int) -> str:
-    """When a picture was taken and how far the body had come."""
+    """Time of a picture and distance of the body, in words."""
     step, replayed = scene.steps[column], scene.replayed
     when = f"step {step}" if replayed.interval is None else f"{step * replayed.interval:.1f} s"
     if replayed.positions is None:
@@ -236,9 +241,9 @@ def _place(axes: Axes, point: Sequence[float] | Numbers, mark: str, **look: Any)
 def _moved(one: Walk, task: int, inner_step: int) -> tuple[Array, str, Array]:
     """Times [H + 1] with their unit, and how far trajectories have come forward [N, H + 1]; at its end one stands."""
     count, steps = one.rollouts[inner_step].taken[task].shape
-    found = replay(one.trajectory(task, inner_step, number) for number in range(min(REPEATED, count)))
-    moved = np.empty((len(found), steps + 1))
-    for row, replayed in zip(moved, found, strict=True):
+    replays = replay(one.trajectory(task, inner_step, number) for number in range(min(REPEATED, count)))
+    moved = np.empty((len(replays), steps + 1))
+    for row, replayed in zip(moved, replays, strict=True):
         if replayed.positions is None:
             raise MetarayError(
                 "positions: expected environments that tell x_position in their info, received "
@@ -247,5 +252,5 @@ def _moved(one: Walk, task: int, inner_step: int) -> tuple[Array, str, Array]:
         row[:] = replayed.positions[-1]
         row[: len(replayed.positions)] = replayed.positions
         row -= row[0]
-    interval = found[0].interval
+    interval = replays[0].interval
     return np.arange(steps + 1) * (interval or 1.0), "environment steps" if interval is None else "s", moved

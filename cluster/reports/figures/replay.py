@@ -55,7 +55,7 @@ class Trajectory:
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What a trajectory showed when it was repeated.
+    """Positions and pictures of a trajectory, recorded while it was repeated.
 
     Attributes:
         positions: the forward position x, [H + 1], where the environment tells it (``x_position``), else None.
@@ -74,14 +74,22 @@ class Replayed:
 
 def gymnasium_tasks(family: Family | EnvironmentFamily) -> GymnasiumTasks | None:
     """The gymnasium environments that a family consists of, or None if it is made otherwise."""
-    found = getattr(family, "tasks", family)
-    return found if isinstance(found, GymnasiumTasks) else None
+    tasks = getattr(family, "tasks", family)
+    return tasks if isinstance(tasks, GymnasiumTasks) else None
 
 
 def trajectory(
     family: GymnasiumTasks, key: TaskKey, inner_step: int, rollouts: Rollouts, place: tuple[int, int]
 ) -> Trajectory:
-    """One of a task's trajectories after ``inner_step`` inner steps; its row and number in the rollouts are given."""
+    """One of a task's trajectories after ``inner_step`` inner steps.
+
+    Args:
+        family: the environments.
+        key: of the task.
+        inner_step: number of inner steps.
+        rollouts: of several tasks.
+        place: row of the task in the rollouts, and number of the trajectory.
+    """
     values = family.draw(key)
     steps = int(rollouts.taken[place].sum())
     return Trajectory(
@@ -105,19 +113,19 @@ def replay(trajectories: Iterable[Trajectory], **arguments: Any) -> list[Replaye
     Raises:
         MetarayError: if a trajectory comes out in another way than it did, or its environment fails.
     """
-    found = []
+    replays = []
     for one in trajectories:
         try:
             env = gymnasium.make(one.identifier, disable_env_checker=True, **one.arguments, **arguments)
             try:
-                found.append(_replay(env, one))
+                replays.append(_replay(env, one))
             finally:
                 env.close()
         except MetarayError:
             raise
         except Exception as error:  # whatever a user's environment raises
             raise MetarayError(f"{one.name}: '{one.identifier}' raised {error!r}; mend the environment") from error
-    return found
+    return replays
 
 
 def _replay(env: gymnasium.Env[Any, Any], one: Trajectory) -> Replayed:
@@ -172,10 +180,10 @@ def film(trajectories: Sequence[Trajectory], *, mujoco: bool) -> list[Replayed] 
     own = os.environ.get("MUJOCO_GL")
     reasons = []
     for backend in BACKENDS if mujoco and not own else (own,):
-        found = _elsewhere(trajectories, {"MUJOCO_GL": backend} if backend else {})
-        if isinstance(found, list):
-            return found
-        reasons.append(f"{backend}: {found}" if mujoco else found)
+        outcome = _elsewhere(trajectories, {"MUJOCO_GL": backend} if backend else {})
+        if isinstance(outcome, list):
+            return outcome
+        reasons.append(f"{backend}: {outcome}" if mujoco else outcome)
     return "; ".join(reasons)
 
 
@@ -195,17 +203,17 @@ def _elsewhere(trajectories: Sequence[Trajectory], environment: dict[str, str]) 
         if not (folder / "answer").exists():
             lines = (folder / "errors").read_text(errors="replace").strip().splitlines()
             return lines[-1] if lines and done.returncode > 0 else f"it crashed (status {done.returncode})"
-        found: list[Replayed] | str = pickle.loads((folder / "answer").read_bytes())
-        return found
+        outcome: list[Replayed] | str = pickle.loads((folder / "answer").read_bytes())
+        return outcome
 
 
 def answer() -> None:
-    """What the other process does: the request in the folder that the command line names becomes an answer there."""
+    """Main function of the other process: answers the request in the folder that the command line names."""
     folder = Path(sys.argv[1])
-    found: list[Replayed] | str
+    outcome: list[Replayed] | str
     try:
-        found = replay(pickle.loads((folder / "request").read_bytes()), render_mode="rgb_array")
+        outcome = replay(pickle.loads((folder / "request").read_bytes()), render_mode="rgb_array")
     except MetarayError as error:
-        found = str(error.__cause__ or error)
-    (folder / "partial").write_bytes(pickle.dumps(found))
+        outcome = str(error.__cause__ or error)
+    (folder / "partial").write_bytes(pickle.dumps(outcome))
     (folder / "partial").rename(folder / "answer")  # what happens while the libraries are unloaded is of no account

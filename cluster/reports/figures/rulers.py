@@ -15,7 +15,7 @@ MARGIN = 0.02  # of an axis beyond its ends, for the tolerance of ticks
 
 
 class Ruler(NamedTuple):
-    """Where settings lie between the ends of an axis.
+    """Positions of settings between the ends of an axis.
 
     Attributes:
         low, high: the ends, in logarithms where ``kind`` is ``log``; positions of the first and the last category.
@@ -60,14 +60,19 @@ class Ruler(NamedTuple):
 
 
 def ruler(axis: Axis, trials: Sequence[Trial]) -> Ruler:
-    """The ruler of an axis, as long as its space, and longer where a trial lies outside of it."""
+    """The ruler of an axis, as long as the axis's space, and longer where a trial lies outside of it.
+
+    Args:
+        axis: a searched key with its space.
+        trials: of the search.
+    """
     values = [trial.values[axis.key] for trial in trials if axis.key in trial.values]
     if axis.kind == "categories":
         labels = tuple(dict.fromkeys(plain(value) for value in [*axis.choices, *values]))
         return Ruler(axis.key, axis.kind, 0.0, float(max(len(labels) - 1, 0)), labels)
     endless = Ruler(axis.key, axis.kind, 0.0, 1.0, ())
-    found = [number for value in [axis.low, axis.high, *values] if math.isfinite(number := endless.number(value))]
-    return endless._replace(low=min(found, default=0.0), high=max(found, default=1.0))
+    numbers = [number for value in [axis.low, axis.high, *values] if math.isfinite(number := endless.number(value))]
+    return endless._replace(low=min(numbers, default=0.0), high=max(numbers, default=1.0))
 
 
 def numeric(axis: Axis) -> Axis | None:

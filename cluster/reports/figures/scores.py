@@ -56,7 +56,7 @@ def learning_curves(series: Mapping[str, Sequence[Record]], best: Mapping[str, i
         MetarayError: if no record holds ``train/loss``, ``train/return`` or a validation score.
     """
     name, trained = _trained(series)
-    scores = {label: found for label, records in series.items() if (found := _validation(records))}
+    scores = {label: curves for label, records in series.items() if (curves := _validation(records))}
     count = bool(trained) + len(scores)
     if not count:
         raise MetarayError(
@@ -80,7 +80,12 @@ def learning_curves(series: Mapping[str, Sequence[Record]], best: Mapping[str, i
 
 
 def adaptation(evaluation: Mapping[str, Any], label: str) -> Figure:
-    """The score against inner steps with its 95 % interval, of this run, ``label``, and of its baselines."""
+    """Figure of the score against inner steps with its 95 % interval, of this run and of its baselines.
+
+    Args:
+        evaluation: as in ``evaluation.json``.
+        label: name of this run.
+    """
     figure = new_figure(6.6, 4.1)
     axes = figure.add_subplot()
     metric = evaluation["metric"]
@@ -134,40 +139,49 @@ def curve(records: Sequence[Record], key: str) -> tuple[Array, Array]:
 
     What is not finite becomes NaN, a gap in the line.
 
+    Args:
+        records: lines of ``metrics.jsonl``.
+        key: name of the metric.
+
     >>> records = [{"step": 2, "values": {"a": 1.0}}, {"step": 1, "values": {"a": None, "b": 2.0}}]
     >>> curve(records, "a")
     (array([1., 2.]), array([nan,  1.]))
     """
-    found = {record["step"]: record["values"][key] for record in records if key in record["values"]}
-    return np.array(sorted(found), dtype=np.float64), floats(found[step] for step in sorted(found))
+    values = {record["step"]: record["values"][key] for record in records if key in record["values"]}
+    return np.array(sorted(values), dtype=np.float64), floats(values[step] for step in sorted(values))
 
 
 def learners(evaluation: Mapping[str, Any], label: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Name and scores by number of inner steps of this run and of each baseline in an evaluation."""
+    """Name and scores by number of inner steps of this run and of each baseline in an evaluation.
+
+    Args:
+        evaluation: as in ``evaluation.json``.
+        label: name of this run.
+    """
     return [(label, evaluation["steps"]), *evaluation.get("baselines", {}).items()]
 
 
 def _validation(records: Sequence[Record]) -> Scores:
     """The curves under keys ``val/<metric>_<inner steps>``."""
-    found = {}
+    curves = {}
     for key in {key for record in records for key in record["values"]}:
         metric, _, number = key.removeprefix("val/").rpartition("_")
         if key.startswith("val/") and metric and number.isdecimal():
-            found[int(number)] = (metric, *curve(records, key))
-    return dict(sorted(found.items()))
+            curves[int(number)] = (metric, *curve(records, key))
+    return dict(sorted(curves.items()))
 
 
 def _trained(series: Mapping[str, Sequence[Record]]) -> tuple[str, list[Line]]:
-    """What is drawn of the training, and its curves: losses, or returns, of which who adapts has some from before."""
+    """Name and curves of the training metric: losses, or returns, with those before adaptation where there is any."""
     returns = any("train/return" in record["values"] for records in series.values() for record in records)
     name = "return" if returns else "loss"
-    found = []
+    lines = []
     for position, (label, records) in enumerate(series.items()):
         before, look = curve(records, "train/return_before"), line_look(position)
         adapts = len(before[0]) > 0
-        found.append(Line(f"{label}, before adaptation", look | BEFORE, *before))
-        found.append(Line(f"{label}, adapted" if adapts else label, look, *curve(records, f"train/{name}")))
-    return name, [line for line in found if len(line.steps)]
+        lines.append(Line(f"{label}, before adaptation", look | BEFORE, *before))
+        lines.append(Line(f"{label}, adapted" if adapts else label, look, *curve(records, f"train/{name}")))
+    return name, [line for line in lines if len(line.steps)]
 
 
 def _training_panel(axes: Axes, lines: Sequence[Line], name: str) -> None:
@@ -180,25 +194,25 @@ def _training_panel(axes: Axes, lines: Sequence[Line], name: str) -> None:
         axes.plot(steps, values, label=label, marker="." if len(values) < FEW else None, **look)
     alone = f", {lines[0].label}" if len(lines) == 1 else ""
     dress(axes, title=f"Training{alone}", x="outer step", y=f"training {name}")
-    found = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
-    if name == "loss" and len(found) and found.min() > 0:
+    finite = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
+    if name == "loss" and len(finite) and finite.min() > 0:
         logarithmic(axes)
 
 
 def _score_panels(panels: Sequence[Axes], scores: Mapping[str, Scores], best: Mapping[str, int]) -> None:
-    numbers = sorted({number for found in scores.values() for number in found})
+    numbers = sorted({number for curves in scores.values() for number in curves})
     places = np.linspace(0, len(numbers) - 1, min(len(numbers), MOST_STEPS)).round().astype(int)
     numbers = [numbers[position] for position in places]
     for axes in panels[1:]:
         axes.sharey(panels[0])
-    for axes, (label, found) in zip(panels, scores.items(), strict=True):
+    for axes, (label, curves) in zip(panels, scores.items(), strict=True):
         for number, colour in zip(numbers, shades(len(numbers)), strict=True):
-            if number in found:
-                _, x, y = found[number]
+            if number in curves:
+                _, x, y = curves[number]
                 mark = "." if len(x) < FEW else None
                 axes.plot(x, y, color=colour, linewidth=1.6, marker=mark, label=str(number))
         if label in best:
             axes.axvline(best[label], color=STYLE["ink"], linestyle=":", linewidth=1.4, label="best", zorder=1)
-        metric = next(iter(found.values()))[0]
+        metric = next(iter(curves.values()))[0]
         dress(axes, title=f"Validation, {label}", x="outer step", y=metric)
     score_axis(panels, metric)

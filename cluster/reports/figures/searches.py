@@ -1,4 +1,4 @@
-"""What a search has found, and what its figures share: a scale of scores, and settings in words."""
+"""Data of a search for its figures, and what they share: a scale of scores, and settings in words."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,8 +109,8 @@ class Searched:
     def ranked(self) -> list[Trial]:
         """Trials that have a score, the best first."""
         sign = -1 if self.higher_is_better else 1
-        found = [(sign * score, trial.number, trial) for trial in self.trials if (score := known(trial)) is not None]
-        return [trial for *_, trial in sorted(found, key=lambda one: one[:2])]
+        scored = [(sign * score, trial.number, trial) for trial in self.trials if (score := known(trial)) is not None]
+        return [trial for *_, trial in sorted(scored, key=lambda one: one[:2])]
 
     def confirmed_ranked(self) -> list[Confirmed]:
         """Trials with a finite score on fresh validation tasks, the first by which the others are measured.
@@ -120,24 +120,24 @@ class Searched:
         """
         sign = -1 if self.higher_is_better else 1
         chosen = any("behind" in score for score in self.confirmed.values())
-        found = []
+        rows = []
         for number, score in self.confirmed.items():
             trial, (mean, half) = self.trial(number), floats((score["mean"], score["ci95"])).tolist()
             if trial is not None and math.isfinite(mean) and math.isfinite(half):
-                found.append((chosen and number != self.best, sign * mean, number, mean, half))
-        found.sort()
+                rows.append((chosen and number != self.best, sign * mean, number, mean, half))
+        rows.sort()
         ranked = []
-        for _, signed, number, mean, half in found:
+        for _, signed, number, mean, half in rows:
             score, trial = self.confirmed[number], self.trial(number)
             assert trial is not None
             behind, error = score.get("behind"), score.get("error")
             if behind is None or error is None:
-                behind, error = signed - found[0][1], math.hypot(half, found[0][4])
+                behind, error = signed - rows[0][1], math.hypot(half, rows[0][4])
             ranked.append(Confirmed(trial, mean, half, behind, error))
         return ranked
 
     def named(self, trial: Trial) -> str:
-        """What a trial is called where it stands out."""
+        """Name of a trial in figures: its number, with its role if it is the best or the present setting."""
         roles = {self.best: "best", self.base: "present setting"}
         words = [role for number, role in roles.items() if number == trial.number]
         if self.best == self.base == trial.number:
@@ -157,7 +157,7 @@ class Scale(NamedTuple):
 
     @property
     def locator(self) -> Locator:
-        """Where ticks stand."""
+        """The locator of ticks along the scale."""
         if not self.log:
             return MaxNLocator(6)
         subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if self.high < WIDE * self.low else (1.0, 2.0, 5.0)
@@ -249,6 +249,10 @@ def robust(scores: Array, *, higher_is_better: bool) -> tuple[float, float]:
     """The range of scores without those that are worse than the middle half by 1.5 times its width (Tukey's rule).
 
     Positive errors are compared by their logarithms.
+
+    Args:
+        scores: finite ones, [N].
+        higher_is_better: whether larger scores are better.
     """
     log = not higher_is_better and scores.min() > 0
     values = np.log(scores) if log else scores
@@ -287,7 +291,7 @@ def key_of(axis: Axis) -> str:
 
 
 def settings(axes: Iterable[Axis], trial: Trial) -> str:
-    """What a trial was set to."""
+    """Values of a trial, by the axes' keys, in one line."""
     return ", ".join(f"{GREEK.get(axis.key, axis.key)} {setting(trial.values.get(axis.key))}" for axis in axes)
 
 

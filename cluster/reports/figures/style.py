@@ -1,4 +1,4 @@
-"""What all figures share: sizes, colours, axes, legends, and how a figure becomes a file."""
+"""Style of all figures: sizes, colours, axes, legends, and saving to a file."""
 
 import io
 import math
@@ -46,13 +46,24 @@ WIDE = 20.0  # ratio of largest to smallest error above which the axis is logari
 
 
 def held_out(setup: EpisodeSetup, params: Params, index: int) -> Episode:
-    """Test task number ``index`` as the algorithm takes it, where the parameters are."""
+    """Test task number ``index`` as the algorithm takes it, on the device of the parameters.
+
+    Args:
+        setup: holds family and algorithm.
+        params: θ by name.
+        index: of the task.
+    """
     device = next(iter(params.values())).device
     return unstack(draw_batch(setup.family, setup.seed, "test", range(index, index + 1), setup.dtype, device))
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG of 150 dots per inch: whole or not at all, equal bytes for equal figures."""
+    """Write a PNG of 150 dots per inch: whole or not at all, equal bytes for equal figures.
+
+    Args:
+        figure: the figure.
+        path: the PNG file.
+    """
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=STYLE["dpi"], facecolor="white", metadata={"Software": None})
     write_file(path, png.getvalue())
@@ -90,7 +101,18 @@ def write(
     colour: str = STYLE["ink"],
     weight: str = "normal",
 ) -> None:
-    """Words on a canvas, their middle at height ``y``."""
+    """Write words on a canvas, their middle at height ``y``.
+
+    Args:
+        axes: of the canvas, in inches from the upper left corner.
+        x: position of the left end, the middle or the right end, by ``align``.
+        y: height of the middle.
+        words: the text.
+        size: of the letters, in points.
+        align: ``left``, ``center`` or ``right``.
+        colour: of the letters.
+        weight: of the letters.
+    """
     look: dict[str, Any] = {"fontsize": size, "color": colour, "fontweight": weight, "fontfamily": "DejaVu Sans"}
     axes.text(x, y, words, ha=align, va="center", parse_math=False, **look)
 
@@ -107,7 +129,7 @@ def shades(count: int) -> list[tuple[float, ...]]:
 
 
 def stage(number: int) -> str:
-    """What a learner is called after a number of inner steps."""
+    """Label of a learner after a number of inner steps."""
     return "before adaptation" if number == 0 else f"{number} step{'s' if number > 1 else ''}"
 
 
@@ -120,7 +142,14 @@ def stage_looks(count: int) -> list[dict[str, Any]]:
 
 
 def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
-    """Title, names of the axes, grid."""
+    """Set the title, the names of the axes and the grid.
+
+    Args:
+        axes: the panel.
+        title: of the panel.
+        x: name of the axis.
+        y: name of the axis.
+    """
     look = {"color": STYLE["ink"], "parse_math": False}  # a name may hold a dollar sign
     axes.set_title(title, fontsize=STYLE["title"], loc="left", **look)
     axes.set_xlabel(x, fontsize=STYLE["text"], **look)
@@ -133,7 +162,15 @@ def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
 
 
 def legend(figure: Figure, axes: Axes, where: Any, *, title: str | None = None, ncols: int = 1) -> None:
-    """One legend outside all panels, so that it covers no data."""
+    """Draw one legend outside all panels, so that it covers no data.
+
+    Args:
+        figure: gets the legend.
+        axes: its panel with the lines to explain.
+        where: position in Matplotlib's words, such as ``outside lower center``.
+        title: of the legend.
+        ncols: number of columns.
+    """
     handles, labels = axes.get_legend_handles_labels()
     look = {"frameon": False, "fontsize": STYLE["text"], "title_fontsize": STYLE["text"], "handlelength": 2.6}
     legend = figure.legend(handles, labels, loc=where, title=title, ncols=min(ncols, len(labels)), **look)
@@ -142,7 +179,12 @@ def legend(figure: Figure, axes: Axes, where: Any, *, title: str | None = None, 
 
 
 def score_axis(panels: Sequence[Axes], metric: str) -> None:
-    """Percent for an accuracy; a logarithmic axis for errors that differ much."""
+    """Label an accuracy in percent, and take a logarithmic axis for errors that differ much.
+
+    Args:
+        panels: with scores in y.
+        metric: name of the score.
+    """
     lines = [line for axes in panels for line in axes.lines if line.get_transform() == axes.transData]
     drawn = floats(value for line in lines for value in np.asarray(line.get_ydata()))
     values = drawn[np.isfinite(drawn)]

@@ -60,8 +60,8 @@ def trial_curves(searched: Searched) -> Figure | str:
 
 
 def _curve(trial: Trial) -> tuple[Array, Array]:
-    found = dict(trial.history)
-    return np.array(sorted(found), dtype=np.float64), floats(found[step] for step in sorted(found))
+    history = dict(trial.history)
+    return np.array(sorted(history), dtype=np.float64), floats(history[step] for step in sorted(history))
 
 
 def _curve_axes(axes: Axes, searched: Searched, curves: Mapping[int, tuple[Array, Array]]) -> None:
@@ -90,7 +90,7 @@ def _curve_axes(axes: Axes, searched: Searched, curves: Mapping[int, tuple[Array
 
 
 def _mark_ends(axes: Axes, searched: Searched, curves: Mapping[int, tuple[Array, Array]]) -> None:
-    """Where trials were stopped, diverged or failed; what lies outside the panel at its edge."""
+    """Mark where trials were stopped, diverged or failed; a mark outside the panel is drawn at its edge."""
     for status, (words, look) in ENDS.items():
         ends = []
         for trial in searched.trials:
@@ -112,13 +112,13 @@ def confirmation(searched: Searched) -> Figure | str:
     Beside each is the score that the search chose it by.
     """
     name, words = metric_of(searched)
-    found = searched.confirmed_ranked()
-    if not found:
+    ranked = searched.confirmed_ranked()
+    if not ranked:
         return "The figure of the best few on fresh tasks is left out: none has a score on them."
-    rows = np.arange(len(found))
-    figure = new_figure(STYLE["width"], 1.5 + 0.55 * len(found))
+    rows = np.arange(len(ranked))
+    figure = new_figure(STYLE["width"], 1.5 + 0.55 * len(ranked))
     axes = figure.add_subplot()
-    for row, (trial, mean, half, *_) in zip(rows, found, strict=True):
+    for row, (trial, mean, half, *_) in zip(rows, ranked, strict=True):
         number = trial.number
         colour = BEST if number == searched.best else BASE if number == searched.base else STYLE["series"][0]
         look: dict[str, Any] = {"color": colour, "capsize": 4, "elinewidth": 2, "markersize": 8, "linestyle": "none"}
@@ -129,11 +129,11 @@ def confirmation(searched: Searched) -> Figure | str:
             axes.plot(
                 [chosen_by], [row], "D", color="white", markeredgecolor=colour, markersize=6, label=label, zorder=3
             )
-    mean, half = found[0].mean, found[0].half
+    mean, half = ranked[0].mean, ranked[0].half
     axes.axvspan(mean - half, mean + half, color=STYLE["frame"], alpha=0.18, linewidth=0, zorder=1)
-    labels = [f"{searched.named(trial)}\n{settings(searched.axes[:3], trial)}" for trial, *_ in found]
+    labels = [f"{searched.named(trial)}\n{settings(searched.axes[:3], trial)}" for trial, *_ in ranked]
     axes.set_yticks(rows, labels, parse_math=False)
-    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set_ylim(len(ranked) - 0.4, -0.6)
     dress(axes, title="The best few on fresh validation tasks", x=words, y="")
     axes.grid(visible=False, axis="y")
     if name == "accuracy":

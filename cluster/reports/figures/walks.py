@@ -1,4 +1,4 @@
-"""Policies on held-out tasks that are acted in, before and after inner steps: what figures of them show."""
+"""Policies on held-out RL tasks, before and after inner steps: the data of their figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,13 +32,24 @@ class Walk:
     rollouts: Mapping[int, Rollouts]
 
     def trajectory(self, task: int, inner_step: int, number: int) -> Trajectory:
-        """A trajectory of a family of gymnasium's environments, for repeating it."""
+        """One trajectory of a family of gymnasium's environments, to be repeated.
+
+        Args:
+            task: row of the task.
+            inner_step: number of inner steps.
+            number: of the trajectory.
+        """
         family = gymnasium_tasks(self.family)
         assert family is not None
         return trajectory(family, self.keys[task], inner_step, self.rollouts[inner_step], (task, number))
 
     def typical(self, task: int, inner_step: int) -> int:
-        """Number of the trajectory whose return is the median one."""
+        """Number of the trajectory with the median return.
+
+        Args:
+            task: row of the task.
+            inner_step: number of inner steps.
+        """
         returns = self.rollouts[inner_step].rewards[task].sum(axis=1)
         return int(np.argsort(returns, kind="stable")[len(returns) // 2])
 
@@ -61,19 +72,30 @@ class Scene:
 
 
 def walk(setup: PolicySetup, params: Params, *, tasks: int, steps: Sequence[int]) -> Walk:
-    """Rollouts of test tasks that are far from each other, after each number of inner steps that is asked for.
+    """Rollouts of test tasks that are far from each other, after each of some numbers of inner steps.
 
-    Where the algorithm takes none, an oracle for one, there are only those before.
+    An algorithm without inner steps, such as an oracle, has those before adaptation only.
+
+    Args:
+        setup: of RL tasks.
+        params: θ by name.
+        tasks: number of tasks.
+        steps: numbers of inner steps.
     """
     keys = apart(setup, tasks)
     here = replace(setup, device=next(iter(params.values())).device)
-    found = enumerate(RolloutWork(here).walk(keys, params, max(steps), evaluation=True))
-    rollouts = {number: rollouts for number, (rollouts, _) in found if number in steps}
+    walked = enumerate(RolloutWork(here).walk(keys, params, max(steps), evaluation=True))
+    rollouts = {number: rollouts for number, (rollouts, _) in walked if number in steps}
     return Walk(family=setup.family, keys=tuple(keys), rollouts=rollouts)
 
 
 def apart(setup: PolicySetup, count: int) -> list[TaskKey]:
-    """The first test task, and of the next ones those whose descriptions lie farthest from those chosen before."""
+    """The first test task, and of the next ones those whose descriptions lie farthest from those chosen before.
+
+    Args:
+        setup: of RL tasks.
+        count: number of tasks.
+    """
     keys = [TaskKey(setup.seed, "test", index) for index in range(CANDIDATES)]
     points = setup.family.describe(keys)
     chosen = [0]
@@ -85,7 +107,11 @@ def apart(setup: PolicySetup, count: int) -> list[TaskKey]:
 
 
 def in_words(family: EnvironmentFamily, key: TaskKey) -> str:
-    """What a task asks for, after its number.
+    """The number of a task and, in words, its goal or its varied settings.
+
+    Args:
+        family: the environments.
+        key: of the task.
 
     >>> from tasks.environments.gymnasium_tasks import GymnasiumTasks
     >>> in_words(GymnasiumTasks(id="Pendulum-v1", vary={"g": [8.0, 12.0]}), TaskKey(0, "test", 3))
@@ -104,7 +130,12 @@ def in_words(family: EnvironmentFamily, key: TaskKey) -> str:
 
 
 def asked_velocity(family: EnvironmentFamily, key: TaskKey) -> float | None:
-    """The velocity that a task asks for, if that is what it asks for."""
+    """The velocity that is the goal of a task; None for tasks of other goals.
+
+    Args:
+        family: the environments.
+        key: of the task.
+    """
     tasks = gymnasium_tasks(family)
     match {} if tasks is None else tasks.draw(key):
         case {"velocity": Real() as velocity}:
@@ -117,7 +148,14 @@ def _short(value: object) -> str:
 
 
 def pictured(walk: Walk, task: int, inner_step: int, count: int) -> tuple[tuple[int, ...], Trajectory]:
-    """A typical trajectory of a task, with the steps at which ``count`` pictures of it are to be taken."""
+    """A typical trajectory of a task, with the steps at which ``count`` pictures of it are to be taken.
+
+    Args:
+        walk: rollouts of the tasks.
+        task: row of the task.
+        inner_step: number of inner steps.
+        count: number of pictures.
+    """
     one = walk.trajectory(task, inner_step, walk.typical(task, inner_step))
     steps = tuple(sorted({int(step) for step in np.linspace(0, len(one.actions), count).round()}))
     return steps, replace(one, pictured=steps)
