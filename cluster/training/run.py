@@ -75,8 +75,7 @@ def run(start: Start, stop: SignalFlag) -> Outcome:
     A run that was begun goes on from its newest checkpoint; so do its baselines, each a run in a folder of its own.
 
     Args:
-        config: the configuration to train under.
-        folder: the run's folder, made or planned.
+        start: the training, checked.
         stop: set by a signal.
 
     Raises:
