@@ -26,12 +26,12 @@ def print_evaluation(evaluation: Mapping[str, Any]) -> None:
 
 def _sampled(evaluation: Mapping[str, Any]) -> str:
     """Shot, query examples and α of an evaluation, or its trajectories and α, in one line."""
-    from cluster.evaluation.protocol import is_acted, kinds_in_words, step_size, trajectories
+    from cluster.evaluation.protocol import is_rl, kinds_in_words, step_size, trajectories
 
     alpha = f"α {step_size(evaluation)}"
     if evaluation.get("kind_tasks"):
         alpha += f", mean over kinds of task ({kinds_in_words(evaluation['kind_tasks'])})"
-    if is_acted(evaluation):
+    if is_rl(evaluation):
         return f"{trajectories(evaluation)} per inner step, {alpha}"
     batch_norm = f", batch norm {evaluation['batch_norm']}" if evaluation["batch_norm"] else ""
     return f"{evaluation['shot']} support and {evaluation['query_per_class']} query examples, {alpha}{batch_norm}"

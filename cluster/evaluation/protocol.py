@@ -19,7 +19,7 @@ def conditions(evaluation: Mapping[str, Any]) -> list[str]:
     parts = [f"{evaluation['tasks']} tasks of the {evaluation['split']} split"]
     if evaluation.get("kind_tasks"):
         parts.append(f"mean over kinds of task ({kinds_in_words(evaluation['kind_tasks'])})")
-    if is_acted(evaluation):
+    if is_rl(evaluation):
         return [*parts, f"{trajectories(evaluation)} per inner step"]
     per_class = " per class" if evaluation["metric"] == "accuracy" else ""
     way, shot, query = (evaluation.get(key) for key in ("way", "shot", "query_per_class"))
@@ -112,7 +112,7 @@ def mean_in_words(figure: Mapping[str, Any], *, mean: str, half: str) -> str:
     return f"{figure['mean']:{mean}}" + ("" if figure["ci95"] is None else f" ± {figure['ci95']:{half}}")
 
 
-def is_acted(evaluation: Mapping[str, Any]) -> bool:
+def is_rl(evaluation: Mapping[str, Any]) -> bool:
     """Whether the tasks are RL tasks, so that the protocol counts trajectories instead of examples."""
     return evaluation.get("horizon") is not None
 

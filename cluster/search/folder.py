@@ -70,7 +70,7 @@ class SearchFolder(DescribedFolder):
         plain = read_json(self.run(number).path / "trial.json")
         return Trial(**plain | {"history": tuple((step, score) for step, score in plain["history"])})
 
-    def told_mlflow(self, number: int) -> bool:
+    def sent_to_mlflow(self, number: int) -> bool:
         """Whether the end of a trial was given to its tracker."""
         run = self.run(number)
         return (run.path / "run.json").exists() and run.info.get("ended") is not None

@@ -50,10 +50,10 @@ class Suggestions:
                 n_startup_trials=max(6, 2 * len(self._distributions)),
             )
         study = optuna.create_study(direction=self._direction, sampler=sampler)
-        study.add_trials([self._told(trial) for trial in sorted(trials, key=lambda trial: trial.number)])
+        study.add_trials([self._frozen(trial) for trial in sorted(trials, key=lambda trial: trial.number)])
         return self._values(study.ask(self._distributions).params)
 
-    def _told(self, trial: Trial) -> FrozenTrial:
+    def _frozen(self, trial: Trial) -> FrozenTrial:
         """A trial in Optuna's form; one that was stopped early counts for the last step that it reached."""
         state = {"stopped": TrialState.PRUNED}.get(trial.status, TrialState.COMPLETE)
         state = state if trial.over else TrialState.RUNNING

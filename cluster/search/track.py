@@ -43,7 +43,7 @@ class Tracked:
     def recall(self, trial: Trial) -> None:
         """Add a trial from before the search was interrupted; its MLflow run is ended unless that was done before."""
         copied = original_of(self._folder.run(trial.number).path) is not None  # of a search that was copied whole
-        if trial.over and self._folder.told_mlflow(trial.number) and not copied:
+        if trial.over and self._folder.sent_to_mlflow(trial.number) and not copied:
             self._over[trial.number] = trial
         else:
             self.update(trial)

@@ -22,7 +22,7 @@ from meta.params import Layout, Params
 from tasks.family import Family, Split, draws_ranges
 
 
-class Drawn(Protocol):
+class EpisodeSource(Protocol):
     """A set-up of drawn tasks, as far as their work asks."""
 
     @property
@@ -57,7 +57,7 @@ class Drawn(Protocol):
 class EpisodeWork:
     """Meta-gradients and scores of drawn episodes. Stateless but for episodes drawn ahead."""
 
-    def __init__(self, setup: Drawn) -> None:
+    def __init__(self, setup: EpisodeSource) -> None:
         """Draw nothing yet."""
         self._setup = setup
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
@@ -103,7 +103,7 @@ class EpisodeWork:
         finite = bool(torch.isfinite(flat).all())
         names = tuple(sorted(metrics))
         if at_once:
-            # Drawn sooner than a second thread gets its turn beside the engine, but well while the reply is under way.
+            # EpisodeSource sooner than a second thread gets its turn beside the engine, but well while the reply is under way.
             self._draw_ahead(request)
         return GradientReply(
             request=request,

@@ -37,7 +37,7 @@ from tasks.environments.rollout import Rollouts, roll
 from tasks.family import TaskKey
 
 
-class Acted(Protocol):
+class RolloutSource(Protocol):
     """A set-up of RL tasks, as far as their work asks."""
 
     @property
@@ -116,7 +116,7 @@ class RolloutWork:
     it replaces a lost one, samples them again: under the same θ they are the same bits.
     """
 
-    def __init__(self, setup: Acted) -> None:
+    def __init__(self, setup: RolloutSource) -> None:
         """Sample nothing yet."""
         self._setup = setup
         self._kept: dict[tuple[int, TaskRange], Sampled] = {}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cluster.errors import MetarayError
-from cluster.evaluation.protocol import conditions, is_acted
+from cluster.evaluation.protocol import conditions, is_rl
 from cluster.reports.figures.style import (
     STYLE,
     Array,
@@ -99,7 +99,7 @@ def adaptation(evaluation: Mapping[str, Any], label: str) -> Figure:
         axes.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.18, linewidth=0)
     tasks = f"{evaluation['tasks']} {evaluation['split']} tasks"
     dress(axes, title=f"Adaptation to {tasks}", x="inner steps", y=metric)
-    if metric == "accuracy" or is_acted(evaluation):
+    if metric == "accuracy" or is_rl(evaluation):
         _state(axes, evaluation)
     if metric == "accuracy":
         _accuracy_axis(axes, evaluation)
