@@ -103,7 +103,7 @@ class EpisodeWork:
         finite = bool(torch.isfinite(flat).all())
         names = tuple(sorted(metrics))
         if at_once:
-            # EpisodeSource sooner than a second thread gets its turn beside the engine, but well while the reply is under way.
+            # Sooner than a second thread gets its turn beside the engine, but well while the reply is under way.
             self._draw_ahead(request)
         return GradientReply(
             request=request,
