@@ -11,10 +11,10 @@ export RAY_USAGE_STATS_ENABLED := 0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo test style types doctest unit integration audit constraints clean
+.PHONY: help venv demo test test-fast style types doctest unit integration coverage audit constraints clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 venv: $(STAMP) ## Install metaray and its tools into .venv
 
@@ -49,8 +49,18 @@ types: $(STAMP) ## Check the types
 doctest: $(STAMP) ## Run the examples in docstrings
 	$(BIN)/pytest --doctest-modules meta tasks benchmarks cluster
 
-unit: $(STAMP) ## Run the unit tests, a file of them on each of two cores
-	$(BIN)/pytest tests/unit -n 2 --dist loadfile
+test-fast: $(STAMP) ## Run style, types and the quick unit tests, in two minutes
+	$(BIN)/ruff check .
+	$(BIN)/mypy meta tasks benchmarks cluster
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile -m "not slow and not nightly"
+
+unit: $(STAMP) ## Run the unit tests, a file of them on each of two cores; with CI_FULL=1 the nightly ones too
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile $(if $(CI_FULL),,-m "not nightly")
+
+coverage: $(STAMP) ## Print how much of the code the quick unit tests run, and how many functions document their arguments
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile -m "not slow and not nightly" --cov=meta --cov=tasks --cov=cluster \
+		--cov-report=term:skip-covered
+	$(BIN)/python .ci/documented.py
 
 integration: $(STAMP) ## Run the tests on real Ray and MLflow, a file of them on each of two cores
 	$(BIN)/pytest tests/integration -n 2 --dist loadfile

@@ -26,10 +26,34 @@ TOLERANCE = {
     torch.float32: 1e-4,  # u = 6.0e-8
 }
 
+# Files whose tests take more than some ten seconds together, most of it compiling programs or starting processes.
+SLOW = frozenset(
+    f"test_{name}.py"
+    for name in (
+        *(
+            "bench_command",
+            "benchmarks",
+            "cluster_config_strict_yaml",
+            "cluster_refusals",
+            "cluster_reports_figures_policies",
+        ),
+        *("cluster_reports_figures_searches", "cluster_reports_run_page", "cluster_training_standstill"),
+        *("cluster_workers_rollouts", "conformance", "meta_engine_native", "meta_models_user", "meta_policy_gradients"),
+        "meta_policy_products",
+    )
+)
+
 TABLE = Path(__file__).with_name("test_conformance.py")
 ALL_BUT_FEW = 100  # of its tests that run compiled programs
 
 Same = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that ``make test-fast`` leaves out."""
+    for item in items:
+        if item.path.parent == TABLE.parent and item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -48,6 +48,7 @@ def test_one_suite_is_one_object(bench):
     assert all(keys <= row.keys() for row in found["results"])
 
 
+@pytest.mark.nightly
 def test_without_a_suite_all_are_measured(bench):
     done = bench("--json", "--threads", "1", "--pairs", "1", "--peers", "")
     assert [one["suite"] for one in json.loads(done.stdout)["suites"]] == list(SUITES)

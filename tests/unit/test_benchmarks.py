@@ -214,6 +214,7 @@ def test_the_command_prints_one_object(capsys):
     assert out["results"][-1]["ratio_to_loop"] == 1.0
 
 
+@pytest.mark.nightly
 def test_the_command_prints_a_table_and_keeps_a_record(capsys, tmp_path):
     words = ["navigation", "omniglot", "--threads", "1", "--pairs", "1", "--peers", "", "--no-memory", "--record"]
     assert main([*words, "--records", str(tmp_path)], {name: TINY[name] for name in ("navigation", "omniglot")}) == 0

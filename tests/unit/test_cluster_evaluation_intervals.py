@@ -185,6 +185,7 @@ def equal_trials(number: int, tasks: int) -> dict[int, Scores]:
 
 
 @pytest.mark.parametrize("tasks", [12, 150])
+@pytest.mark.nightly
 def test_a_gain_among_equals_is_called_sure_in_at_most_2_5_per_cent(tasks: int) -> None:
     searches = 4000
     sure = {"gain": 0, "lead": 0, "any": 0, "reused": 0}

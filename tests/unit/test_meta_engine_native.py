@@ -143,6 +143,7 @@ def test_threads_and_parts_add_up_to_the_whole(close: Callable[..., None]) -> No
         assert torch.equal(found.metrics["loss"], expected.metrics["loss"])
 
 
+@pytest.mark.nightly
 def test_memory_does_not_grow_with_tasks_and_hardly_with_recomputed_steps() -> None:
     model = Conv4(inputs=(1, 12, 12), outputs=2, channels=8)
     need = {}
