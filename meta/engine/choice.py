@@ -4,7 +4,6 @@ Under the rule equal configurations run equal programs. The rule's numbers are i
 ``metaray bench --fit`` measures them anew for this machine and keeps them in its cache folder.
 """
 
-import contextlib
 import json
 import statistics
 import time
@@ -25,6 +24,7 @@ from meta.episode import Episode
 from meta.params import Params
 
 RULE = "rule.json"  # in the cache folder, of this machine
+NUMBERS = ("native_tasks", "native_convolution_tasks", "vectorised_images")
 
 
 class Choice(NamedTuple):
@@ -58,9 +58,16 @@ def rules() -> dict[str, dict[str, int]]:
     numbers: dict[str, dict[str, int]] = json.loads(
         resources.files("meta").joinpath("rule.json").read_text(encoding="utf-8")
     )
-    with contextlib.suppress(RuntimeError, FileNotFoundError):  # no home, or nothing was measured here
-        numbers |= json.loads((cache_folder() / RULE).read_text(encoding="utf-8"))
-    return numbers
+    return numbers | _measured_here()
+
+
+def _measured_here() -> dict[str, dict[str, int]]:
+    """The numbers that were measured on this machine; none where there is no file of them, whole and readable."""
+    try:
+        numbers = json.loads((cache_folder() / RULE).read_text(encoding="utf-8"))
+        return {"cpu": {name: int(numbers["cpu"][name]) for name in NUMBERS}}
+    except (RuntimeError, OSError, ValueError, TypeError, KeyError):  # no home, no such folder or file, a damaged one
+        return {}
 
 
 def choose(

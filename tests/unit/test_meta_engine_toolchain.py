@@ -1,5 +1,6 @@
 """What a machine may lack for compiled programs, and what ``auto`` makes of it."""
 
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from meta.algorithms import MAML
-from meta.engine.choice import choose
+from meta.engine.choice import choose, rules
 from meta.engine.native import toolchain
 from meta.engine.native.toolchain import NoCompiler, probe
 from meta.engine.strategies import STRATEGIES, build
@@ -206,3 +207,27 @@ def test_the_strategies_without_recording_agree() -> None:
     one, other = (build(name, ALGORITHM).meta_gradient(PARAMS, EPISODES) for name in ("eager", "loop"))
     for name, value in one.gradient.items():
         torch.testing.assert_close(value, other.gradient[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"cpu": {}}', '{"cpu": {"native_tasks": "many"}}'])
+def test_the_shipped_rule_holds_where_none_was_measured(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = rules.__wrapped__()
+    if text is not None:
+        (tmp_path / "rule.json").write_text(text)
+    for place in (tmp_path, Path("/etc/hostname"), tmp_path / "nowhere"):
+        monkeypatch.setenv("METARAY_CACHE", str(place))
+        assert rules.__wrapped__() == shipped
+    monkeypatch.delenv("METARAY_CACHE")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert rules.__wrapped__() == shipped
+
+
+def test_a_rule_that_was_measured_here_takes_the_shipped_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {"native_tasks": 7, "native_convolution_tasks": 8, "vectorised_images": 9}
+    (tmp_path / "rule.json").write_text(json.dumps({"cpu": measured}))
+    monkeypatch.setenv("METARAY_CACHE", str(tmp_path))
+    assert rules.__wrapped__()["cpu"] == measured
