@@ -39,7 +39,10 @@ def rollouts(config: Config, pairs: int, say: Callable[[str], None]) -> dict[str
     Raises:
         ConfigError: if the configuration's tasks are not gymnasium's environments, or there are no workers.
     """
-    setup = require_policies(build(config))
+    try:
+        setup = require_policies(build(config))
+    except ConfigError as error:
+        raise ConfigError(f"--rollouts: {error}") from error
     if config.cluster.workers == 0:
         raise ConfigError("--rollouts: expected --workers above zero, received 0")
     identifier, arguments = bare_of(setup)

@@ -383,8 +383,14 @@ def test_time_is_limited(place: Path, tmp_path: Path):
         with half_sent(served, body) as connection:
             response = connection.getresponse()
             assert (response.status, "within 0.5 s" in json.loads(response.read())["message"]) == (408, True)
-        status, answer, _ = served.send("POST", "/invocations", long)
-        assert (status, "take fewer tasks or inner_steps" in answer["message"]) == (504, True)
+
+        def too_long() -> str | None:
+            """The answer once the computation was begun: on a busy machine a request may wait too long before."""
+            status, answer, _ = served.send("POST", "/invocations", long)
+            assert status in (408, 503, 504)
+            return str(answer["message"]) if status == 504 else None
+
+        assert "take fewer tasks or inner_steps" in str(wait_for(too_long))
         # Work that nobody waits for is broken off: whoever comes next need not wait for it.
         eventually(lambda: served.send("POST", "/invocations", body)[0] == 200, served.process)
 

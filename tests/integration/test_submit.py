@@ -163,6 +163,7 @@ def test_a_job_that_was_stopped_and_killed_goes_on_to_the_same_bits(head, tree, 
         "status": "STOPPED",
         "exit_status": None,
         "result": None,
+        "left_out": [],
     }
     status, output, errors = finished(head.start("--name", "disturbed", cwd=tree))
     assert status == 1
