@@ -43,8 +43,12 @@ class BaseSetup(ABC):
     algorithm: Any
 
     def under(self, config: Config) -> Self:
-        """The set-up under another engine, or with other places to write to: what differs must not change its parts."""
-        if config.inner.recompute == self.config.inner.recompute:
+        """The set-up under another engine: the same parts, built anew only if ``inner.recompute`` changes.
+
+        Args:
+            config: differs from the set-up's own in ``engine`` and ``inner.recompute`` alone.
+        """
+        if bool(config.inner.recompute) == bool(self.config.inner.recompute):  # None: the engine has not decided
             return replace(self, config=config)
         built: Self = self.builder(config)  # type: ignore[assignment]
         return built
@@ -66,13 +70,13 @@ class BaseSetup(ABC):
         return params
 
     @property
+    @abstractmethod
     def choice(self) -> Choice:
         """The strategy that the configuration names, or that its ``auto`` or ``measure`` comes to.
 
         Raises:
             ConfigError: if the model or the tasks do not let the algorithm run at all.
         """
-        raise NotImplementedError
 
     @property
     def needs_trial(self) -> bool:

@@ -1,1 +1,1 @@
-"""What tests of several files use, beside the fixtures."""
+"""Helpers that tests of several files share, beside the fixtures."""

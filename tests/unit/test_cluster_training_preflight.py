@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cluster.config.schema import Config, parse
 from cluster.errors import ConfigError, EngineError
+from cluster.runs.engine import with_engine_of
 from cluster.setups.build import build
 from cluster.training.preflight import require_path, try_workers
 from cluster.training.start import resume, slower
@@ -158,3 +159,15 @@ def test_without_other_machines_no_worker_is_tried(tmp_path: Path) -> None:
     pool = InlinePool(setup)
     try_workers(pool, setup)
     assert not pool.failures
+
+
+@pytest.mark.parametrize("engine", ["auto", "loop"])
+def test_a_new_run_builds_its_parts_once(tmp_path: Path, engine: str) -> None:
+    built = build(config(tmp_path, engine=engine))
+    settled = built.under(with_engine_of(new_run(built.config, "run"), built.config))
+    assert settled.algorithm is built.algorithm
+    assert settled.family is built.family
+    inner = built.config.inner.model_copy(update={"recompute": True})
+    again = built.under(built.config.model_copy(update={"inner": inner}))
+    assert again.algorithm.recompute
+    assert not built.algorithm.recompute

@@ -1,4 +1,4 @@
-"""What arrives is what was sent, below and above the size from which numbers travel as an array."""
+"""Messages decode to what was encoded, below and above the size from which numbers travel as an array."""
 
 from typing import Any
 
