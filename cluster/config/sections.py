@@ -140,7 +140,10 @@ class ClusterConfig(Section):
     address: str = "local"
     start_timeout: Positive = 120.0
     order_timeout: Positive = 600.0
+    heartbeat_timeout: Positive = 5.0
     max_failures: CountOrNone = 20
+    copies: bool = True
+    mixed: bool = False
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

@@ -1,15 +1,33 @@
-"""The Ray actor around a worker."""
+"""The Ray actor around a worker. Ray starts, places and watches it; requests and replies travel over a link."""
 
 import os
+import threading
+import time
+import traceback
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import ray
 from ray.util.placement_group import get_current_placement_group
 
 from cluster.config.schema import Config
-from cluster.workers.wire import Payload, decode_request, decode_vectors, encode_reply
+from cluster.errors import ClusterError, MetarayError
+from cluster.workers.arithmetic import arithmetic
+from cluster.workers.messages import Flat, Reply
+from cluster.workers.schedule import DEPTH
+from cluster.workers.transport.greeting import Refused
+from cluster.workers.transport.hub import Address, connect
+from cluster.workers.transport.link import Bytes, Link, LinkClosed, Message
+from cluster.workers.transport.memory import Segments, received, view
+from cluster.workers.vectors import KEPT
+from cluster.workers.wire import decode_request, encode_reply
 from cluster.workers.worker import Workable, Worker
+
+BEAT = 1.0  # seconds between signs of life
+CONNECTING = 30.0  # seconds until a pool that cannot be reached is given up
 
 
 class WorkerActor:
@@ -19,21 +37,111 @@ class WorkerActor:
         """Build the set-up from its configuration, and the worker."""
         setup = builder(config)
         self._worker = Worker(setup)
-        self._data, self._dtype = setup.data, config.dtype
+        self._data, self._dtype = setup.data, np.dtype(config.dtype)
 
-    def ready(self) -> tuple[int, str]:
-        """The process id and the fingerprint of the data, once the worker is built."""
-        return os.getpid(), self._data
-
-    def run(self, message: bytes, vectors: Payload) -> Payload:
-        """Compute one request; see :mod:`cluster.workers.wire`.
+    def serve(self, address: Address, node: str, number: int) -> None:
+        """Compute requests until the pool closes the link.
 
         Args:
-            message: the request as bytes.
-            vectors: θ [P], and the second vector [P] where the request has one.
+            address: the pool's.
+            node: Ray's name of the pool's node; on another node, numbers travel over the network.
+            number: the worker's, for the pool.
+
+        Raises:
+            ClusterError: if the pool cannot be reached.
         """
-        request = decode_request(message)
-        return encode_reply(self._worker.run(request, *decode_vectors(vectors, self._dtype, request)))
+        same_machine = ray.get_runtime_context().get_node_id() == node
+        try:
+            link = connect(address, same_machine=same_machine, patience=CONNECTING)
+        except (OSError, Refused) as error:
+            raise ClusterError(
+                f"a worker cannot reach the run at {address.host}:{address.port}: {error}; let the nodes of the "
+                "cluster connect to each other on all ports, as Ray needs too, or start the run on a node of it with "
+                "'metaray submit'"
+            ) from error
+        hello = {"number": number, "pid": os.getpid(), "data": self._data, "arithmetic": arithmetic()}
+        with suppress(LinkClosed):  # the pool is closed, or has given this worker up
+            link.send({"hello": hello})
+            threading.Thread(target=_beat, args=(link,), name="beat", daemon=True).start()
+            _Serving(link, self._worker, self._dtype).run()
+        link.close()
+
+
+def _beat(link: Link) -> None:
+    """Say every second that the process lives, however long it computes."""
+    with suppress(LinkClosed, OSError):
+        while True:
+            time.sleep(BEAT)
+            link.send({"beat": True})
+
+
+class _Serving:
+    """One worker's end of its link: vectors that arrived, and shared memory for replies."""
+
+    def __init__(self, link: Link, worker: Worker, dtype: np.dtype[Any]) -> None:
+        self._link, self._worker, self._dtype = link, worker, dtype
+        self._theirs: dict[int, Bytes] = {}  # the pool's segments by number
+        self._payloads: OrderedDict[int, Any] = OrderedDict()  # vectors by number, as bytes
+        self._own = Segments()
+        self._lent: list[int] = []  # segments of the latest replies, the oldest first
+        self._told: set[int] = set()  # segments whose descriptor the pool has
+
+    def run(self) -> None:
+        """Compute requests one after another.
+
+        Raises:
+            LinkClosed: at the end.
+        """
+        while True:
+            message = self._link.receive()
+            assert message is not None  # the socket blocks
+            order = message.header
+            theta, second = self._vectors(order, message)
+            request = decode_request(order["request"])
+            began = time.perf_counter()
+            try:
+                reply = self._worker.run(request, theta, second)
+            except MetarayError as error:
+                fault = [type(error).__name__, str(error), traceback.format_exc()]
+                self._link.send({"job": order["job"], "fault": fault, "seconds": time.perf_counter() - began})
+                continue
+            self._reply(order, reply, time.perf_counter() - began)
+
+    def _vectors(self, order: dict[str, Any], message: Message) -> tuple[Flat, Flat | None]:
+        """θ [P], and the second vector [P] if there is one: from shared memory, or as the network brought them."""
+        if "segment" in order:
+            number, nbytes = order["segment"]
+            if message.descriptors:
+                self._theirs[number] = received(message.descriptors[0], nbytes)
+            payload = self._theirs[number]
+        else:
+            if message.numbers.nbytes:
+                self._payloads[order["payload"]] = message.numbers
+                while len(self._payloads) > KEPT:
+                    self._payloads.popitem(last=False)
+            payload = self._payloads[order["payload"]]
+        numbers: Flat = payload.view(self._dtype)
+        if not order["second"]:
+            return numbers, None
+        theta, second = np.split(numbers, 2)
+        return theta, second
+
+    def _reply(self, order: dict[str, Any], reply: Reply, seconds: float) -> None:
+        head = {"job": order["job"], "reply": encode_reply(reply), "seconds": seconds}
+        numbers = view(reply.buffer)
+        if not self._link.shares_memory:
+            self._link.send(head, numbers)
+            return
+        # The pool sends a request only when it has read the reply to the one before the last.
+        if len(self._lent) == DEPTH:
+            self._own.give_back(self._lent.pop(0))
+        number = self._own.lend(numbers.nbytes)
+        self._lent.append(number)
+        segment = self._own[number]
+        segment.bytes[:] = numbers
+        new = () if number in self._told else (segment.descriptor,)
+        self._told.add(number)
+        self._link.send(head | {"segment": [number, numbers.nbytes]}, descriptors=new)
 
 
 def start_actor(setup: Workable) -> Any:

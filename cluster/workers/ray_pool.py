@@ -1,56 +1,32 @@
 """The pool of Ray actors: hands requests out, replaces workers that are lost, repeats what they held.
 
-Every request has one job from submission until its reply is delivered. A lost worker's jobs go back to the head of the
-queue; since a worker has no state that matters, whoever computes them gives the same bits.
+Ray starts, places and ends the workers, and says why one has died. Requests, vectors and replies travel over links of
+the pool's own (:mod:`cluster.workers.transport`), in a tenth of the time that a call of Ray's takes. Which worker
+computes what is decided by :mod:`cluster.workers.schedule`.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RaySystemError,
-    RayTaskError,
-    WorkerCrashedError,
-)
 
-from cluster.errors import ClusterError, MetarayError
+from cluster.errors import ClusterError
 from cluster.progress import warn
 from cluster.workers.actor import start_actor
-from cluster.workers.messages import Flat, Reply, Request, RolloutRequest, ScoresRequest
+from cluster.workers.arithmetic import Arithmetic, differences
+from cluster.workers.member import Member, fault
+from cluster.workers.messages import Flat, Reply, Request
 from cluster.workers.pool import Ticket
-from cluster.workers.wire import decode_reply, encode_request, encode_vectors
+from cluster.workers.schedule import Job, Schedule
+from cluster.workers.transport.hub import Hub
+from cluster.workers.transport.link import Link, LinkClosed, Message
+from cluster.workers.vectors import Receiver, Vectors
+from cluster.workers.wire import decode_reply, encode_request
 from cluster.workers.worker import Workable
 
-LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError)
 MOST_SILENCES = 3  # workers in turn that give no reply to one request: then it is the request that takes too long
-DEPTH = 2  # requests at one worker: the one it computes and the one it finds when it has finished
-
-
-@dataclass(eq=False)
-class _Job:
-    ticket: Ticket
-    request: Request
-    vectors: Any  # the bytes themselves, or a reference to them in the object store
-    silences: int = 0  # workers that gave no reply to it in time
-
-
-@dataclass(eq=False)
-class _Member:
-    number: int
-    actor: Any
-    ready_ref: Any
-    asked: float
-    ready: bool = False
-    pid: int | None = None
-    jobs: dict[Any, _Job] = field(default_factory=dict)
+LONGEST_WAIT = 0.5  # seconds between two looks at what Ray knows and at deadlines
 
 
 class RayPool:
@@ -64,17 +40,22 @@ class RayPool:
         """
         self.failures: list[str] = []
         self._setup, self._config = setup, setup.config
-        self._foreground: deque[_Job] = deque()
-        self._background: deque[_Job] = deque()
         self._failed_in_a_row = 0
         self._most = 0  # workers that were ready at a time
-        self._members: list[_Member] = []
-        self._holders: dict[int, _Member] = {}  # by shard: who has its latest request
+        self._members: dict[int, Member] = {}
+        self._by_link: dict[Link, Member] = {}
+        self._arithmetic: Arithmetic | None = None
+        self._looked = time.monotonic()
+        self._node: str = ray.get_runtime_context().get_node_id()
+        self._schedule = Schedule(copies=self._config.cluster.copies)
+        self._vectors = Vectors()
+        own_address: Callable[[], str] = ray.util.get_node_ip_address
+        self._hub = Hub(own_address())
         try:
             for number in range(self._config.cluster.workers):
-                self._members.append(self._start(number))
-            while not any(member.ready for member in self._members):
-                self._advance(timeout=1.0)
+                self._start(number)
+            while not self._by_link:
+                self._advance(LONGEST_WAIT)
             if warning := self._short_of_room():
                 warn(warning)
         except BaseException:
@@ -111,7 +92,12 @@ class RayPool:
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers that are ready."""
-        return [member.pid for member in self._members if member.pid is not None]
+        return [member.pid for member in self._by_link.values() if member.pid is not None]
+
+    @property
+    def copied(self) -> int:
+        """Number of requests that were late at one worker and given to a second one."""
+        return self._schedule.copied
 
     def submit(
         self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
@@ -125,11 +111,9 @@ class RayPool:
             background: whether they run only when no other requests are queued.
         """
         ticket = Ticket(requests)
-        payload: Any = encode_vectors(theta, second)
-        if not isinstance(payload, bytes):
-            payload = ray.put(payload)  # once, for all workers
-        queue = self._background if background else self._foreground
-        queue.extend(_Job(ticket, request, payload) for request in requests)
+        payload = self._vectors.pack(theta, second, len(requests))
+        for request in requests:
+            self._schedule.add(Job(ticket, request, payload), background=background)
         self._hand_out()
         return ticket
 
@@ -139,97 +123,94 @@ class RayPool:
             if ticket.replies:
                 yield ticket.replies.popleft()
             else:
-                self._advance(timeout=1.0, all_of=self._in_flight_alone(ticket))
-
-    def _in_flight_alone(self, ticket: Ticket) -> int:
-        """Number of results to wait for at once: a ticket's last ones if nothing else is under way, else 1."""
-        jobs = [job for member in self._members for job in member.jobs.values()]
-        alone = not self._foreground and not self._background and all(member.ready for member in self._members)
-        return len(jobs) if alone and all(job.ticket is ticket for job in jobs) else 1
+                self._advance(LONGEST_WAIT)
 
     def poll(self) -> None:
         """Deliver the replies that have arrived."""
-        self._advance(timeout=0)
+        self._advance(0)
 
     def close(self) -> None:
         """Kill the actors."""
-        members, self._members = self._members, []
-        for member in members:
+        members, self._members = self._members, {}
+        self._by_link.clear()
+        for member in members.values():
             ray.kill(member.actor)
+        self._hub.close()
+        self._vectors.close()
 
-    def _start(self, number: int) -> _Member:
+    def _start(self, number: int) -> None:
         actor = start_actor(self._setup)
-        return _Member(number, actor, actor.ready.remote(), time.monotonic())
+        serving = actor.serve.remote(self._hub.address, self._node, number)
+        self._members[number] = Member(number, actor, serving, time.monotonic())
 
     def _hand_out(self) -> None:
-        """Give waiting jobs to ready workers, each no more than DEPTH, background ones only to idle workers."""
-        ready = [member for member in self._members if member.ready]
-        if self._foreground and ready:
-            waiting, self._foreground = self._foreground, deque()
-            for job in waiting:
-                member = self._member_for(job.request, ready)
-                if len(member.jobs) < DEPTH:
-                    self._holders[job.request.shard] = member
-                    self._send(member, job)
-                else:
-                    self._foreground.append(job)
-        for member in ready:
-            if self._background and not member.jobs:
-                self._send(member, self._background.popleft())
+        """Send what the schedule gives out."""
+        for number, assignment, job in list(self._schedule.assign()):
+            member = self._members[number]
+            assert member.link is not None
+            assert member.receiver is not None
+            fields, numbers, descriptors = member.receiver.header(job.vectors, self._vectors)
+            try:
+                member.link.send(
+                    {"job": assignment, "request": encode_request(job.request)} | fields, numbers, descriptors
+                )
+            except LinkClosed:
+                continue  # the hub reports it, and the job is given to another worker then
 
-    def _member_for(self, request: Request, ready: list[_Member]) -> _Member:
-        """The worker that keeps the request's rollouts, or has drawn its tasks ahead, or has the fewest requests."""
-        holder = self._holders.get(request.shard)
-        if isinstance(request, RolloutRequest) and holder in ready:
-            return holder
-        own = ready[request.shard % len(ready)]
-        return own if len(own.jobs) < DEPTH else min(ready, key=lambda member: len(member.jobs))
-
-    def _send(self, member: _Member, job: _Job) -> None:
-        if not member.jobs:
-            member.asked = time.monotonic()  # it was idle; its silence counts from now on
-        member.jobs[member.actor.run.remote(encode_request(job.request), job.vectors)] = job
-
-    def _advance(self, timeout: float, *, all_of: int = 1) -> None:
-        """Wait up to ``timeout`` seconds for one thing to happen, or for more at once, and act on all that has."""
-        waiting = {member.ready_ref: member for member in self._members if not member.ready}
-        waiting |= {ref: member for member in self._members for ref in member.jobs}
-        if not waiting:
-            return
-        # Every call of Ray's costs as much as a small shard: one for all that is awaited, where nothing else is due.
-        done, _ = ray.wait(list(waiting), num_returns=min(all_of, len(waiting)), timeout=timeout)
-        for ref in done:
-            if waiting[ref] in self._members:  # else it was replaced, and its jobs are given to others
-                self._settle(waiting[ref], ref)
-        if not done:
+    def _advance(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for something to happen, and act on all that has."""
+        timeout = min(timeout, max(0.0, self._schedule.next_look()))
+        for link, message in self._hub.wait(timeout):
+            self._on_event(link, message)
+        if time.monotonic() - self._looked > LONGEST_WAIT:
+            self._looked = time.monotonic()
+            self._ask_ray()
             self._check_deadlines()
         self._hand_out()
 
-    def _settle(self, member: _Member, ref: Any) -> None:
-        """Process one finished call of a member."""
-        try:
-            answer = ray.get(ref, timeout=self._config.cluster.order_timeout)
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, MetarayError):
-                raise cause from error
-            raise MetarayError(f"a worker failed: {type(cause).__name__}: {cause}") from error
-        except LOST as error:
-            if getattr(error, "actor_init_failed", False):
-                reason = str(error).strip().splitlines()[-1]
-                raise MetarayError(f"a worker could not be built: {reason}") from error
-            self._replace(member, type(error).__name__)
+    def _on_event(self, link: Link, message: Message | None) -> None:
+        member = self._by_link.get(link)
+        if message is None:
+            if member is not None:
+                self._replace(member, member.cause())
             return
-        if ref is member.ready_ref:
-            pid, data = answer
-            self._require_same_data(data)
-            member.ready, member.pid, member.asked = True, pid, time.monotonic()
-            self._most = max(self._most, sum(one.ready for one in self._members))
+        header = message.header
+        if member is None:
+            if "hello" in header:
+                self._welcome(link, header["hello"])
             return
-        job = member.jobs.pop(ref)
-        member.asked = time.monotonic()
+        member.heard = time.monotonic()
+        if "job" in header:
+            self._on_reply(member, message)
+
+    def _welcome(self, link: Link, hello: dict[str, Any]) -> None:
+        """Take in a worker that has connected."""
+        member = self._members.get(hello["number"])
+        if member is None or member.link is not None:
+            self._hub.drop(link)  # one that was given up while it started
+            return
+        self._require_same_data(hello["data"])
+        self._require_same_arithmetic(hello["arithmetic"])
+        member.link, member.pid, member.heard = link, hello["pid"], time.monotonic()
+        member.receiver = Receiver(shares_memory=link.shares_memory)
+        self._by_link[link] = member
+        self._schedule.join(member.number)
+        self._most = max(self._most, len(self._by_link))
+
+    def _on_reply(self, member: Member, message: Message) -> None:
+        """Deliver a reply, unless another worker was faster."""
+        header = message.header
+        job = self._schedule.settle(member.number, header["job"], header["seconds"])
+        if job is None:
+            member.numbers(message)  # a new segment may have come with it
+            return
+        if "fault" in header:
+            raise fault(*header["fault"])
         self._failed_in_a_row = 0
-        job.ticket.deliver(decode_reply(job.request, answer))
+        dtype = header["reply"][0]
+        buffer = member.numbers(message).view(dtype)
+        self._vectors.settle(job.vectors)
+        job.ticket.deliver(decode_reply(job.request, header["reply"], buffer))
 
     def _require_same_data(self, data: str) -> None:
         """Refuse a worker whose machine has other data at the place that the configuration names."""
@@ -239,23 +220,44 @@ class RayPool:
                 f"{data or 'none'}; copy the same store to all of them, or set task.root to an address that all reach"
             )
 
-    def _replace(self, member: _Member, reason: str) -> None:
+    def _require_same_arithmetic(self, own: Arithmetic) -> None:
+        """Refuse a worker whose arithmetic may give other bits than that of the first."""
+        if self._arithmetic is None:
+            self._arithmetic = own
+        elif (unlike := differences(self._arithmetic, own)) and not self._config.cluster.mixed:
+            raise ClusterError(
+                f"expected workers on machines of one kind, received two that differ in {'; '.join(unlike)}: which of "
+                "them computes a shard would decide bits of θ. Use machines of one kind, or set cluster.mixed=true, "
+                "which promises nearly the same θ instead of the same bits"
+            )
+
+    def _ask_ray(self) -> None:
+        """Look at workers whose call has ended: one could not be built, or its process has died while it started."""
+        calls = {member.serving: member for member in self._members.values() if member.link is None}
+        if not calls:
+            return
+        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        for ref in done:
+            self._replace(calls[ref], calls[ref].cause())
+
+    def _replace(self, member: Member, reason: str) -> None:
         """Put a new actor in a lost member's place and its jobs back at the head of their queues."""
-        at = next((f" at step {job.request.step}" for job in member.jobs.values()), "")
+        held = self._schedule.leave(member.number)
+        at = next((f" at step {job.request.step}" for job in held), "")
         self.failures.append(f"worker {member.number} was lost{at} ({reason}); its shards were computed again")
         self._failed_in_a_row += 1
+        if member.link is not None:
+            self._by_link.pop(member.link, None)
+            self._hub.drop(member.link)
         ray.kill(member.actor)
-        for job in reversed(member.jobs.values()):
-            queue = self._background if isinstance(job.request, ScoresRequest) else self._foreground
-            queue.appendleft(job)
         if self._failed_in_a_row > self._config.cluster.max_failures:
             raise ClusterError(
                 f"lost {self._failed_in_a_row} workers without one result between (last: {reason}); look for memory "
                 "or node failures, or raise cluster.max_failures"
             )
-        self._members[self._members.index(member)] = self._start(member.number)
+        self._start(member.number)
 
-    def _count_silence(self, job: _Job) -> None:
+    def _count_silence(self, job: Job) -> None:
         """Give up on a request that one worker after another does not reply to: it is too long for its deadline.
 
         Raises:
@@ -272,14 +274,15 @@ class RayPool:
     def _check_deadlines(self) -> None:
         """Give up on workers that have been silent for too long, and on a cluster that has room for none."""
         now, limits = time.monotonic(), self._config.cluster
-        for member in list(self._members):
-            if member.ready and not member.jobs:
-                member.asked = now
-            elif member.ready and now - member.asked > limits.order_timeout:
-                self._count_silence(next(iter(member.jobs.values())))
+        for member in list(self._by_link.values()):
+            if now - member.heard > limits.heartbeat_timeout:
+                self._replace(member, f"no sign of life for {limits.heartbeat_timeout:g} s")
+                continue
+            oldest = self._schedule.oldest(member.number)
+            if oldest is not None and oldest[1] > limits.order_timeout:
+                self._count_silence(oldest[0])
                 self._replace(member, f"no answer for {limits.order_timeout:g} s")
-        starting = [member for member in self._members if not member.ready]
-        if len(starting) == len(self._members) and now - min(m.asked for m in starting) > limits.start_timeout:
+        if not self._by_link and now - min(one.since for one in self._members.values()) > limits.start_timeout:
             raise ClusterError(
                 f"expected a worker with {limits.threads} CPU and {limits.gpus_per_worker:g} GPU to start within "
                 f"{limits.start_timeout:g} s; the cluster has {_resources(ray.cluster_resources)} in all and "

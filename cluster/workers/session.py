@@ -16,7 +16,6 @@ from cluster.config.sections import ClusterConfig
 from cluster.errors import ClusterError, ConfigError
 from cluster.own_packages import HOME
 from cluster.runs.lasting import in_job
-from cluster.workers.wire import LARGE
 
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 LONGEST_SOCKET = 107  # bytes, on Linux
@@ -74,8 +73,6 @@ def _start_local(config: ClusterConfig, at_once: int) -> None:
     os.environ[LOOPBACK_ONLY] = "0"
     # Ray starts workers at niceness 15, where anything else on the machine starves them; here they are the work.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # θ and gradients of up to a megabyte go with the call itself, in half the time that the object store takes.
-    os.environ.setdefault("RAY_max_direct_call_object_size", str(LARGE))
     ray_constants.ENABLE_RAY_CLUSTER = False
     _require_room()
     ray.init(

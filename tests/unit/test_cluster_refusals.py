@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,14 +17,11 @@ from typer.testing import CliRunner
 from cluster.commands.cli import app
 from cluster.commands.tune import _chosen
 from cluster.config import strict_yaml
-from cluster.config.schema import parse, with_overrides
-from cluster.errors import ClusterError, ConfigError, MetarayError
+from cluster.errors import ConfigError, MetarayError
 from cluster.runs.folder import find
 from cluster.runs.metrics import MetricsLog
 from cluster.runs.storage import write_file
-from cluster.workers import ray_pool, session
-from cluster.workers.messages import GradientRequest, TaskRange
-from cluster.workers.pool import Ticket
+from cluster.workers import session
 from helpers.folders import make_search
 
 ROOT = Path(__file__).parents[2]
@@ -205,71 +201,6 @@ def test_a_long_folder_for_temporary_files_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     with pytest.raises(ConfigError, match="/dev/shm: expected at least"):
         session._require_room()
-
-
-class Actor:
-    """Answers nothing."""
-
-    def __init__(self) -> None:
-        self.run = SimpleNamespace(remote=lambda *_: object())
-
-
-@pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A pool of one idle worker on a Ray that is none."""
-    monkeypatch.setattr(ray_pool, "ray", SimpleNamespace(kill=lambda actor: None))
-    made = object.__new__(ray_pool.RayPool)
-    made.failures, made._holders, made._failed_in_a_row = [], {}, 0
-    made._config = parse(with_overrides(BASE, ["cluster.order_timeout=5"]))
-    made._foreground, made._background = ray_pool.deque(), ray_pool.deque()
-    made._members = [worker(0)]
-    monkeypatch.setattr(made, "_start", worker)
-    return made
-
-
-def worker(number: int) -> Any:
-    return ray_pool._Member(number, Actor(), object(), time.monotonic() - 3600, ready=True)
-
-
-def job() -> Any:
-    request = GradientRequest(step=7, shard=0, tasks=TaskRange(split="train", start=0, stop=4))
-    return ray_pool._Job(Ticket([request]), request, b"")
-
-
-def test_the_time_for_an_order_begins_when_it_is_sent(pool: Any) -> None:
-    pool._send(pool._members[0], job())
-    pool._check_deadlines()
-    assert pool.failures == []
-    asked = pool._members[0].asked
-    pool._send(pool._members[0], job())  # one that waits behind another gives the first no more time
-    assert pool._members[0].asked == asked
-
-
-def test_an_order_that_nobody_answers_in_time_is_given_up(pool: Any) -> None:
-    pool._foreground.append(job())
-
-    def time_passes() -> None:
-        pool._hand_out()
-        pool._members[0].asked -= 6
-        pool._check_deadlines()
-
-    time_passes()
-    time_passes()
-    with pytest.raises(ClusterError, match=r"cluster.order_timeout: .* 5 s, received none from 3 workers.* step 7"):
-        time_passes()
-    assert len(pool.failures) == 2
-
-
-def test_a_cluster_with_room_for_fewer_workers_is_a_warning_with_both_numbers(pool: Any) -> None:
-    pool._config = parse(with_overrides(BASE, ["cluster.workers=3", "cluster.threads=2"]))
-    pool._most = 1
-    ray_pool.ray.cluster_resources = lambda: {"CPU": 5.0}
-    (warning,) = pool.warnings
-    assert warning.startswith("cluster.workers: 3 workers were asked for, the cluster has room for 2 (5 CPU and 0 GPU")
-    ray_pool.ray.cluster_resources = lambda: {"CPU": 6.0}
-    assert "3 workers were asked for, 1 took part" in pool.warnings[0]
-    pool._most = 3
-    assert pool.warnings == []
 
 
 def test_a_search_goes_on_with_an_override_that_holds_slashes(here: Path) -> None:
