@@ -109,6 +109,11 @@ def warn(text: str) -> None:
         print(f"warning: {without_credentials(text)}", file=sys.stderr)
 
 
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr)
+
+
 def forget_warnings() -> None:
     """Let every warning be printed again, in another command of this process."""
     _warned.clear()

@@ -43,10 +43,10 @@ def rollouts(config: Config, pairs: int, say: Callable[[str], None]) -> dict[str
         setup = require_policies(build(config))
     except ConfigError as error:
         raise ConfigError(f"--rollouts: {error}") from error
-    if config.cluster.workers == 0:
+    if config.cluster.count == 0:
         raise ConfigError("--rollouts: expected --workers above zero, received 0")
     identifier, arguments = bare_of(setup)
-    workers, spec = config.cluster.workers, setup.family.spec
+    workers, spec = config.cluster.count, setup.family.spec
     tasks = BATCHES * config.meta_batch
     steps = tasks * spec.trajectories * spec.horizon
     theta = setup.layout.flatten(setup.initial_params()).numpy()

@@ -145,9 +145,9 @@ def _turns(
         return (time.perf_counter() - began) / steps
 
     alone(2)
-    while len(pool.pids) < config.cluster.workers:
+    while len(pool.pids) < config.cluster.count:
         ray(1)
-    ray(2 * config.cluster.workers)  # every worker has compiled its program
+    ray(2 * config.cluster.count)  # every worker has compiled its program
     steps = max(2, min(MOST_STEPS, round(SECONDS / alone(2))))
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(pairs):

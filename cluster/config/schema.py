@@ -30,6 +30,7 @@ from cluster.config.sections import (
 from cluster.errors import ConfigError
 from meta.engine.strategies import STRATEGIES
 
+SHARDS = 16  # of a meta-batch, by default: so many workers can share it
 GIVEN_TO_MODELS = frozenset({"inputs", "outputs"})
 
 
@@ -65,8 +66,8 @@ class Config(Section):
 
     @property
     def shard_size(self) -> int:
-        """Tasks per shard; by default the meta-batch is cut into two shards."""
-        return self.shard if self.shard is not None else (self.meta_batch + 1) // 2
+        """Tasks per shard; by default the meta-batch is cut into 16 shards or fewer."""
+        return self.shard if self.shard is not None else -(-self.meta_batch // SHARDS)
 
     @property
     def training_tasks(self) -> int:

@@ -133,7 +133,7 @@ class EvalConfig(Section):
 class ClusterConfig(Section):
     """``cluster``: where the work is done. Only ``threads``, ``memory`` and GPU or not change bits of θ."""
 
-    workers: CountOrNone = 2
+    workers: CountOrNone | Literal["auto"] = "auto"
     threads: Count = 1
     memory: Positive = 2000.0
     gpus_per_worker: NonNegative = 0.0
@@ -144,6 +144,13 @@ class ClusterConfig(Section):
     max_failures: CountOrNone = 20
     copies: bool = True
     mixed: bool = False
+
+    @property
+    def count(self) -> int:
+        """The number of workers, once it is a number; see :mod:`cluster.workers.auto`."""
+        if self.workers == "auto":
+            raise TypeError("expected cluster.workers to be settled, received 'auto'")
+        return self.workers
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

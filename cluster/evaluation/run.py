@@ -10,6 +10,8 @@ from cluster.runs import checkpoint as checkpoints
 from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder
 from cluster.setups.build import build
+from cluster.workers.auto import settled
+from cluster.workers.messages import scores_requests
 from cluster.workers.open import open_pool, shared_session
 from meta.engine.arithmetic import fix_arithmetic
 from tasks.family import SPLITS
@@ -67,6 +69,8 @@ def evaluate_one(folder: RunFolder, overrides: Sequence[str], split: Any) -> dic
     if not any(override.startswith("task.root=") for override in overrides):
         # Other data where the run's was: its training classes may be among the test classes there.
         checkpoints.require_data(state, setup.family.spec.data)
+    requests = scores_requests(0, split, config.eval.tasks, config.shard_size, config.eval.steps)
+    setup, _ = settled(setup, requests)
     with open_pool(setup) as pool:
         result = evaluate_params(pool, config, setup, state, split)
     further: dict[str, Any] = {"trained_on": state.data} if state.data != setup.family.spec.data else {}

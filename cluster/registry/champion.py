@@ -17,6 +17,8 @@ from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder
 from cluster.setups.build import Setup, build
+from cluster.workers.auto import settled
+from cluster.workers.messages import scores_requests
 from cluster.workers.open import open_pool, shared_session
 from meta.objectives import Score
 
@@ -149,7 +151,8 @@ def _scores(one: Contender, tasks: int, first: int) -> Scores:
     """Scores [T] of the test tasks from number ``first`` on after the model's own number of inner steps."""
     theta = one.setup.layout.flatten(one.state.params).numpy()
     steps = (one.config.select_steps,)
-    with open_pool(one.setup) as pool:
+    setup, _ = settled(one.setup, scores_requests(0, "test", tasks, one.config.shard_size, steps, first))
+    with open_pool(setup) as pool:
         ticket = start(pool, one.config, theta, step=0, split="test", tasks=tasks, steps=steps, first=first)
         column: Scores = table(pool.gather(ticket))[:, 0]
     return column

@@ -218,6 +218,8 @@ def _merged(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 def _trial(raw: dict[str, Any], inner_steps: int) -> Config:
     """A checked configuration whose best θ is picked by what the search judges by, and saved as often."""
     config = parse(with_values(raw, {"eval.baselines": [], "eval.select_steps": inner_steps}))
+    if config.cluster.workers == "auto":  # trials run side by side; each computes in its own process
+        config = parse(with_values(config.model_dump(mode="json"), {"cluster.workers": 0}))
     saved = min(config.checkpoint.every, config.eval.every or config.checkpoint.every)
     return config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"every": saved})})
 

@@ -118,7 +118,7 @@ def _resources(search: Search) -> tune.PlacementGroupFactory:
     """The learner's bundle, which is empty where workers compute, and one for each worker."""
     cluster = search.base.cluster
     worker = {"CPU": float(cluster.threads)} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
-    return tune.PlacementGroupFactory([{}, *[worker] * cluster.workers] if cluster.workers else [worker])
+    return tune.PlacementGroupFactory([{}, *[worker] * cluster.count] if cluster.count else [worker])
 
 
 def _run_trial(config: dict[str, Any], *, search: Search, root: Path, higher_is_better: bool) -> None:

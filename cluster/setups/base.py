@@ -43,10 +43,10 @@ class BaseSetup(ABC):
     algorithm: Any
 
     def under(self, config: Config) -> Self:
-        """The set-up under another engine: the same parts, built anew only if ``inner.recompute`` changes.
+        """The set-up under another engine or number of workers: the same parts, unless ``inner.recompute`` changes.
 
         Args:
-            config: differs from the set-up's own in ``engine`` and ``inner.recompute`` alone.
+            config: differs from the set-up's own in ``engine``, ``inner.recompute`` and ``cluster.workers`` alone.
         """
         if bool(config.inner.recompute) == bool(self.config.inner.recompute):  # None: the engine has not decided
             return replace(self, config=config)

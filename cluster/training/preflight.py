@@ -43,10 +43,10 @@ def try_workers(pool: Pool, setup: Setup) -> None:
         MetarayError: :class:`cluster.errors.EngineError` if a worker cannot run the strategy.
     """
     config = setup.config
-    if config.cluster.workers == 0 or not setup.needs_worker_trial:
+    if pool.workers == 0 or not setup.needs_worker_trial:
         return
     theta = setup.layout.flatten(setup.initial_params()).numpy()
-    shards = range(config.cluster.workers)
+    shards = range(pool.workers)
     train = [TaskRange(split="train", start=number, stop=number + 1) for number in shards]
     val, steps = TaskRange(split="val", start=0, stop=1), config.scored_steps
     gradients = [GradientRequest(step=0, shard=number, tasks=train[number]) for number in shards]

@@ -1,6 +1,6 @@
 """A training from start or checkpoint to its evaluation: sets everything up, runs the loop, leaves nothing behind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -9,7 +9,7 @@ from cluster.config.schema import Config
 from cluster.errors import EngineError, Interrupted
 from cluster.evaluation.scores import evaluate_params, with_baselines
 from cluster.interrupts import SignalFlag, StopFlag
-from cluster.progress import progress
+from cluster.progress import progress, say
 from cluster.reports.draw import draw
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder, write_json
@@ -21,6 +21,8 @@ from cluster.training.loop import meta_train
 from cluster.training.preflight import try_workers
 from cluster.training.recorder import Recorder
 from cluster.training.start import Start, baseline_of, slower
+from cluster.workers.auto import settled
+from cluster.workers.messages import gradient_requests
 from cluster.workers.open import open_pool, shared_session
 from cluster.workers.pool import Pool
 from meta.engine.arithmetic import fix_arithmetic
@@ -91,7 +93,7 @@ def run(start: Start, stop: SignalFlag) -> Outcome:
 
 
 def _run(own: Start, stop: SignalFlag) -> Outcome:
-    folder = own.folder
+    folder, own = own.folder, _with_workers(own)
     beside = {algorithm: baseline_of(own, algorithm) for algorithm in own.config.eval.baselines}
     with _Tracking(own, None) as tracking, shared_session(own.config):
         stop.listen()
@@ -152,7 +154,7 @@ def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
             tracking.begin()
             return _train_on(pool, start, stop)
     except EngineError as error:
-        fallen_back = slower(start, error)
+        fallen_back = _with_workers(slower(start, error))
     return _train(fallen_back, stop, tracking)
 
 
@@ -194,10 +196,20 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
     )
 
 
+def _with_workers(start: Start) -> Start:
+    """The training with a number of workers, settled by the time of a shard where the configuration says ``auto``."""
+    config, done = start.setup.config, start.saved.step if start.saved else 0
+    requests = gradient_requests(done, config.meta_batch, config.shard_size)
+    setup, reason = settled(start.setup, requests, config.outer.steps - done)
+    if reason:
+        say(f"cluster.workers: {setup.config.cluster.workers} ({reason})")
+    return replace(start, setup=setup)
+
+
 def _idle_workers(config: Config) -> list[str]:
     """A warning where there are more workers than shards."""
     shards = -(-config.meta_batch // config.shard_size)
-    if config.cluster.workers <= shards:
+    if config.cluster.workers == "auto" or config.cluster.workers <= shards:
         return []
     return [
         f"cluster.workers is {config.cluster.workers}, but a meta-batch of {config.meta_batch} tasks in shards of "

@@ -97,7 +97,8 @@ def baseline_of(start: Start, algorithm: str) -> Start:
         algorithm: name of the baseline.
     """
     alone = start.config.eval.model_copy(update={"baselines": ()})
-    config = start.config.model_copy(update={"algorithm": algorithm, "eval": alone})
+    update = {"algorithm": algorithm, "eval": alone, "cluster": start.setup.config.cluster}
+    config = start.config.model_copy(update=update)
     path = start.folder.path / "baselines" / algorithm
     if (path / "run.json").exists():
         return resume(config, RunFolder(path))

@@ -34,9 +34,11 @@ class Pool(Protocol):
 
     Attributes:
         failures: one line per worker that was lost.
+        workers: number of workers beside this process.
     """
 
     failures: list[str]
+    workers: int
 
     @property
     def warnings(self) -> list[str]:
@@ -75,6 +77,7 @@ class InlinePool:
     def __init__(self, setup: Workable) -> None:
         """Make the worker."""
         self.failures: list[str] = []
+        self.workers = 0
         self._worker = Worker(setup)
         self._waiting: deque[tuple[Ticket, Request, Flat, Flat | None]] = deque()
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 
+from cluster.config.schema import Config
+from cluster.config.sections import ClusterConfig
 from cluster.errors import ClusterError
 from cluster.progress import warn
 from cluster.workers.actor import start_actor
@@ -40,6 +42,7 @@ class RayPool:
         """
         self.failures: list[str] = []
         self._setup, self._config = setup, setup.config
+        self.workers = _number(self._config)
         self._failed_in_a_row = 0
         self._most = 0  # workers that were ready at a time
         self._members: dict[int, Member] = {}
@@ -52,7 +55,7 @@ class RayPool:
         own_address: Callable[[], str] = ray.util.get_node_ip_address
         self._hub = Hub(own_address())
         try:
-            for number in range(self._config.cluster.workers):
+            for number in range(self.workers):
                 self._start(number)
             while not self._by_link:
                 self._advance(LONGEST_WAIT)
@@ -65,7 +68,7 @@ class RayPool:
     @property
     def warnings(self) -> list[str]:
         """Warnings about workers that were asked for and not there."""
-        requested = self._config.cluster.workers
+        requested = self.workers
         if self._most >= requested:
             return []
         return [
@@ -76,17 +79,11 @@ class RayPool:
 
     def _short_of_room(self) -> str | None:
         """A warning if the cluster has room for fewer workers than are asked for."""
-        limits = self._config.cluster
-        total: Callable[[], dict[str, float]] = ray.cluster_resources
-        resources = total()
-        room = int(resources.get("CPU", 0) // limits.threads)
-        if limits.gpus_per_worker > 0:
-            room = min(room, int(resources.get("GPU", 0) / limits.gpus_per_worker))
-        if room >= limits.workers:
+        if (room := _room(self._config.cluster)) >= self.workers:
             return None
         return (
-            f"cluster.workers: {limits.workers} workers were asked for, the cluster has room for {room} "
-            f"({_resources(lambda: resources)} in all); lower cluster.workers, or add nodes"
+            f"cluster.workers: {self.workers} workers were asked for, the cluster has room for {room} "
+            f"({_resources(ray.cluster_resources)} in all); lower cluster.workers, or add nodes"
         )
 
     @property
@@ -289,6 +286,21 @@ class RayPool:
                 f"{_resources(ray.available_resources)} free. Lower cluster.threads or cluster.gpus_per_worker, or "
                 "add nodes"
             )
+
+
+def _number(config: Config) -> int:
+    """The number of workers: as asked for, or one a shard as far as the cluster has room."""
+    if config.cluster.workers != "auto":
+        return config.cluster.workers
+    return max(1, min(_room(config.cluster), -(-config.meta_batch // config.shard_size)))
+
+
+def _room(limits: ClusterConfig) -> int:
+    """Workers that the cluster has room for."""
+    total: Callable[[], dict[str, float]] = ray.cluster_resources
+    resources = total()
+    room = int(resources.get("CPU", 0) // limits.threads)
+    return min(room, int(resources.get("GPU", 0) / limits.gpus_per_worker)) if limits.gpus_per_worker > 0 else room
 
 
 def _resources(ask: Callable[[], dict[str, float]]) -> str:

@@ -77,7 +77,9 @@ def _start_local(config: ClusterConfig, at_once: int) -> None:
     _require_room()
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, at_once * max(config.workers, 1) * config.threads),
+        num_cpus=max(
+            os.cpu_count() or 1, at_once * max(1 if config.workers == "auto" else config.workers, 1) * config.threads
+        ),
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,

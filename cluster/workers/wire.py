@@ -13,7 +13,8 @@ Header = list[Any]
 
 def encode_request(request: Request) -> Header:
     """A request as a header: its kind and its fields."""
-    return [request.kind, dataclasses.asdict(request)]
+    fields = {name: vars(value) if name in RANGES and value else value for name, value in vars(request).items()}
+    return [request.kind, fields]
 
 
 def decode_request(header: Header) -> Request:

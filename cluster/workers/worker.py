@@ -60,6 +60,10 @@ class Workable(Protocol):
         """Device on which workers compute."""
         ...
 
+    def initial_params(self) -> Params:
+        """θ before the first step."""
+        ...
+
     @property
     def data(self) -> str:
         """Fingerprint of the data that tasks are drawn from, empty if there are none."""

@@ -118,8 +118,8 @@ def test_an_override_may_hold_an_equals_sign() -> None:
     assert changed("tracking.experiment='a=b'").tracking.experiment == "a=b"
 
 
-def test_a_shard_is_half_a_meta_batch_by_default() -> None:
-    assert [changed(f"meta_batch={size}").shard_size for size in (1, 4, 25)] == [1, 2, 13]
+def test_a_meta_batch_is_sixteen_shards_or_fewer_by_default() -> None:
+    assert [changed(f"meta_batch={size}").shard_size for size in (1, 4, 16, 17, 25, 32, 100)] == [1, 1, 1, 2, 2, 2, 7]
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
@@ -244,13 +244,13 @@ SAME = [
     "tracking.experiment=other", "tracking.every=1", "tracking.uri=sqlite:///other.db",
     "checkpoint.root=elsewhere", "checkpoint.every=1", "checkpoint.keep=9",
     "eval.tasks=2", "eval.steps=[0]", "eval.every=5", "eval.baselines=[oracle]",
-    "outer.steps=20", "shard=2", "task.shot=10", "seed=0", "engine=vmap",
+    "outer.steps=20", "shard=1", "task.shot=10", "seed=0", "engine=vmap",
 ]  # fmt: skip
 DIFFERENT = [
     "task.shot=5", "task.amplitude=[1, 2]", "model.hidden=[8]", "model.activation=tanh", "inner.lr=0.1",
     "inner.adapt=['*.weight']",
     "inner.steps=5", "outer.lr=0.1", "outer.optimizer=sgd", "outer.schedule=cosine", "outer.clip_value=1",
-    "outer.on_nonfinite=skip", "meta_batch=5", "shard=1", "algorithm=fomaml", "dtype=float64",
+    "outer.on_nonfinite=skip", "meta_batch=5", "shard=2", "algorithm=fomaml", "dtype=float64",
     "seed=1", "cluster.threads=2", "cluster.gpus_per_worker=0.5",
 ]  # fmt: skip
 

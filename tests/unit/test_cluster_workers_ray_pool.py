@@ -32,6 +32,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Any:
     made.clock = clock  # type: ignore[attr-defined]
     made.failures, made._failed_in_a_row = [], 0
     made._config = parse(with_overrides(BASE, ["cluster.order_timeout=5"]))
+    made.workers = 1
     made._schedule = Schedule(clock=lambda: clock.now)
     made._vectors = Vectors()
     made._hub = SimpleNamespace(drop=lambda link: None)  # type: ignore[assignment]
@@ -118,7 +119,7 @@ def test_workers_on_machines_of_two_kinds_are_refused_unless_asked_for(pool: Any
 
 
 def test_a_cluster_with_room_for_fewer_workers_is_a_warning_with_both_numbers(pool: Any) -> None:
-    pool._config = parse(with_overrides(BASE, ["cluster.workers=3", "cluster.threads=2"]))
+    pool._config, pool.workers = parse(with_overrides(BASE, ["cluster.workers=3", "cluster.threads=2"])), 3
     pool._most = 1
     ray_pool.ray.cluster_resources = lambda: {"CPU": 5.0}
     (warning,) = pool.warnings

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meta.episode import Episode, leaves, unstack
-from tasks.family import SPLITS, Family, Split, TaskKey, draw_batch, uniforms
+from tasks.family import SPLITS, WORDS, Family, Split, TaskKey, draw_batch, uniforms
 
 seeds = st.integers(0, 2**63 - 1)
 indices = st.integers(0, 2**40)
@@ -56,6 +56,19 @@ def test_uniforms_of_a_task_are_the_same_alone_and_in_any_range(
     together = uniforms(seed, split, range(index - before, index + after), purpose, count)
     assert together.shape == (before + after, count)
     assert together[before].tobytes() == alone.tobytes()
+
+
+@given(st.lists(st.tuples(seeds, splits, st.integers(0, 2**40), purposes, st.integers(1, 9)), min_size=1, max_size=4))
+def test_uniforms_are_those_of_a_new_generator_whatever_was_drawn_before(
+    calls: list[tuple[int, Split, int, str, int]],
+) -> None:
+    for seed, split, index, purpose, count in calls:
+        blocks = -(-count // WORDS)
+        counter = (index * blocks, 2**64 - 1, SPLITS.index(split), int.from_bytes(purpose.encode(), "little"))
+        words = {"counter": np.array(counter, dtype=np.uint64), "key": np.array([seed, 0], dtype=np.uint64)}
+        fresh = np.random.Generator(np.random.Philox(**words))
+        expected = fresh.random((2, blocks * WORDS))[:, :count]
+        assert uniforms(seed, split, range(index, index + 2), purpose, count).tobytes() == expected.tobytes()
 
 
 @given(seeds, splits, purposes, st.integers(1, 40))
