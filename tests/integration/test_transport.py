@@ -1,0 +1,228 @@
+"""Workers on another node, hung workers, slow workers: the same bits of θ, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.config.schema import Config
+from cluster.interrupts import StopFlag
+from cluster.setups.build import build
+from cluster.training.learner import Learner
+from cluster.training.loop import meta_train
+from cluster.training.recorder import Recorder
+from cluster.workers.pool import InlinePool, Pool
+from cluster.workers.ray_pool import RayPool
+from helpers.folders import new_run
+from helpers.waiting import wait_for
+
+SLOW_FAMILY = '''
+import os, time
+from tasks.sinusoid import Sinusoid
+
+
+class Slow(Sinusoid):
+    """Sinusoids that one process draws twenty times slower than the others."""
+
+    def draw_range(self, seed, split, tasks):
+        if os.environ.get("METARAY_TEST_ALONE") is None:
+            mine = f"{__file__}.{os.getpid()}"
+            try:
+                os.close(os.open(f"{__file__}.taken", os.O_CREAT | os.O_EXCL))
+                open(mine, "w").close()
+            except FileExistsError:
+                pass
+            time.sleep(0.2 if os.path.exists(mine) else 0.01)
+        return super().draw_range(seed, split, tasks)
+'''
+
+COMMON = """
+import json, os, sys
+import ray
+from cluster.config import strict_yaml
+from cluster.config.schema import parse
+from cluster.interrupts import StopFlag
+from cluster.setups.build import build
+from cluster.training.learner import Learner
+from cluster.training.loop import meta_train
+from cluster.workers.pool import InlinePool
+from cluster.workers.ray_pool import RayPool
+from cluster.workers.session import ray_session
+
+class Silence:
+    def after_step(self, learner, metrics): pass
+    def finish(self, learner): pass
+
+def train(pool, steps=None):
+    setup = build(config)
+    learner = Learner(config.outer, setup.layout, setup.initial_params())
+    outer = config.outer.model_copy(update={"steps": steps or config.outer.steps})
+    meta_train(config.model_copy(update={"outer": outer}), learner, pool, Silence(), StopFlag())
+    return learner.fingerprint
+
+def wait_for_all(pool):
+    while len(pool.pids) < pool.workers:
+        train(pool, 1)
+
+config = parse(strict_yaml.read(open(sys.argv[1]).read()))
+"""
+
+TWO_NODES = """
+from ray.cluster_utils import Cluster
+
+alone = train(InlinePool(build(config)))
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+pool = RayPool(build(config))
+wait_for_all(pool)
+beside = train(pool)
+links = sorted(link.shares_memory for link in pool._by_link)
+pool.close()
+ray.shutdown()
+cluster.shutdown()
+print(json.dumps({"alone": alone, "beside": beside, "links": links, "failures": pool.failures}))
+"""
+
+ONE_SLOW = """
+with ray_session(config.cluster):
+    pool = RayPool(build(config))
+    wait_for_all(pool)
+    beside = train(pool)
+    slow = [seat.slow for seat in pool._schedule._seats.values()].count(True)
+    pool.close()
+os.environ["METARAY_TEST_ALONE"] = "1"
+alone = train(InlinePool(build(config)))
+print(json.dumps({"alone": alone, "beside": beside, "slow": slow, "copied": pool.copied, "failures": pool.failures}))
+"""
+
+
+class Calls:
+    """Progress that calls back at one step."""
+
+    def __init__(self, at: int = -1, do: Callable[[], None] = lambda: None) -> None:
+        self.at, self.do = at, do
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step == self.at:
+            self.do()
+
+
+def trained(config: Config, pool: Pool, name: str, progress: Calls | None = None) -> str:
+    setup = build(config)
+    learner = Learner(config.outer, setup.layout, setup.initial_params())
+    recorder = Recorder(config, setup, new_run(config, name), pool, progress or Calls())
+    meta_train(config, learner, pool, recorder, StopFlag())
+    return learner.fingerprint
+
+
+def reference(config: Config) -> str:
+    alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
+    return trained(alone, InlinePool(build(alone)), "alone")
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Config], RayPool]]:
+    """Pools that are closed in the end, with all workers ready."""
+    pools: list[RayPool] = []
+
+    def ready(config: Config) -> RayPool:
+        pool = RayPool(build(config))
+        pools.append(pool)
+
+        def all_ready() -> bool:
+            pool.poll()
+            return len(pool.pids) == pool.workers
+
+        wait_for(all_ready, "all workers")
+        return pool
+
+    yield ready
+    for pool in pools:
+        pool.close()
+
+
+@pytest.fixture
+def outcome(tmp_path: Path) -> Callable[[str, Config], dict[str, Any]]:
+    """What a script prints that runs in a process of its own, with a Ray of its own, in ``tmp_path``."""
+
+    def run(script: str, config: Config) -> dict[str, Any]:
+        (tmp_path / "config.yaml").write_text(config.to_yaml())
+        (tmp_path / "script.py").write_text(COMMON + script)
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
+        done = subprocess.run(
+            [sys.executable, "script.py", "config.yaml"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
+    return run
+
+
+def test_a_worker_on_another_node_gives_the_same_bits_over_the_network(make_config, outcome):
+    result = outcome(TWO_NODES, make_config(cluster__workers=2))
+    assert result["beside"] == result["alone"]
+    assert result["failures"] == []
+    assert result["links"] == [False, sys.platform == "linux"], "one worker on the driver's node, one on the other"
+
+
+def test_a_hung_worker_is_replaced_and_changes_no_bit(local_ray, make_config, opened):
+    config = make_config(outer__steps=60, cluster__workers=2, cluster__heartbeat_timeout=2.5)
+    pool = opened(config)
+    stopped = pool.pids[0]
+    hang = Calls(at=20, do=lambda: os.kill(stopped, signal.SIGSTOP))
+    assert trained(config, pool, "run", hang) == reference(config)
+    if not pool.failures:  # the other worker did all the rest before anybody missed this one
+
+        def missed() -> bool:
+            pool.poll()
+            return bool(pool.failures)
+
+        wait_for(missed, "the hung worker to be missed")
+    (failure,) = pool.failures
+    assert "no sign of life for 2.5 s" in failure
+    wait_for(lambda: not psutil.pid_exists(stopped), "the hung process to end")
+
+
+def test_all_workers_hung_at_once_are_replaced(local_ray, make_config, opened):
+    config = make_config(outer__steps=40, cluster__workers=2, cluster__heartbeat_timeout=2.5)
+    pool = opened(config)
+
+    def hang() -> None:
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    assert trained(config, pool, "run", Calls(at=10, do=hang)) == reference(config)
+    assert len(pool.failures) == 2
+
+
+def test_a_slow_worker_gets_copies_alone_and_changes_no_bit(make_config, outcome, tmp_path, monkeypatch):
+    (tmp_path / "slow_family.py").write_text(SLOW_FAMILY)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = {"family": "slow_family:Slow", "shot": 5, "query": 5}
+    result = outcome(ONE_SLOW, make_config(task=task, outer__steps=30, cluster__workers=3, meta_batch=9, shard=1))
+    assert result["beside"] == result["alone"]
+    assert (result["failures"], result["slow"]) == ([], 1)
+    assert result["copied"] >= 1
+
+
+def test_a_closed_pool_leaves_no_process(local_ray, make_config, opened):
+    pool = opened(make_config(cluster__workers=2))
+    pids = pool.pids
+    pool.close()
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the workers to end")
