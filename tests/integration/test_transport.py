@@ -44,7 +44,7 @@ class Slow(Sinusoid):
 '''
 
 COMMON = """
-import json, os, sys
+import json, os, sys, time
 import ray
 from cluster.config import strict_yaml
 from cluster.config.schema import parse
@@ -90,6 +90,42 @@ pool.close()
 ray.shutdown()
 cluster.shutdown()
 print(json.dumps({"alone": alone, "beside": beside, "links": links, "failures": pool.failures}))
+"""
+
+NODES_COME_AND_GO = """
+from ray.cluster_utils import Cluster
+
+alone = train(InlinePool(build(config)))
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+pool = RayPool(build(config))
+
+class Changes(Silence):
+    def after_step(self, learner, metrics):
+        if learner.step == 30:
+            cluster.remove_node(nodes[0], allow_graceful=False)
+        if learner.step == 60:
+            cluster.add_node(num_cpus=1)
+            cluster.add_node(num_cpus=2)
+        if learner.step == 80:  # there is work left for those who have come
+            until = time.monotonic() + 120
+            while len(pool.pids) < pool.workers and time.monotonic() < until:
+                pool.poll()
+                time.sleep(0.05)
+
+setup = build(config)
+learner = Learner(config.outer, setup.layout, setup.initial_params())
+at_first = len(pool.pids)
+meta_train(config, learner, pool, Changes(), StopFlag())
+at_last = len(pool.pids)
+pool.close()
+ray.shutdown()
+cluster.shutdown()
+print(json.dumps({
+    "alone": alone, "beside": learner.fingerprint, "first": at_first, "last": at_last, "failures": pool.failures
+}))
 """
 
 ONE_SLOW = """
@@ -179,6 +215,16 @@ def test_a_worker_on_another_node_gives_the_same_bits_over_the_network(make_conf
     assert result["beside"] == result["alone"]
     assert result["failures"] == []
     assert result["links"] == [False, sys.platform == "linux"], "one worker on the driver's node, one on the other"
+
+
+def test_nodes_that_go_and_come_change_no_bit_and_new_ones_take_part(make_config, outcome):
+    # Four nodes with a CPU each, six workers asked for: two wait for room. One node is lost, then two come.
+    config = make_config(outer__steps=100, cluster__workers=6, meta_batch=12, shard=1)
+    result = outcome(NODES_COME_AND_GO, config)
+    assert result["beside"] == result["alone"]
+    assert result["first"] <= 4
+    assert result["last"] == 6
+    assert len(result["failures"]) == 1
 
 
 def test_a_hung_worker_is_replaced_and_changes_no_bit(local_ray, make_config, opened):
