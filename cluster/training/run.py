@@ -95,7 +95,8 @@ def run(start: Start, stop: SignalFlag) -> Outcome:
 def _run(own: Start, stop: SignalFlag) -> Outcome:
     folder, own = own.folder, _with_workers(own)
     beside = {algorithm: baseline_of(own, algorithm) for algorithm in own.config.eval.baselines}
-    with _Tracking(own, None) as tracking, shared_session(own.config):
+    # MLflow is told first how the run ended: without its head, Ray may take a minute to leave.
+    with shared_session(own.setup.config, stop), _Tracking(own, None) as tracking:
         stop.listen()
         outcome = _train(own, stop, tracking)
         baselines = {}

@@ -1,9 +1,10 @@
 """Opening a pool of workers, and the Ray session that pools share."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from cluster.config.schema import Config
+from cluster.interrupts import StopFlag
 from cluster.workers.auto import elsewhere
 from cluster.workers.pool import InlinePool, Pool
 from cluster.workers.worker import Workable
@@ -30,12 +31,18 @@ def open_pool(setup: Workable) -> Iterator[Pool]:
 
 
 @contextmanager
-def shared_session(config: Config) -> Iterator[None]:
-    """One Ray session for several pools; none where they may need none."""
+def shared_session(config: Config, stop: StopFlag | None = None) -> Iterator[None]:
+    """One Ray session for several pools; none where they may need none.
+
+    Args:
+        config: its section ``cluster`` tells where.
+        stop: set when the head of the cluster is lost.
+    """
     if config.cluster.workers == 0 or (config.cluster.workers == "auto" and not elsewhere(config)):
         yield
         return
+    from cluster.workers.head import stop_without_head
     from cluster.workers.session import ray_session
 
-    with ray_session(config.cluster):
+    with ray_session(config.cluster), stop_without_head(stop) if stop is not None else nullcontext():
         yield

@@ -35,6 +35,7 @@ DOORS = {
             "cluster.workers.actor",
             "cluster.bench.ray_serve",
             "cluster.jobs.client",
+            "cluster.workers.head",
             "cluster.workers.member",
             "cluster.workers.ray_pool",
             "cluster.workers.session",
