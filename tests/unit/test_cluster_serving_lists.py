@@ -1,6 +1,8 @@
 """Lists of numbers as arrays: what is read is what parsing all of the JSON gives, and nothing else is read."""
 
 import json
+import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.registry.adapting import Adaptable
+from cluster.registry.fields import Field, checked
+from cluster.serving.forms import JSON
+from cluster.serving.limits import Limits, Refused
 from cluster.serving.lists import array_of, parsed, whole
+from cluster.serving.memory import reading_bytes
+from cluster.serving.requests import read
 
 NUMBERS = st.one_of(st.integers(-300, 300), st.integers(), st.floats(allow_nan=False, allow_infinity=False))
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
@@ -93,3 +101,38 @@ LOOK_ALIKE = rb"""
 )
 def test_what_only_looks_like_an_array(text: bytes):
     assert array_of(text, 2) is None
+
+
+class Numbers(Adaptable):
+    """Takes an array x [T, S, 1]."""
+
+    inputs, images, inner_steps, inner_lr = (Field("x", "float64", ("T", "S", 1)),), None, 1, 0.1
+
+    def check(self, given: Any, inner_steps: int, inner_lr: float) -> dict[str, Any]:
+        del inner_steps, inner_lr
+        return checked(self.inputs, given)
+
+
+MANY = {
+    "steps": b"[[%b[1]]]" % (b"[1]," * 9999),
+    "tasks": b"[%b[[0.5]]]" % (b"[[0.5]]," * 9999),
+    "truth": b"[[%b[true]]]" % (b"[1]," * 9999),
+    "longer": b"[[%b[1,2]]]" % (b"[1]," * 9999),
+    "shallow": b"[[[1]]%b]" % (b",1" * 9999),
+    "digits": b"[[[%b]]]" % (b"1" * 99_999),
+}
+
+
+@pytest.mark.parametrize("sent", [b'{"inputs": {"x": %b}}', b'{"inputs": {"\\u0078": %b}}'], ids=["at once", "slowly"])
+@pytest.mark.parametrize("text", MANY.values(), ids=MANY)
+def test_reading_takes_no_more_than_is_held(sent: bytes, text: bytes):
+    body, limits = sent % text, Limits(tasks=10_000)
+    with suppress(Refused):
+        read(sent % b"[[[1]]]", JSON, Numbers(), limits)  # makes the model
+    tracemalloc.start()
+    try:
+        with suppress(Refused):
+            assert read(body, JSON, Numbers(), limits).arrays["x"].size == 10_000
+        assert tracemalloc.get_traced_memory()[1] <= reading_bytes(body) + 10_000
+    finally:
+        tracemalloc.stop()
