@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from cluster.config import strict_yaml
 from cluster.config.components import nearest, parameters, resolve
 from cluster.config.credentials import secret_entries
+from cluster.config.problems import problems
 from cluster.config.sections import (
     AdvantageConfig,
     CheckpointConfig,
@@ -126,43 +127,6 @@ def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") ->
         elif a != b:
             lines.append(f"{prefix}{key}: {a} there, {b} here")
     return lines
-
-
-def problems(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
-    """One line per problem: key, expected, received, and for an unknown key the nearest valid one.
-
-    Args:
-        error: raised when values were checked.
-        model: the model that they were checked by.
-        prefix: dotted key of the section that the model is, with a dot at the end.
-    """
-    lines = []
-    for item in error.errors(include_url=False):
-        path = [str(part) for part in item["loc"]]
-        key = prefix + ".".join(path)
-        if item["type"] == "extra_forbidden":
-            siblings = _keys(model, path[:-1])
-            lines.append(f"{key}: unknown key{nearest(path[-1], siblings)} (valid: {', '.join(siblings)})")
-        elif item["type"] == "missing":
-            lines.append(f"{key}: missing; give it a value")
-        elif item["type"] == "value_error":
-            # A rule over a whole section names the key itself.
-            separator = "" if not key else "." if _keys(model, path) else ": "
-            lines.append(f"{key}{separator}{item['ctx']['error']}")
-        else:
-            expected = item["msg"].removeprefix("Input should be ")
-            lines.append(f"{key}: expected {expected}, received {item['input']!r}")
-    return lines
-
-
-def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The valid keys of the section that ``path`` leads to."""
-    for part in path:
-        field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
 
 
 def _checked_section(section: OpenSection, key: str, own: str, supplied: frozenset[str]) -> dict[str, Any]:

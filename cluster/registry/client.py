@@ -20,7 +20,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from pydantic import ValidationError
 
 from cluster.config.credentials import without_credentials
-from cluster.config.schema import problems, strictly, with_overrides
+from cluster.config.problems import problems
+from cluster.config.schema import strictly, with_overrides
 from cluster.config.sections import TrackingConfig
 from cluster.errors import ConfigError, MetarayError
 from cluster.registry import attempts

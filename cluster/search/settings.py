@@ -11,11 +11,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import strict_yaml
 from cluster.config.components import nearest
+from cluster.config.problems import problems
 from cluster.config.schema import (
     Config,
     differences,
     parse,
-    problems,
     read_yaml,
     require_no_secrets,
     strictly,

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.serving.auth import is_allowed
+from cluster.serving.bodies import Error
 from cluster.serving.limits import Refused
 from cluster.serving.memory import Held
 
@@ -64,7 +65,7 @@ def as_reason(status: int, reason: str, headers: Mapping[str, str] | None = None
         reason: a sentence for the caller.
         headers: further headers.
     """
-    return as_json({"error_code": CODES.get(status, "BAD_REQUEST"), "message": reason}, status, headers)
+    return as_json(vars(Error(error_code=CODES.get(status, "BAD_REQUEST"), message=reason)), status, headers)
 
 
 class Authenticated:

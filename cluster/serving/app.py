@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp
 from cluster.serving.access import Access, Write
 from cluster.serving.answers import HANDLERS, RETRY, Authenticated, Pieces, as_json
 from cluster.serving.batching import Answer, Dropped
+from cluster.serving.bodies import Health, Ready
 from cluster.serving.encoding import content_encoding, require_encoding, unpacked
 from cluster.serving.estimates import Need
 from cluster.serving.forms import require_form, written
@@ -228,15 +228,16 @@ class Service:
     async def _health(self, request: Request) -> Response:
         del request
         alive = self._live.batcher.is_alive
-        return as_json({"status": "ok" if alive else "a thread that adapts has died"}, 200 if alive else 503)
+        health = Health(status="ok" if alive else "a thread that adapts has died")
+        return as_json(vars(health), 200 if alive else 503)
 
     async def _ready(self, request: Request) -> Response:
         del request
         full = self._inside >= self._limits.requests
         ready = self._live.batcher.is_alive and not full and not self.is_stopping
-        content: dict[str, Any] = {"ready": ready, "requests": self._inside, "arriving": self._arriving}
-        if failure := self._reloader and self._reloader.failure:
-            content["warning"] = failure
+        failure = self._reloader.failure if self._reloader else None
+        found = Ready(ready=ready, requests=self._inside, arriving=self._arriving, warning=failure or None)
+        content = {name: value for name, value in vars(found).items() if value is not None}
         return as_json(content, 200 if ready else 503)
 
     async def _model(self, request: Request) -> Response:

@@ -165,9 +165,9 @@ def container_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/pro
 
 
 def reading_bytes(body: bytes | bytearray) -> int:
-    """Bytes that reading a body of JSON takes at most: its text, and an object for each value, list and name."""
+    """Bytes that reading JSON takes at most: its text, an object for each value and name, two for each list."""
     lists = body.count(b"[") + body.count(b"{")
-    return 5 * len(body) + 64 * (body.count(b",") + body.count(b":")) + 160 * lists
+    return 5 * len(body) + 64 * (body.count(b",") + body.count(b":")) + 200 * lists
 
 
 def shown(count: float) -> str:

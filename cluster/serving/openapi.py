@@ -1,13 +1,14 @@
 """The OpenAPI description of a server: what this model takes and gives."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from pydantic import TypeAdapter, create_model
+from pydantic.json_schema import JsonSchemaMode
 
 from cluster.registry.adapting import Adaptable
-from cluster.registry.fields import MEANING, Field, ImageFiles
+from cluster.registry.fields import ImageFiles
 from cluster.serving.archives import SCALARS
+from cluster.serving.bodies import CLOSED, Error, Health, Ready, asked_of, lists_of
 from cluster.serving.forms import MULTIPART, NPZ
 from cluster.serving.images import FORMATS
 from cluster.serving.limits import Limits
@@ -24,6 +25,8 @@ REFUSALS = {
     504: "The answer took too long; ask for fewer tasks or inner steps.",
 }
 
+OBJECT: Json = {"type": "object"}
+TEXT: Json = {"text/plain": {"schema": {"type": "string"}}}
 VERSION: Json = {
     "X-Model-Version": {"description": "The version that answered.", "schema": {"type": "string"}},
 }
@@ -38,7 +41,7 @@ def describe(model: Adaptable, name: str, version: int, limits: Limits) -> Json:
         version: of it.
         limits: what the server accepts.
     """
-    error = {"description": "Refused", "content": _json({"$ref": "#/components/schemas/Error"})}
+    error = {"description": "Refused", "content": _json(_ref("Error"))}
     refused = {str(status): error | {"description": reason} for status, reason in REFUSALS.items()}
     question = {
         "summary": "Adapt to the support of each task, and predict for its queries.",
@@ -58,11 +61,11 @@ def describe(model: Adaptable, name: str, version: int, limits: Limits) -> Json:
         "info": {"title": f"{name}, version {version}", "version": str(version)},
         "paths": {
             "/invocations": {"post": question},
-            "/health": {"get": _plain("health", "Whether the process answers and can adapt.")},
-            "/ready": {"get": _plain("ready", "Whether new requests are taken.")},
-            "/model": {"get": _plain("model", "Which model is served, its card, and what it takes.", 200)},
-            "/metrics": {"get": _plain("metrics", "What was counted and timed, as Prometheus reads it.", 200)},
-            "/openapi.json": {"get": _plain("openapi", "This description.", 200)},
+            "/health": _get("health", "Whether the process answers and can adapt.", _json(_ref("Health")), "No"),
+            "/ready": _get("ready", "Whether new requests are taken.", _json(_ref("Ready")), "No"),
+            "/model": _get("model", "Which model is served, its card, and what it takes.", _json(OBJECT)),
+            "/metrics": _get("metrics", "What was counted and timed, as Prometheus reads it.", TEXT),
+            "/openapi.json": _get("openapi", "This description.", _json(OBJECT)),
         },
         "components": {"schemas": _schemas(model, limits)},
     }
@@ -70,7 +73,7 @@ def describe(model: Adaptable, name: str, version: int, limits: Limits) -> Json:
 
 def _questions(model: Adaptable) -> Json:
     """The forms of a question: JSON, an archive of arrays, and image files where the model takes images."""
-    content = _json({"$ref": "#/components/schemas/Question"})
+    content = _json(_ref("Question"))
     fields = "; ".join(map(str, model.inputs))
     content[NPZ] = {
         "schema": {
@@ -88,82 +91,42 @@ def _form(model: Adaptable, files: ImageFiles) -> Json:
     """Image files by field, those of the first task first; the rest as JSON."""
     height, width, channels = files.shape
     kind = f"{' or '.join(FORMATS)} files, brought to {width} × {height}, {'grey' if channels == 1 else 'RGB'}"
-    parts: Json = {}
-    for field in model.inputs:
-        image = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": kind}
-        parts[field.name] = image if field.name in files.names else {"$ref": _input(field.name)}
-    parts["params"] = {"$ref": "#/components/schemas/Question/properties/params"}
-    return _object(parts, [field.name for field in model.inputs])
-
-
-def _input(name: str) -> str:
-    return f"#/components/schemas/Question/properties/inputs/properties/{name}"
-
-
-def _answers() -> Json:
-    archive = {"type": "string", "format": "binary", "description": "What numpy.savez writes of an array predictions"}
-    content = _json({"$ref": "#/components/schemas/Answer"}) | {NPZ: {"schema": archive}}
-    return {"content": content, "headers": VERSION}
-
-
-def _schemas(model: Adaptable, limits: Limits) -> Json:
-    params = {
-        "inner_steps": {"type": "integer", "minimum": 0, "maximum": limits.steps, "default": model.inner_steps},
-        "inner_lr": {"type": "number", "minimum": 0, "default": model.inner_lr},
-    }
-    inputs = {field.name: _array(field, limits) for field in model.inputs}
-    return {
-        "Question": _object(
-            {"inputs": _object(inputs, list(inputs)), "params": _object(params, []) | {"type": ["object", "null"]}},
-            ["inputs"],
-        ),
-        "Answer": _object({"predictions": _array(model.output, limits)}, ["predictions"]),
-        "Error": _object({"error_code": {"type": "string"}, "message": {"type": "string"}}, ["error_code", "message"]),
-    }
-
-
-def _object(properties: Json, required: Sequence[str]) -> Json:
+    image = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": kind}
+    inputs = {field.name: _ref(f"Inputs/properties/{field.name}") for field in model.inputs}
     return {
         "type": "object",
-        "properties": properties,
-        "required": list(required),
+        "properties": inputs | dict.fromkeys(files.names, image) | {"params": _ref("Question/properties/params")},
+        "required": list(inputs),
         "additionalProperties": False,
     }
 
 
-def _array(field: Field, limits: Limits) -> Json:
-    """Lists in lists, down to the numbers."""
-    schema: Json = _number(field.dtype)
-    for size in reversed(field.shape):
-        schema = {"type": "array", "items": schema} | _bounds(size, limits)
-    sizes = ", ".join(f"{size} {MEANING[size]}" for size in field.shape if isinstance(size, str))
-    return schema | {"description": f"{field}: {sizes}"}
+def _answers() -> Json:
+    archive = {"type": "string", "format": "binary", "description": "What numpy.savez writes of an array predictions"}
+    return _json(_ref("Answer")) | {NPZ: {"schema": archive}}
 
 
-def _bounds(size: int | str, limits: Limits) -> Json:
-    if isinstance(size, int):
-        return {"minItems": size, "maxItems": size}
-    least = {"minItems": 2 if "+" in size else 1}
-    return least | {"maxItems": limits.tasks} if size == "T" else least
+def _schemas(model: Adaptable, limits: Limits) -> Json:
+    question = asked_of(model.inputs, model.inner_steps, model.inner_lr, limits)
+    answer = create_model("Answer", __config__=CLOSED, predictions=lists_of(model.output, limits))
+    types: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
+        (kind.__name__, "validation", TypeAdapter(kind)) for kind in (question, answer, Error, Health, Ready)
+    ]
+    _, found = TypeAdapter.json_schemas(types, ref_template=_ref("{model}")["$ref"])
+    schemas: Json = found["$defs"]
+    return schemas
 
 
-def _number(dtype: str) -> Json:
-    kind = np.dtype(dtype).kind
-    if kind == "f":
-        return {"type": "number"}
-    if kind == "b":
-        return {"type": "boolean"}
-    return {"type": "integer", "minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
+def _get(name: str, summary: str, content: Json, no: str = "") -> Json:
+    """A page; ``no`` describes the same content with status 503, where there is that."""
+    responses = {"200": {"description": "Yes" if no else summary, "content": content}}
+    if no:
+        responses["503"] = {"description": no, "content": content}
+    return {"get": {"summary": summary, "operationId": name, "responses": responses}}
 
 
-def _plain(name: str, summary: str, *statuses: int) -> Json:
-    responses = {str(status): {"description": summary, "content": _json({"type": "object"})} for status in statuses}
-    if not statuses:
-        responses = {
-            "200": {"description": "Yes", "content": _json({"type": "object"})},
-            "503": {"description": "No", "content": _json({"type": "object"})},
-        }
-    return {"summary": summary, "operationId": name, "responses": responses}
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _json(schema: Json) -> Json:

@@ -230,16 +230,19 @@ def test_what_is_served_is_described(sine: Served, place: Path):
     assert (status, found["name"], found["version"]) == (200, "sine", 1)
     assert "# sinusoid, maml" in found["card"]
     schema = sine.send("GET", "/openapi.json")[1]
-    jsonschema.Draft202012Validator.check_schema(resolved(schema, "Question"))
+    for described in schema["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(described)
     inputs = {name: array.tolist() for name, array in points(np.random.default_rng(3), tasks=2).items()}
     jsonschema.validate({"inputs": inputs, "params": {"inner_steps": 1}}, resolved(schema, "Question"))
     jsonschema.validate(sine.ask(inputs)[1], resolved(schema, "Answer"))
     jsonschema.validate(sine.ask({"support_inputs": 1})[1], resolved(schema, "Error"))
+    jsonschema.validate(sine.send("GET", "/health")[1], resolved(schema, "Health"))
+    jsonschema.validate(sine.send("GET", "/ready")[1], resolved(schema, "Ready"))
 
 
 def resolved(description: dict[str, Any], name: str) -> dict[str, Any]:
-    found: dict[str, Any] = description["components"]["schemas"][name]
-    return found
+    """The schema of a body, which may refer to others of the description."""
+    return {"$ref": f"#/components/schemas/{name}", "components": description["components"]}
 
 
 def test_what_is_refused_by_the_protocol(sine: Served):
