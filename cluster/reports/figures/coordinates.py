@@ -1,4 +1,9 @@
-"""All keys of a search side by side: a line for each trial, through its settings to its score."""
+"""All keys of a search side by side: a line for each trial, through its settings to its score.
+
+Optuna's ``plot_parallel_coordinate`` (5.0) draws completed trials alone, of scores on one linear scale, and every line
+through a category in one point. This figure also shows trials that were stopped early or diverged, cuts its logarithmic
+scale of errors off at outliers, spreads lines through one category, and marks the best trial and the present setting.
+"""
 
 from collections.abc import Sequence
 from typing import Any

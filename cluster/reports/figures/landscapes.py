@@ -1,4 +1,10 @@
-"""The landscape of a search: scores over two of its keys, or over the only one that is a number."""
+"""The landscape of a search: scores over two of its keys, or over the only one that is a number.
+
+Optuna's ``plot_contour`` (5.0) draws completed trials alone, all with the same mark, and fills the whole rectangle with
+an interpolated surface, also where other keys were searched. This figure has marks for finished, stopped, diverged and
+failed trials, a surface only between neighbouring trials and only where no other key was searched, a scale that
+outliers do not stretch, and the line on which scores equal the present setting's.
+"""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,8 @@
-"""Trials of a search one by one: how their scores developed, and what the best few reach on fresh tasks."""
+"""Trials of a search one by one: how their scores developed, and what the best few reach on fresh tasks.
+
+Optuna's ``plot_intermediate_values`` (5.0) has a legend with a row for each trial, one colour for all trials after the
+twentieth, and linear axes. The curves here are coloured by score, and their axes are logarithmic where values are wide.
+"""
 
 from collections.abc import Mapping
 from typing import Any
