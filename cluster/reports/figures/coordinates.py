@@ -1,4 +1,9 @@
-"""All keys of a search side by side: a line for each trial, through its settings to its score."""
+"""All keys of a search side by side: a line for each trial, through its settings to its score.
+
+Optuna's ``plot_parallel_coordinate`` (5.0) draws completed trials alone, of scores on one linear scale, and every line
+through a category in one point. This figure also shows trials that were stopped early or diverged, cuts its logarithmic
+scale of errors off at outliers, spreads lines through one category, and marks the best trial and the present setting.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +14,12 @@ from matplotlib.figure import Figure
 
 from cluster.reports.figures.rulers import Ruler, ruler
 from cluster.reports.figures.searches import (
-    GREEK,
     LOST,
+    Axis,
     Scale,
     Searched,
     explain,
+    key_of,
     known,
     metric_of,
     scale_of,
@@ -43,19 +49,17 @@ def parallel_coordinates(searched: Searched) -> Figure | str:
     panel.set(xlim=(-0.35, len(rulers) + 0.35), ylim=(-0.16, 1.2))
     ends = np.full(len(trials), DIVERGED_AT)
     if scale is not None:
-        places = scale.place(known(trial) for trial in ranked)
-        ends[len(diverged) :] = (places if scale.higher_is_better else 1 - places)[::-1]
+        ends[len(diverged) :] = scale.upwards(known(trial) for trial in reversed(ranked))
     heights = np.stack([_fanned(one, one.places(trials)) for one in rulers] + [ends], axis=1)
-    for place, one in enumerate(rulers):
-        _axis(panel, place, _title(one.key), one.ticks())
+    for place, (axis, one) in enumerate(zip(searched.axes, rulers, strict=True)):
+        _axis(panel, place, _title(axis), one.ticks())
     _axis(panel, len(rulers), metric_of(searched)[0] + "\n(better upwards)", _score_ticks(scale), right=True)
     if diverged:
         panel.text(len(rulers) + 0.06, DIVERGED_AT, "diverged", va="center", color=LOST, fontsize=STYLE["text"] - 1)
     for trial, line in zip(trials, heights, strict=True):
-        stands_out = trial.number in (searched.best, searched.base)
-        label = searched.named(trial) if stands_out else f"_#{trial.number}"
-        look = trial_look(searched, trial, scale) | ({"marker": "o", "markersize": 5} if stands_out else {})
-        panel.plot(range(len(line)), line, label=label, clip_on=False, **look)
+        marker = "o" if trial.number in (searched.best, searched.base) else None
+        look = trial_look(searched, trial, scale)
+        panel.plot(range(len(line)), line, marker=marker, markersize=5, clip_on=False, **look)
     explain(figure, panel)
     return figure
 
@@ -88,12 +92,11 @@ def _axis(panel: Axes, x: int, title: str, ticks: Sequence[tuple[float, str]], *
         panel.text(x + side * 0.045, height, label, ha=align, va="center", fontsize=size, bbox=back, **words)
 
 
-def _title(key: str) -> str:
-    """A key, in two lines if it is long."""
-    section, dot, name = key.rpartition(".")
-    letter = f" ({GREEK[key]})" if key in GREEK else ""
-    end = "\n" if len(key) > NARROW else ""
-    return f"{section}{dot}{end}{name}{letter}"
+def _title(axis: Axis) -> str:
+    """The key of an axis, in two lines if it is long."""
+    section, dot, name = key_of(axis).rpartition(".")
+    end = "\n" if len(axis.key) > NARROW else ""
+    return f"{section}{dot}{end}{name}"
 
 
 def _score_ticks(scale: Scale | None) -> list[tuple[float, str]]:
@@ -102,8 +105,7 @@ def _score_ticks(scale: Scale | None) -> list[tuple[float, str]]:
         return []
     worst = scale.low if scale.higher_is_better else scale.high
     values = [value for value in scale.locator.tick_values(scale.low, scale.high) if scale.low <= value <= scale.high]
-    places = scale.place(values) if scale.higher_is_better else 1 - scale.place(values)
-    ticks = [(float(place), scale.words(value)) for place, value in zip(places, values, strict=True)]
+    ticks = [(float(place), scale.words(value)) for place, value in zip(scale.upwards(values), values, strict=True)]
     return (
         [(0.0, f"{scale.words(worst)}\nor worse"), *((at, words) for at, words in ticks if at > APART_TICKS)]
         if scale.beyond

@@ -1,4 +1,10 @@
-"""The landscape of a search: scores over two of its keys, or over the only one that is a number."""
+"""The landscape of a search: scores over two of its keys, or over the only one that is a number.
+
+Optuna's ``plot_contour`` (5.0) draws completed trials alone, all with the same mark, and fills the whole rectangle with
+an interpolated surface, also where other keys were searched. This figure has marks for finished, stopped, diverged and
+failed trials, a surface only between neighbouring trials and only where no other key was searched, a scale that
+outliers do not stretch, and the line on which scores equal the present setting's.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,11 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 from matplotlib.tri import TriAnalyzer, Triangulation
 
-from cluster.reports.figures.rulers import FEW_DECADES, Ruler, numeric, ruler
+from cluster.reports.figures.rulers import Ruler, numeric, ruler
 from cluster.reports.figures.searches import (
     BASE,
     BEST,
@@ -32,7 +38,7 @@ from cluster.reports.figures.searches import (
     score_ticks,
     settings,
 )
-from cluster.reports.figures.style import STYLE, Array, dress, new_figure
+from cluster.reports.figures.style import STYLE, Array, decades, dress, new_figure, widened
 
 Points = Mapping[int, tuple[float, float]]  # number of a trial -> where its mark lies, in the units of the axes
 
@@ -133,17 +139,14 @@ def _slice(_: Figure, panel: Axes, searched: Searched, axes: Sequence[Axis]) -> 
     if scale is None:
         panel.set_yticks([])
     else:
-        low, high = scale.low, scale.high
         if scale.log:
             panel.set_yscale("log")
-        margin = (high / low) ** ROOM if scale.log else ROOM * (high - low)
-        low, high = (low / margin, high * margin) if scale.log else (low - margin, high + margin)
+        low, high = widened(scale.low, scale.high, ROOM, log=scale.log)
         panel.set_ylim(low, high)
         worst = low if scale.higher_is_better else high
         score_ticks(panel, scale)
-        base = searched.trial(searched.base)
-        if base is not None and (score := known(base)) is not None:
-            panel.axhline(score, **AS_BASE)
+        if (base := searched.score(searched.base)) is not None:
+            panel.axhline(base, **AS_BASE)
     points = {
         trial.number: (float(trial.values[axes[0].key]), worst if score is None else float(np.clip(score, low, high)))
         for trial, place in zip(searched.trials, one.places(searched.trials), strict=True)
@@ -155,18 +158,14 @@ def _slice(_: Figure, panel: Axes, searched: Searched, axes: Sequence[Axis]) -> 
 
 def _lay(panel: Axes, one: Ruler, side: Literal["x", "y"]) -> None:
     """An axis of the panel as a ruler lies, with room at its ends."""
-    room = ROOM * (one.high - one.low) or ROOM * abs(one.high) or ROOM
-    low, high = one.low - room, one.high + room
+    low, high = widened(one.low, one.high, ROOM)
     axis = panel.xaxis if side == "x" else panel.yaxis
     if one.kind == "log":
         panel.set(**{f"{side}scale": "log"})
         low, high = 10**low, 10**high
     panel.set(**{f"{side}lim": (low, high)})
     if one.kind == "log":
-        few = one.high - one.low < FEW_DECADES
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
+        decades(axis, one.subs)
     elif one.kind == "integer":
         axis.set_major_locator(MaxNLocator(integer=True))
 
@@ -201,9 +200,8 @@ def _surface(panel: Axes, searched: Searched, scale: Scale, rulers: Sequence[Rul
     pale = ListedColormap(PALE + (1 - PALE) * scale.colours(np.linspace(0, 1, 256)))
     look: dict[str, Any] = {"transform": inside, "zorder": 1}
     panel.tricontourf(mesh, z, levels=np.linspace(0, 1, LEVELS + 1), extend="both", cmap=pale, vmin=0, vmax=1, **look)
-    base = searched.trial(searched.base)
-    if base is not None and (score := known(base)) is not None:
-        level = float(scale.height([score])[0])
+    if (base := searched.score(searched.base)) is not None:
+        level = float(scale.height([base])[0])
         if z.min() < level < z.max():
             style = {"colors": [AS_BASE["color"]], "linestyles": [AS_BASE["linestyle"]]}
             panel.tricontour(mesh, z, levels=[level], linewidths=AS_BASE["linewidth"], **style, **look | {"zorder": 2})

@@ -41,13 +41,17 @@ class Ruler(NamedTuple):
         values = [self.number(trial.values[self.key]) if self.key in trial.values else math.nan for trial in trials]
         return self._unit(np.array(values, dtype=np.float64))
 
+    @property
+    def subs(self) -> tuple[float, ...]:
+        """Multiples of powers of ten at which a logarithmic axis has ticks."""
+        return (1.0, 2.0, 5.0) if self.high - self.low < FEW_DECADES else (1.0,)
+
     def ticks(self) -> list[tuple[float, str]]:
         """Places of ticks and their labels."""
         if self.kind == "categories":
             return [(float(self._unit(np.array(float(at)))), shortened(label)) for at, label in enumerate(self.labels)]
         if self.kind == "log":
-            subs = (1.0, 2.0, 5.0) if self.high - self.low < FEW_DECADES else (1.0,)
-            values = LogLocator(subs=subs, numticks=9).tick_values(10**self.low, 10**self.high)
+            values = LogLocator(subs=self.subs, numticks=9).tick_values(10**self.low, 10**self.high)
         else:
             values = MaxNLocator(6, integer=self.kind == "integer").tick_values(self.low, self.high)
         worded = [(float(self._unit(np.array(self.number(float(value))))), f"{value:.4g}") for value in values]

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullFormatter
 
 from cluster.config import strict_yaml
 from cluster.config.credentials import without_credentials
-from cluster.reports.figures.style import STYLE, WIDE, Array, floats, legend
+from cluster.reports.figures.style import STYLE, WIDE, Array, floats, legend, percent
 
 SPREAD = 5.0  # ratio of largest to smallest error above which colours and axes are logarithmic
 GREEK = {"inner.lr": "α", "outer.lr": "β"}
@@ -106,6 +106,11 @@ class Searched:
         """The trial of a number, or None if there is none."""
         return next((trial for trial in self.trials if trial.number == number), None)
 
+    def score(self, number: int | None) -> float | None:
+        """The score of the trial of a number, or None if there is no such trial or it has none."""
+        trial = self.trial(number)
+        return None if trial is None else known(trial)
+
     def ranked(self) -> list[Trial]:
         """Trials that have a score, the best first."""
         sign = -1 if self.higher_is_better else 1
@@ -178,6 +183,10 @@ class Scale(NamedTuple):
         """From 0 for the lowest score to 1 for the highest, NaN for none."""
         return self.height(scores).clip(0, 1)
 
+    def upwards(self, scores: Iterable[float | None]) -> Array:
+        """Like place, but 1 for the best score."""
+        return self.place(scores) if self.higher_is_better else 1 - self.place(scores)
+
     def height(self, scores: Iterable[float | None]) -> Array:
         """Like place, but what lies beyond an end does so here, by at most the length of the scale."""
         low, high = (math.log(end) if self.log else end for end in (self.low, self.high))
@@ -227,8 +236,7 @@ def scale_of(searched: Searched) -> Scale | None:
     finished = floats(known(trial) for trial in ranked if trial.status == "finished")
     name, _ = metric_of(searched)
     low, high = robust(finished if len(finished) >= ENOUGH else scores, higher_is_better=searched.higher_is_better)
-    base = searched.trial(searched.base)
-    for score in (known(ranked[0]), None if base is None else known(base)):
+    for score in (known(ranked[0]), searched.score(searched.base)):
         if score is not None and _beside(score, low, high):
             low, high = min(low, score), max(high, score)
     log = not searched.higher_is_better and 0 < SPREAD * low < high
@@ -302,16 +310,20 @@ def explain(figure: Figure, axes: Axes) -> None:
 
 
 def trial_look(searched: Searched, trial: Trial, scale: Scale | None) -> dict[str, Any]:
-    """The look of a trial's line: its score's colour, grey without one; the best and the present setting stand out."""
+    """The look of a trial's line: its score's colour, grey without one; the best and the present setting stand out.
+
+    These two have their names as labels, the others labels that the legend leaves out.
+    """
     if trial.number == searched.best:
-        return {"color": BEST, "linewidth": 2.8, "zorder": 6}
+        return {"label": searched.named(trial), "color": BEST, "linewidth": 2.8, "zorder": 6}
     if trial.number == searched.base:
-        return {"color": BASE, "linewidth": 2.1, "linestyle": (0, (4, 1.5)), "zorder": 5}
-    score = known(trial)
+        dashes = (0, (4, 1.5))
+        return {"label": searched.named(trial), "color": BASE, "linewidth": 2.1, "linestyle": dashes, "zorder": 5}
+    label, score = f"_#{trial.number}", known(trial)
     if score is None or scale is None:
-        return {"color": LOST, "linewidth": 1.0, "linestyle": (0, (2, 2)), "alpha": 0.8, "zorder": 2}
-    distance = abs(float(scale.place([score])[0]) - scale.higher_is_better)
-    return {"color": scale.colour(score), "linewidth": 1.3, "alpha": 0.9 - 0.5 * distance, "zorder": 3}
+        return {"label": label, "color": LOST, "linewidth": 1.0, "linestyle": (0, (2, 2)), "alpha": 0.8, "zorder": 2}
+    alpha = 0.4 + 0.5 * float(scale.upwards([score])[0])
+    return {"label": label, "color": scale.colour(score), "linewidth": 1.3, "alpha": alpha, "zorder": 3}
 
 
 def colour_bar(figure: Figure, axes: Axes, scale: Scale, words: str) -> None:
@@ -333,4 +345,4 @@ def score_ticks(axes: Axes, scale: Scale) -> None:
     if scale.log:
         axes.yaxis.set_major_formatter("{x:g}")
     elif scale.name == "accuracy":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        percent(axes.yaxis)

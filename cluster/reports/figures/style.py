@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
@@ -190,7 +191,7 @@ def score_axis(panels: Sequence[Axes], metric: str) -> None:
     values = drawn[np.isfinite(drawn)]
     for axes in panels:
         if metric == "accuracy":
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+            percent(axes.yaxis)
         elif metric != "return" and len(values) and 0 < WIDE * values.min() < values.max():
             logarithmic(axes)
 
@@ -198,6 +199,29 @@ def score_axis(panels: Sequence[Axes], metric: str) -> None:
 def logarithmic(axes: Axes) -> None:
     """A logarithmic axis of y with plain numbers."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    decades(axes.yaxis)
+
+
+def widened(low: float, high: float, part: float, *, log: bool = False) -> tuple[float, float]:
+    """A range with room at both ends, a part of its length, in logarithms if ``log``; there is room around a point too.
+
+    >>> widened(1.0, 2.0, 0.5), widened(1.0, 100.0, 0.5, log=True), widened(2.0, 2.0, 0.5)
+    ((0.5, 2.5), (0.1, 1000.0), (1.0, 3.0))
+    """
+    if log:
+        margin = (high / low) ** part
+        return low / margin, high * margin
+    room = part * (high - low) or part * abs(high) or part
+    return low - room, high + room
+
+
+def decades(axis: Axis, subs: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """Label a logarithmic axis with plain numbers, in each decade at its multiples ``subs``."""
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def percent(axis: Axis) -> None:
+    """Label an axis of accuracies in percent."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))

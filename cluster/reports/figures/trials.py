@@ -1,4 +1,8 @@
-"""Trials of a search one by one: how their scores developed, and what the best few reach on fresh tasks."""
+"""Trials of a search one by one: how their scores developed, and what the best few reach on fresh tasks.
+
+Optuna's ``plot_intermediate_values`` (5.0) has a legend with a row for each trial, one colour for all trials after the
+twentieth, and linear axes. The curves here are coloured by score, and their axes are logarithmic where values are wide.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from cluster.reports.figures.searches import (
     BASE,
@@ -24,8 +28,20 @@ from cluster.reports.figures.searches import (
     settings,
     trial_look,
 )
-from cluster.reports.figures.style import STYLE, Array, dress, floats, legend, logarithmic, new_figure
+from cluster.reports.figures.style import (
+    STYLE,
+    Array,
+    decades,
+    dress,
+    floats,
+    legend,
+    logarithmic,
+    new_figure,
+    percent,
+    widened,
+)
 
+ROOM = 0.05  # of the axis of scores beyond each end
 EARLY = 8  # the axis of steps is logarithmic where half of the trials end before one part in so many
 ENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "stopped": ("stopped early", {"marker": "o", "markersize": 4.5, "markeredgecolor": "white", "color": "#444444"}),
@@ -46,10 +62,8 @@ def trial_curves(searched: Searched) -> Figure | str:
     for trial in [*(trial for trial in searched.trials if known(trial) is None), *reversed(searched.ranked())]:
         if trial.number in curves:
             steps, values = curves[trial.number]
-            stands_out = trial.number in (searched.best, searched.base)
-            label = searched.named(trial) if stands_out else f"_#{trial.number}"
             mark = "." if len(steps) == 1 else None
-            axes.plot(steps, values, label=label, marker=mark, **trial_look(searched, trial, scale))
+            axes.plot(steps, values, marker=mark, **trial_look(searched, trial, scale))
     dress(axes, title="Trials as they were trained", x="outer step", y=words)
     _curve_axes(axes, searched, curves)
     _mark_ends(axes, searched, curves)
@@ -70,21 +84,16 @@ def _curve_axes(axes: Axes, searched: Searched, curves: Mapping[int, tuple[Array
     values = np.concatenate([curves[number][1] for number in sorted(scored)])
     values = values[np.isfinite(values)]
     low, high = robust(values, higher_is_better=searched.higher_is_better)
-    if not searched.higher_is_better and 0 < SPREAD * low < high:
+    log = not searched.higher_is_better and 0 < SPREAD * low < high
+    if log:
         logarithmic(axes)
-        margin = (high / low) ** 0.05
-        axes.set_ylim(low / margin, high * margin)
-    else:
-        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        axes.set_ylim(low - margin, high + margin)
+    axes.set_ylim(widened(low, high, ROOM, log=log))
     if metric_of(searched)[0] == "accuracy":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        percent(axes.yaxis)
     ends = np.array([steps[-1] for steps, _ in curves.values()])
     if EARLY * np.median(ends) < ends.max() and min(steps[0] for steps, _ in curves.values()) > 0:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        decades(axes.xaxis)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -137,6 +146,6 @@ def confirmation(searched: Searched) -> Figure | str:
     dress(axes, title="The best few on fresh validation tasks", x=words, y="")
     axes.grid(visible=False, axis="y")
     if name == "accuracy":
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        percent(axes.xaxis)
     legend(figure, axes, "outside lower center", ncols=2)
     return figure
