@@ -63,7 +63,7 @@ coverage: $(STAMP) ## Print how much of the code the quick unit tests run, and h
 	$(BIN)/python .ci/documented.py
 
 integration: $(STAMP) ## Run the tests on real Ray and MLflow, a file of them on each of two cores
-	$(BIN)/pytest tests/integration -n 2 --dist loadfile
+	$(BIN)/pytest tests/integration -n 2 --dist loadfile $(if $(CI_FULL),,-m "not nightly")
 
 # In an environment of its own: what it takes must not mix with what is audited.
 AUDIT := $(VENV)/audit

@@ -52,12 +52,40 @@ class Job:
 
 @dataclass
 class _Seat:
-    jobs: dict[int, tuple[Job, float]] = field(default_factory=dict)  # by assignment: the job, and since when
+    jobs: dict[int, Job] = field(default_factory=dict)  # by assignment
     slow: bool = False
 
 
+class _Times:
+    """What is known about jobs of one kind."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self.late = self.usual = float("inf")  # seconds: from assignment until a job is late; of computing one
+        self._waits: deque[float] = deque(maxlen=REMEMBERED)
+        self._work: deque[float] = deque(maxlen=REMEMBERED)
+        self._new = 0
+
+    def add(self, wait: float, work: float) -> None:
+        """Learn from a reply: seconds from assignment to reply, and of computing."""
+        self._waits.append(wait)
+        self._work.append(work)
+        self._new += 1
+        if self._new == ENOUGH:
+            self._new = 0
+            self.late = max(LEAST, LATE * statistics.median(self._waits))
+            self.usual = statistics.median(self._work)
+
+    def is_slow(self, work: float) -> bool:
+        """Whether computing has taken much longer than usual."""
+        return work > SLOW * self.usual and work - self.usual > LEAST
+
+
 class Schedule:
-    """Jobs that wait, workers that compute, and what is known of their speed."""
+    """Jobs that wait, workers that compute, and what is known of their speed.
+
+    What one assignment and one reply take does not grow with the number of workers.
+    """
 
     def __init__(self, *, copies: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin without jobs and workers.
@@ -70,11 +98,14 @@ class Schedule:
         self._foreground: deque[Job] = deque()
         self._background: deque[Job] = deque()
         self._seats: dict[int, _Seat] = {}
+        self._fast: list[int] = []  # workers that are not slow; all, if all are
+        self._holding: list[dict[int, None]] = [{} for _ in range(DEPTH)]  # fast workers by the jobs that they hold
+        self._idle_slow: dict[int, None] = {}
+        self._out: dict[int, tuple[int, Job, float]] = {}  # by assignment, the oldest first: worker, job, since when
         self._numbers = itertools.count()
         self._latest: dict[int, int] = {}  # by shard: the worker that had its latest request
-        self._waits: dict[str, deque[float]] = {}  # by kind: seconds from assignment to reply
-        self._work: dict[str, deque[float]] = {}  # by kind: seconds of computing
-        self.copied = 0  # jobs that were given to a second worker while the first still held them
+        self._times: dict[str, _Times] = {}  # by kind
+        self.copied = 0  # jobs that were given to a second worker because they were late
 
     def add(self, job: Job, *, background: bool = False) -> None:
         """Queue a job."""
@@ -83,6 +114,7 @@ class Schedule:
     def join(self, worker: int) -> None:
         """Take a worker in."""
         self._seats[worker] = _Seat()
+        self._sort()
 
     def leave(self, worker: int) -> list[Job]:
         """Let a worker go; jobs that nobody else holds go back to the head of their queues.
@@ -90,85 +122,106 @@ class Schedule:
         Returns:
             The jobs that it held and that are not settled, the oldest first.
         """
-        seat = self._seats.pop(worker, None)
-        held = [job for job, _ in seat.jobs.values() if not job.settled] if seat else []
+        seat = self._seats.pop(worker, _Seat())
+        for assignment in seat.jobs:
+            del self._out[assignment]
+        held = [job for job in seat.jobs.values() if not job.settled]
         for job in reversed(held):
             job.holders -= 1
             if job.holders == 0:
                 (self._background if job.background else self._foreground).appendleft(job)
+        self._sort()
         return held
+
+    def _sort(self) -> None:
+        """Tell fast workers from slow ones anew."""
+        self._fast = [number for number, seat in self._seats.items() if not seat.slow] or list(self._seats)
+        for workers in (*self._holding, self._idle_slow):
+            workers.clear()
+        for worker in self._seats:
+            self._place(worker)
+
+    def _place(self, worker: int) -> None:
+        """List a worker by the jobs that it holds now."""
+        for workers in (*self._holding, self._idle_slow):
+            workers.pop(worker, None)
+        seat = self._seats[worker]
+        if seat.slow and len(self._fast) < len(self._seats):
+            if not seat.jobs:
+                self._idle_slow[worker] = None
+        elif len(seat.jobs) < DEPTH:
+            self._holding[len(seat.jobs)][worker] = None
 
     def oldest(self, worker: int) -> tuple[Job, float] | None:
         """The unsettled job that a worker has held longest and the seconds since then, or None."""
-        for job, since in self._seats[worker].jobs.values():
+        for assignment, job in self._seats[worker].jobs.items():
             if not job.settled:
-                return job, self._clock() - since
+                return job, self._clock() - self._out[assignment][2]
         return None
 
     def assign(self) -> Iterator[tuple[int, int, Job]]:
         """Give out what can be given out; yields worker, number of the assignment, and job."""
-        fast = [number for number, seat in self._seats.items() if not seat.slow] or list(self._seats)
-        if self._foreground and fast:
-            waiting, self._foreground = self._foreground, deque()
-            for job in waiting:
-                worker = self._worker_for(job.request, fast)
-                if len(self._seats[worker].jobs) < DEPTH:
-                    self._latest[job.request.shard] = worker
-                    yield worker, self._give(worker, job), job
-                else:
-                    self._foreground.append(job)
-        for worker in fast:
-            if self._background and not self._seats[worker].jobs:
-                job = self._background.popleft()
-                yield worker, self._give(worker, job), job
-        yield from self._second_holders()
+        waiting: list[Job] = []  # for the worker that has their rollouts
+        while self._foreground and any(self._holding):
+            job = self._foreground.popleft()
+            worker = self._worker_for(job.request)
+            if len(self._seats[worker].jobs) < DEPTH:
+                self._latest[job.request.shard] = worker
+                yield self._give(worker, job)
+            else:
+                waiting.append(job)
+        self._foreground.extendleft(reversed(waiting))
+        while self._background and self._holding[0]:
+            yield self._give(next(iter(self._holding[0])), self._background.popleft())
+        yield from self._copies_of_late_jobs()
 
-    def _worker_for(self, request: Request, workers: list[int]) -> int:
+    def _worker_for(self, request: Request) -> int:
         """The worker that keeps the request's rollouts, or has drawn its tasks ahead, or has the fewest jobs."""
-        holder = self._latest.get(request.shard)
-        if isinstance(request, RolloutRequest) and holder in workers:
+        holder = self._latest.get(request.shard, -1)
+        if isinstance(request, RolloutRequest) and holder in self._seats and not self._seats[holder].slow:
             return holder
-        own = workers[request.shard % len(workers)]
-        return own if len(self._seats[own].jobs) < DEPTH else min(workers, key=lambda one: len(self._seats[one].jobs))
+        own = self._fast[request.shard % len(self._fast)]
+        if len(self._seats[own].jobs) < DEPTH:
+            return own
+        return next(worker for workers in self._holding for worker in workers)
 
-    def _give(self, worker: int, job: Job) -> int:
+    def _give(self, worker: int, job: Job) -> tuple[int, int, Job]:
         number = next(self._numbers)
-        self._seats[worker].jobs[number] = (job, self._clock())
+        self._seats[worker].jobs[number] = job
+        self._out[number] = (worker, job, self._clock())
         job.holders += 1
-        return number
+        self._place(worker)
+        return worker, number, job
 
-    def _second_holders(self) -> Iterator[tuple[int, int, Job]]:
+    def _copies_of_late_jobs(self) -> Iterator[tuple[int, int, Job]]:
         """Give late jobs to idle workers as well, and slow workers copies of what others hold."""
-        if not self._copies or self._foreground or self._background or len(self._seats) < 2:
+        if not self._copies or self._foreground or self._background:
             return
-        for worker, seat in self._seats.items():
-            if seat.jobs:
-                continue
-            since, job = min(self._single(), key=lambda pair: pair[0], default=(0.0, None))
-            if job is not None and (seat.slow or self._clock() - since > self._lateness(job.request.kind)):
-                self.copied += not seat.slow
-                yield worker, self._give(worker, job), job
+        while (oldest := self._oldest_single()) is not None:
+            job, since = oldest
+            late = self._clock() - since > self._times_of(job).late
+            worker = next(iter(self._holding[0] if late and self._holding[0] else self._idle_slow), None)
+            if worker is None:
+                return
+            self.copied += late
+            yield self._give(worker, job)
 
-    def _single(self) -> Iterator[tuple[float, Job]]:
-        """Jobs that one worker alone holds, and since when."""
-        for seat in self._seats.values():
-            for job, since in seat.jobs.values():
-                if not job.settled and job.holders == 1:
-                    yield since, job
+    def _oldest_single(self) -> tuple[Job, float] | None:
+        """The job that one worker alone has held longest, and since when."""
+        for _, job, since in self._out.values():
+            if not job.settled and job.holders == 1:
+                return job, since
+        return None
 
-    def _lateness(self, kind: str) -> float:
-        """Seconds after which a job of a kind is late."""
-        waits = self._waits.get(kind, ())
-        return max(LEAST, LATE * statistics.median(waits)) if len(waits) >= ENOUGH else float("inf")
+    def _times_of(self, job: Job) -> _Times:
+        return self._times.setdefault(job.request.kind, _Times())
 
     def next_look(self) -> float:
         """Seconds until a job may be late that an idle worker could compute; infinite if there is none."""
-        if not self._copies or len(self._seats) < 2 or all(seat.jobs for seat in self._seats.values()):
+        if not self._copies or not (self._holding[0] or self._idle_slow):
             return float("inf")
-        now = self._clock()
-        return min(
-            (since + self._lateness(job.request.kind) - now for since, job in self._single()), default=float("inf")
-        )
+        oldest = self._oldest_single()
+        return float("inf") if oldest is None else oldest[1] + self._times_of(oldest[0]).late - self._clock()
 
     def settle(self, worker: int, assignment: int, seconds: float) -> Job | None:
         """Count a reply: the job it settles, or None if another worker's reply has settled it before.
@@ -179,19 +232,18 @@ class Schedule:
             seconds: how long it computed.
         """
         seat = self._seats[worker]
-        job, since = seat.jobs.pop(assignment)
+        job = seat.jobs.pop(assignment)
+        _, _, since = self._out.pop(assignment)
         job.holders -= 1
-        kind = job.request.kind
-        waits = self._waits.setdefault(kind, deque(maxlen=REMEMBERED))
-        work = self._work.setdefault(kind, deque(maxlen=REMEMBERED))
-        if seconds < LEAST:
-            seat.slow = False
-        elif len(work) >= ENOUGH:
-            usual = statistics.median(work)
-            seat.slow = seconds > SLOW * usual and seconds - usual > LEAST
+        times = self._times_of(job)
+        slow = times.is_slow(seconds)
+        if slow != seat.slow:
+            seat.slow = slow
+            self._sort()
+        else:
+            self._place(worker)
         if job.settled:
             return None
-        waits.append(self._clock() - since)
-        work.append(seconds)
+        times.add(self._clock() - since, seconds)
         job.settled = True
         return job
