@@ -22,8 +22,8 @@ from benchmarks.ours import Metaray
 from benchmarks.record import FOLDER, machine, slug
 from benchmarks.suites import SUITES, Suite, Work
 from benchmarks.timing import Runner, alternate, calls_for
-from benchmarks.whole import write_whole
 from meta.engine.choice import RULE
+from meta.engine.files import write_whole
 from meta.engine.machine import cache_folder, hardware, versions
 
 STRATEGIES = ("trace", "loop", "native")
@@ -145,12 +145,12 @@ def keep(
     """
     rules = cache_folder() / RULE if rules is None else rules
     known = json.loads(rules.read_text(encoding="utf-8")) if rules.exists() else {}
-    write_whole(rules, json.dumps({**known, "cpu": dict(numbers)}, indent=2) + "\n")
+    write_whole(rules, f"{json.dumps({**known, 'cpu': dict(numbers)}, indent=2)}\n".encode())
     now = datetime.now(UTC)
     record: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "hardware": hardware(), "versions": versions()}
     record |= {"rule": dict(numbers), "measurements": [fitted._asdict() for fitted in found]}
     path = folder / "fit" / f"{now:%Y-%m-%dT%H%M%SZ}-{slug(machine(record['hardware']))}.json"
-    write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_whole(path, f"{json.dumps(record, indent=1, allow_nan=False)}\n".encode())
     return rules, path
 
 

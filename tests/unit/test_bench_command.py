@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from benchmarks.families import SyntheticImages
 from benchmarks.fit import NEVER, STRATEGIES, Fitted, keep, loads, measured, rule, worthwhile
 from benchmarks.suites import SUITES
-from benchmarks.whole import write_whole
 from cluster.bench.training import config_of, has_family
 from cluster.commands.cli import app
 from cluster.errors import ConfigError
@@ -148,20 +147,6 @@ def test_the_rule_is_fitted_to_more_and_more_images():
     assert images == sorted(images)
     assert images[0] == 10
     assert images[-1] == 80
-
-
-def test_a_file_is_whole_or_as_before(tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "file"
-    write_whole(path, "one")
-
-    def fail(self, target):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, "two")
-    assert [one.name for one in path.parent.iterdir()] == ["file"]
-    assert path.read_text() == "one"
 
 
 def test_the_images_keep_a_familys_contract():
