@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from benchmarks.competitor import Competitor
 from benchmarks.ours import AUTO, Metaray
 from benchmarks.peers.higher_peer import Higher
+from benchmarks.peers.inductor_peer import Inductor
 from benchmarks.peers.jax_peer import Jax
 from benchmarks.peers.learn2learn_peer import Learn2Learn
 from benchmarks.peers.loop import Loop
 from benchmarks.peers.torchopt_peer import TorchOpt
 
 LOOP = Loop()
-PEERS: dict[str, Competitor] = {peer.name: peer for peer in (LOOP, Higher(), TorchOpt(), Jax(), Learn2Learn())}
+PEERS: dict[str, Competitor] = {
+    peer.name: peer for peer in (LOOP, Inductor(), Higher(), TorchOpt(), Jax(), Learn2Learn())
+}
 
 
 def competitors(strategies: Sequence[str] = (), peers: Sequence[str] | None = None) -> list[Competitor]:

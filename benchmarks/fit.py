@@ -6,10 +6,7 @@ network, Omniglot's convolutions, and these with more and more images a task.
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +16,12 @@ import torch
 
 from benchmarks.competitor import LeftOut, Option
 from benchmarks.ours import Metaray
+from benchmarks.process import empty_caches
 from benchmarks.record import FOLDER, machine, slug
 from benchmarks.suites import SUITES, Suite, Work
 from benchmarks.timing import Runner, alternate, calls_for
-from benchmarks.whole import write_whole
 from meta.engine.choice import RULE
+from meta.engine.files import write_whole
 from meta.engine.machine import cache_folder, hardware, versions
 
 STRATEGIES = ("trace", "loop", "native")
@@ -121,7 +119,7 @@ def fit(rounds: int, say: Callable[[str], None]) -> tuple[dict[str, int], list[F
         say: called with lines about progress.
     """
     measurements = []
-    with _empty_cache():
+    with empty_caches():
         for suite, strategies in loads():
             say(f"{suite.name}: {', '.join(strategies)}")
             measurements.append(measured(suite, strategies, rounds))
@@ -145,25 +143,10 @@ def keep(
     """
     rules = cache_folder() / RULE if rules is None else rules
     known = json.loads(rules.read_text(encoding="utf-8")) if rules.exists() else {}
-    write_whole(rules, json.dumps({**known, "cpu": dict(numbers)}, indent=2) + "\n")
+    write_whole(rules, f"{json.dumps({**known, 'cpu': dict(numbers)}, indent=2)}\n".encode())
     now = datetime.now(UTC)
     record: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "hardware": hardware(), "versions": versions()}
     record |= {"rule": dict(numbers), "measurements": [fitted._asdict() for fitted in found]}
     path = folder / "fit" / f"{now:%Y-%m-%dT%H%M%SZ}-{slug(machine(record['hardware']))}.json"
-    write_whole(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_whole(path, f"{json.dumps(record, indent=1, allow_nan=False)}\n".encode())
     return rules, path
-
-
-@contextmanager
-def _empty_cache() -> Iterator[None]:
-    """Let programs be compiled anew."""
-    before = os.environ.get("METARAY_CACHE")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["METARAY_CACHE"] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["METARAY_CACHE"]
-            else:
-                os.environ["METARAY_CACHE"] = before

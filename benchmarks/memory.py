@@ -1,14 +1,16 @@
-"""Peak memory of a competitor, in a process of its own."""
+"""Peak memory and first call of a competitor, in a process of its own."""
 
 import ctypes
 import gc
 import sys
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from benchmarks.competitor import Competitor, Option
-from benchmarks.process import in_child
+from benchmarks.competitor import Competitor, Option, Prepared
+from benchmarks.process import empty_caches, in_child
 from benchmarks.suites import Suite, Work
 from meta.engine.memory import keep_freed_memory
 
@@ -16,11 +18,23 @@ CALLS = 2  # the second sees what is kept between calls
 MB = 1e6
 
 
-def peak_mb(competitor: Competitor, suite: Suite, option: Option, device: str = "cpu", keep: bool = True) -> float:
-    """Megabytes (10⁶ bytes) above what the process held before the first call.
+class Fresh(NamedTuple):
+    """A competitor in a process that has computed nothing, with no compiled program on the disk.
 
-    On the processor the resident set's peak; it includes what is used to record or compile a program. On a GPU the
-    peak of torch's allocations.
+    Attributes:
+        megabytes: peak above what the process held before the first call, in 10⁶ bytes.
+        seconds: of the first call, recording and compiling included.
+    """
+
+    megabytes: float
+    seconds: float
+
+
+def fresh(competitor: Competitor, suite: Suite, option: Option, device: str = "cpu", keep: bool = True) -> Fresh:
+    """Peak memory and time of the first calls.
+
+    On the processor the resident set's peak; it includes what the process, without a compiler that it starts, uses to
+    record or compile a program. On a GPU the peak of torch's allocations.
 
     Args:
         competitor: computes the meta-gradient.
@@ -32,29 +46,39 @@ def peak_mb(competitor: Competitor, suite: Suite, option: Option, device: str = 
     Raises:
         RuntimeError: if the process fails.
     """
-    value: float = in_child(_measure, competitor, suite, option, device, keep)
+    value: Fresh = in_child(_measure, competitor, suite, option, device, keep)
     return value
 
 
-def _measure(competitor: Competitor, suite: Suite, option: Option, device: str, keep: bool) -> float:
+def _measure(competitor: Competitor, suite: Suite, option: Option, device: str, keep: bool) -> Fresh:
     if keep:
         keep_freed_memory()
     torch.set_num_threads(option.threads)
     work = Work.of(suite, device=device)
-    prepared = competitor.prepare(work, option)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        for _ in range(CALLS):
-            prepared.run()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / MB
-    give_back_freed_memory()
-    reset_peak()
-    before = peak_resident()
+    with empty_caches():
+        prepared = competitor.prepare(work, option)
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            seconds = _first(prepared, device)
+            return Fresh((torch.cuda.max_memory_allocated() - before) / MB, seconds)
+        give_back_freed_memory()
+        reset_peak()
+        before = peak_resident()
+        seconds = _first(prepared, device)
+        return Fresh((peak_resident() - before) / MB, seconds)
+
+
+def _first(prepared: Prepared, device: str) -> float:
+    """Seconds of the first of some calls."""
+    seconds = []
     for _ in range(CALLS):
+        start = time.perf_counter()
         prepared.run()
-    return (peak_resident() - before) / MB
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return seconds[0]
 
 
 def give_back_freed_memory() -> None:

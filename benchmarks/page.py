@@ -10,7 +10,7 @@ from benchmarks.suites import SUITES
 
 BEGIN, END = "<!-- records: begin -->", "<!-- records: end -->"
 NONE = "No record yet. `metaray bench --record` makes one.\n"
-COLUMNS = ("", "tasks/s", "ms", "min to max", "× loop", "% of peak", "peak MB", "threads")
+COLUMNS = ("", "tasks/s", "ms", "min to max", "× loop", "% of peak", "peak MB", "threads", "first s")
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -18,7 +18,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     name = str(row["name"])
     if row["strategy"] and f"({row['strategy']})" not in name:
         name += f" ({row['strategy']})"
-    memory = row["peak_memory_mb"]
+    memory, first = row["peak_memory_mb"], row.get("first_call_seconds")  # which older records lack
     return [
         name,
         _number(row["tasks_per_second"]),
@@ -28,6 +28,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         f"{100 * row['peak_fraction']:.1f}",
         "–" if memory is None else f"{memory:.0f}",
         str(row["threads"]),
+        "–" if first is None else _number(first),
     ]
 
 

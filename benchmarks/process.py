@@ -1,7 +1,8 @@
-"""Settings of a process that are the same for every competitor: the cores, and how memory comes from the system."""
+"""Settings of a process that are the same for every competitor: the cores, memory from the system, empty caches."""
 
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 ALLOCATION = "glibc keeps freed memory (mallopt), for all competitors alike"
+CACHES = ("METARAY_CACHE", "TORCHINDUCTOR_CACHE_DIR")  # where compiled programs are kept on the disk
 QUIET = 0.2  # cores that other processes may use while something is timed
 SYSTEM_ALLOCATION = "as the C library does by itself"
 
@@ -26,6 +28,21 @@ def cores(count: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def empty_caches() -> Iterator[None]:
+    """Let programs be compiled anew, whatever earlier processes have kept on the disk."""
+    before = {name: os.environ.get(name) for name in CACHES}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update({name: str(Path(folder, name)) for name in CACHES})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
 
 
 class OtherLoad:

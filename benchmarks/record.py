@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.whole import write_whole
+from meta.engine.files import write_whole
 
 FOLDER = Path(__file__).parent / "records"
 SCHEMA = 1
@@ -49,7 +49,7 @@ def write(suites: Sequence[dict[str, Any]], folder: Path = FOLDER, now: datetime
     record = {"schema": SCHEMA, "date": at.isoformat(timespec="seconds"), "suites": list(suites)}
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     path = folder / name
-    write_whole(path, text)
+    write_whole(path, text.encode())
     return path
 
 

@@ -14,7 +14,7 @@ from benchmarks.agreement import compared, errors, reference
 from benchmarks.competitor import Competitor, LeftOut, Option
 from benchmarks.contest import LOOP
 from benchmarks.flops import operations
-from benchmarks.memory import peak_mb
+from benchmarks.memory import fresh
 from benchmarks.peak import peaks
 from benchmarks.process import ALLOCATION, QUIET, SYSTEM_ALLOCATION, OtherLoad
 from benchmarks.suites import Suite, Work
@@ -35,7 +35,7 @@ class Settings:
         threads: cores that a competitor may use.
         device: ``cpu`` or ``cuda``.
         pairs: rounds.
-        memory: whether peak memory is measured too.
+        memory: whether peak memory and first calls are measured too.
         keep_memory: whether glibc keeps freed memory; see :mod:`benchmarks.process`.
     """
 
@@ -235,10 +235,11 @@ def _row(
     name = entry.competitor.name
     seconds = statistics.median(own)
     limit = peak[_limit(settings)]
-    memory = None
+    memory: float | None = None
+    first: float | None = None
     if settings.memory:
-        say(f"{suite.name}: peak memory of {name}")
-        memory = peak_mb(entry.competitor, suite, entry.option, settings.device, settings.keep_memory)
+        say(f"{suite.name}: peak memory and first call of {name}")
+        memory, first = fresh(entry.competitor, suite, entry.option, settings.device, settings.keep_memory)
     return {
         "name": name,
         "strategy": entry.strategy,
@@ -249,6 +250,7 @@ def _row(
         "milliseconds_max": 1e3 * max(own),
         "pairs": len(own),
         "peak_memory_mb": memory,
+        "first_call_seconds": first,
         "ratio_to_loop": None if loop is None else median_ratio(own, loop),
         "peak_fraction": operations(suite) / seconds / 1e9 / limit,
         **entry.errors,

@@ -196,12 +196,13 @@ def _serving(model: str, selection: tuple[str, str], soak: float, as_json: bool)
 
 def _keep_ray(results: Sequence[Mapping[str, Any]]) -> Path:
     from benchmarks.record import FOLDER, machine, slug
-    from benchmarks.whole import write_whole
+    from meta.engine.files import write_whole
 
     at = str(results[-1]["date"])
     name = f"{at[:19].replace(':', '')}Z-{slug(machine(results[0]['hardware']))}.json"
     path = FOLDER / "ray" / name
-    write_whole(path, json.dumps({"date": at, "suites": list(results)}, indent=1, allow_nan=False) + "\n")
+    text = json.dumps({"date": at, "suites": list(results)}, indent=1, allow_nan=False) + "\n"
+    write_whole(path, text.encode())
     return path
 
 

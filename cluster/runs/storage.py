@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pyarrow import fs
 
 from cluster.errors import CheckpointError, MetarayError
+from meta.engine.files import write_whole
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota, or limit of a file's size
 
@@ -104,22 +104,9 @@ def write_file(path: Path, data: bytes) -> None:
     Args:
         path: the file.
         data: the contents.
+
+    Raises:
+        MetarayError: if the disk or the user's share of it is full.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with room_for(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
-    except (OSError, MetarayError):
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with room_for(path):
+        write_whole(path, data)

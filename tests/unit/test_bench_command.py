@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from benchmarks.families import SyntheticImages
 from benchmarks.fit import NEVER, STRATEGIES, Fitted, keep, loads, measured, rule, worthwhile
+from benchmarks.memory import Fresh
 from benchmarks.suites import SUITES
-from benchmarks.whole import write_whole
 from cluster.bench.training import config_of, has_family
 from cluster.commands.cli import app
 from cluster.errors import ConfigError
@@ -29,7 +29,7 @@ def bench(monkeypatch):
         monkeypatch.setitem(SUITES, name, replace(TINY, name=name, says=suite.says))
     monkeypatch.setattr("meta.engine.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr("benchmarks.peak.peaks", lambda *_: {"1": 50.0})
-    monkeypatch.setattr("benchmarks.run.peak_mb", lambda *_: 1.0)
+    monkeypatch.setattr("benchmarks.run.fresh", lambda *_: Fresh(1.0, 2.0))
 
     def run(*words):
         return CliRunner().invoke(app, ["bench", *words])
@@ -44,8 +44,9 @@ def test_one_suite_is_one_object(bench):
     assert found["suite"] == "sinusoid"
     assert {"hardware", "peak_gflops", "results", "versions"} <= found.keys()
     assert [row["name"] for row in found["results"]] == ["metaray", "metaray (trace)", "loop"]
-    keys = {"name", "tasks_per_second", "milliseconds", "peak_memory_mb", "ratio_to_loop", "peak_fraction"}
+    keys = {"name", "tasks_per_second", "milliseconds", "ratio_to_loop", "peak_fraction"}
     assert all(keys <= row.keys() for row in found["results"])
+    assert {(row["peak_memory_mb"], row["first_call_seconds"]) for row in found["results"]} == {(1.0, 2.0)}
 
 
 @pytest.mark.nightly
@@ -148,20 +149,6 @@ def test_the_rule_is_fitted_to_more_and_more_images():
     assert images == sorted(images)
     assert images[0] == 10
     assert images[-1] == 80
-
-
-def test_a_file_is_whole_or_as_before(tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "file"
-    write_whole(path, "one")
-
-    def fail(self, target):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, "two")
-    assert [one.name for one in path.parent.iterdir()] == ["file"]
-    assert path.read_text() == "one"
 
 
 def test_the_images_keep_a_familys_contract():

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,13 +18,14 @@ from benchmarks.agreement import compared, errors, reference, relative_error
 from benchmarks.competitor import LeftOut, Option, Prepared
 from benchmarks.contest import LOOP, PEERS, competitors
 from benchmarks.flops import counted, layers, operations
+from benchmarks.memory import Fresh, fresh
 from benchmarks.ours import Metaray
 from benchmarks.peak import peaks
-from benchmarks.process import cores, in_child
+from benchmarks.process import cores, empty_caches, in_child
 from benchmarks.run import Settings, _Entry, _fastest, run_suite
 from benchmarks.suites import SUITES, Work
 from benchmarks.timing import Runner, alternate
-from meta.engine.machine import available_cores
+from meta.engine.machine import available_cores, cache_folder
 from meta.episode import leaves
 from meta.models import MLP, Conv4, ResNet12
 from meta.policy import GaussianPolicy
@@ -99,7 +101,7 @@ def test_the_plain_loop_agrees_with_the_reference(suite):
 
 
 @SUITE
-@pytest.mark.parametrize("name", [name for name in PEERS if name != "loop"])
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in ("loop", "inductor")])
 def test_a_peer_that_is_installed_agrees_with_the_reference(suite, name):
     works = compared(suite)
     peer = PEERS[name]
@@ -110,6 +112,67 @@ def test_a_peer_that_is_installed_agrees_with_the_reference(suite, name):
         except LeftOut as reason:
             pytest.skip(f"{name}: {reason}")
         assert errors(peer, works, option, expected)["error_float64"] < 1e-10
+
+
+@pytest.mark.parametrize(
+    "suite",
+    [pytest.param(suite, marks=pytest.mark.slow if name == "sinusoid" else pytest.mark.nightly, id=name)
+     for name, suite in TINY.items()],
+)  # fmt: skip
+def test_inductor_agrees_with_the_reference(suite):
+    """Marked by how long its C++ compiler takes; the other tests of it compile nothing."""
+    works = compared(suite)
+    peer = PEERS["inductor"]
+    (option,) = peer.options(works[torch.float64], 1)
+    assert errors(peer, works, option, reference(works[torch.float64]))["error_float64"] < 1e-10
+
+
+def uncompiled(graph, inputs, options):
+    """In Inductor's place: the recorded graph as it is."""
+    assert options["cpp.threads"] == torch.get_num_threads() == 1
+    assert [tuple(tensor.shape) for tensor in inputs]
+    return graph
+
+
+@SUITE
+def test_inductor_gets_a_graph_of_the_whole_meta_gradient(suite, monkeypatch):
+    monkeypatch.setattr("torch._inductor.compile", uncompiled)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        works, peer = compared(suite), PEERS["inductor"]
+        (option,) = peer.options(works[torch.float64], 1)
+        assert option == (1, "vmap" if suite.name == "sinusoid" else "loop")
+        assert errors(peer, works, option, reference(works[torch.float64]))["error_float64"] < 1e-10
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_inductor_compiles_once_for_each_number_of_threads(monkeypatch):
+    given = []
+
+    def count(graph, inputs, options):
+        given.append(options["cpp.threads"])
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", count)
+    work, peer = Work.of(TINY["sinusoid"]), PEERS["inductor"]
+    for option in peer.options(work, 2):
+        prepared = peer.prepare(work, option)
+        first, second = prepared.run(), prepared.run()
+        assert all(torch.equal(first[name], second[name]) for name in work.params)
+    assert given == [1, 2]
+
+
+def test_inductor_is_left_out_with_its_reason_where_it_compiles_nothing(monkeypatch):
+    def fail(graph, inputs, options):
+        raise RuntimeError("\nno valid C++ compiler\nmore lines")
+
+    monkeypatch.setattr("torch._inductor.compile", fail)
+    result = run_suite(TINY["omniglot"], [LOOP, PEERS["inductor"]], Settings(threads=1, pairs=1, memory=False))
+    assert [row["name"] for row in result["results"]] == ["loop"]
+    reason = "Inductor does not compile the graph (RuntimeError: no valid C++ compiler)"
+    assert result["left_out"] == [{"name": "inductor", "reason": reason}]
 
 
 def test_second_order_counts_in_the_reference():
@@ -196,7 +259,9 @@ def test_competitors_take_turns():
     assert times == {"a": [1.0] * 3, "b": [0.5] * 2, "c": [1.0]}
 
 
-def test_the_command_prints_one_object(capsys):
+def test_the_command_prints_one_object(capsys, monkeypatch):
+    # A process for each row, with empty caches, would compile in each.
+    monkeypatch.setattr("benchmarks.run.fresh", lambda *_: Fresh(1.0, 2.0))
     words = ["sinusoid", "--json", "--threads", "1", "--pairs", "2", "--peers", "loop", "--strategies", "trace"]
     assert main(words, TINY) == 0
     out = json.loads(capsys.readouterr().out)
@@ -209,7 +274,7 @@ def test_the_command_prints_one_object(capsys):
         assert keys <= row.keys()
         assert row["milliseconds_min"] <= row["milliseconds"] <= row["milliseconds_max"]
         assert row["pairs"] == 2
-        assert row["peak_memory_mb"] >= 0
+        assert (row["peak_memory_mb"], row["first_call_seconds"]) == (1.0, 2.0)
         assert row["error_float64"] < 1e-6
     assert out["results"][-1]["ratio_to_loop"] == 1.0
 
@@ -251,6 +316,23 @@ def test_a_child_process_answers_and_tells_its_error():
     assert in_child(math.sqrt, 9.0) == 3.0
     with pytest.raises(RuntimeError, match="ValueError"):
         in_child(math.sqrt, -1.0)
+
+
+def test_first_calls_are_measured_in_a_fresh_process():
+    found = fresh(LOOP, TINY["sinusoid"], ONE)
+    assert found.seconds > 0
+    assert found.megabytes >= 0
+
+
+def test_caches_are_empty_and_given_back(monkeypatch):
+    monkeypatch.setenv("METARAY_CACHE", "before")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with empty_caches():
+        assert cache_folder() != Path("before")
+        assert not cache_folder().exists()
+        assert not Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).exists()
+    assert cache_folder() == Path("before")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
 def test_cores_are_given_back():

@@ -23,6 +23,7 @@ def result(suite="sinusoid", milliseconds=2.0, **changes):
         "milliseconds_min": milliseconds,
         "milliseconds_max": milliseconds,
         "peak_memory_mb": None,
+        "first_call_seconds": 2.5,
         "ratio_to_loop": 3.5,
         "peak_fraction": 0.25,
     }
@@ -71,11 +72,17 @@ def test_the_newest_of_a_machine_and_suite_counts(tmp_path):
 def test_tables_show_every_column_and_who_was_left_out():
     text = tables({"Some CPU, 2 cores": {"sinusoid": result(date="2026-01-02T03:04:05+00:00")}})
     assert "### Some CPU, 2 cores" in text
-    assert "| metaray (trace) | 12500 | 2.00 | 2.00 to 2.00 | 3.50 | 25.0 | – | 1 |" in text
+    assert "| metaray (trace) | 12500 | 2.00 | 2.00 to 2.00 | 3.50 | 25.0 | – | 1 | 2.50 |" in text
     assert "left out: jax, not installed" in text
     assert "2026-01-02; torch 2.13.0; memory: kept." in text
     assert tables({}) == NONE
     assert "metaray (trace)" in plain_table(result())
+
+
+def test_a_record_from_before_first_calls_were_measured_is_shown():
+    older = result()
+    del older["results"][0]["first_call_seconds"]
+    assert "| 25.0 | – | 1 | – |" in tables({"Some CPU, 2 cores": {"sinusoid": older | {"date": "2026-01-02"}}})
 
 
 def test_measurements_through_ray_have_a_table_of_their_own():
