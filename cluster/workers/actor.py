@@ -4,9 +4,10 @@ import os
 import threading
 import time
 import traceback
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ray.util.placement_group import get_current_placement_group
 from cluster.config.schema import Config
 from cluster.errors import ClusterError, MetarayError
 from cluster.workers.arithmetic import arithmetic
-from cluster.workers.messages import Flat, Reply
+from cluster.workers.messages import Flat, GradientRequest, Reply, Request, TaskRange
 from cluster.workers.schedule import DEPTH
 from cluster.workers.transport.greeting import Refused
 from cluster.workers.transport.hub import Address, connect
@@ -75,6 +76,16 @@ def _beat(link: Link) -> None:
             link.send({"beat": True})
 
 
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """A request with its number, θ [P], and the second vector [P] if there is one."""
+
+    job: int
+    request: Request
+    theta: Flat
+    second: Flat | None
+
+
 class _Serving:
     """One worker's end of its link: vectors that arrived, and shared memory for replies."""
 
@@ -85,6 +96,9 @@ class _Serving:
         self._own = Segments()
         self._lent: list[int] = []  # segments of the latest replies, the oldest first
         self._told: set[int] = set()  # segments whose descriptor the pool has
+        self._orders: deque[_Order] = deque()  # received and not computed
+        self._step = -1  # of the latest gradient
+        self._first: TaskRange | None = None  # what the first request of that step said comes next
 
     def run(self) -> None:
         """Compute requests one after another.
@@ -93,19 +107,41 @@ class _Serving:
             LinkClosed: at the end.
         """
         while True:
-            message = self._link.receive()
-            assert message is not None  # the socket blocks
-            order = message.header
-            theta, second = self._vectors(order, message)
-            request = decode_request(order["request"])
-            began = time.perf_counter()
-            try:
-                reply = self._worker.run(request, theta, second)
-            except MetarayError as error:
-                fault = [type(error).__name__, str(error), traceback.format_exc()]
-                self._link.send({"job": order["job"], "fault": fault, "seconds": time.perf_counter() - began})
-                continue
-            self._reply(order, reply, time.perf_counter() - began)
+            if not self._orders:
+                self._orders.append(self._receive())
+            order = self._orders.popleft()
+            while len(self._orders) < DEPTH - 1 and self._link.has_input:
+                self._orders.append(self._receive())
+            self._compute(order)
+            if not self._orders and not self._link.has_input:
+                self._worker.between_requests()
+
+    def _receive(self) -> "_Order":
+        message = self._link.receive()
+        assert message is not None  # the socket blocks
+        theta, second = self._vectors(message.header, message)
+        return _Order(message.header["job"], decode_request(message.header["request"]), theta, second)
+
+    def _compute(self, order: "_Order") -> None:
+        request = self._with_upcoming(order.request)
+        began = time.perf_counter()
+        try:
+            reply = self._worker.run(request, order.theta, order.second)
+        except MetarayError as error:
+            fault = [type(error).__name__, str(error), traceback.format_exc()]
+            self._link.send({"job": order.job, "fault": fault, "seconds": time.perf_counter() - began})
+            return
+        self._reply(order.job, reply, time.perf_counter() - began)
+
+    def _with_upcoming(self, request: Request) -> Request:
+        """The request, saying which tasks to draw ahead: the next request's, else the first ones of the next step."""
+        if not isinstance(request, GradientRequest):
+            return request
+        if request.step != self._step:
+            self._step, self._first = request.step, request.upcoming
+        following = self._orders[0].request if self._orders else None
+        upcoming = following.tasks if isinstance(following, GradientRequest) else self._first
+        return replace(request, upcoming=upcoming)
 
     def _vectors(self, order: dict[str, Any], message: Message) -> tuple[Flat, Flat | None]:
         """θ [P], and the second vector [P] if there is one: from shared memory, or as the network brought them."""
@@ -126,8 +162,8 @@ class _Serving:
         theta, second = np.split(numbers, 2)
         return theta, second
 
-    def _reply(self, order: dict[str, Any], reply: Reply, seconds: float) -> None:
-        head = {"job": order["job"], "reply": encode_reply(reply), "seconds": seconds}
+    def _reply(self, job: int, reply: Reply, seconds: float) -> None:
+        head = {"job": job, "reply": encode_reply(reply), "seconds": seconds}
         numbers = view(reply.buffer)
         if not self._link.shares_memory:
             self._link.send(head, numbers)

@@ -62,6 +62,7 @@ class EpisodeWork:
         self._setup = setup
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
         self._ahead: tuple[TaskRange, Future[Episode]] | None = None
+        self._upcoming: TaskRange | None = None  # to be drawn while no request waits
 
     def run(self, request: Request, params: Params) -> Reply:
         """Compute one request under θ.
@@ -95,16 +96,15 @@ class EpisodeWork:
 
     def _gradient(self, request: GradientRequest, params: Params) -> GradientReply:
         episodes = self._episodes(request.tasks)
-        at_once = draws_ranges(self._setup.family)
-        if not at_once:
-            self._draw_ahead(request)
+        if draws_ranges(self._setup.family):  # in less time than a second thread takes from the engine
+            self._upcoming = request.upcoming
+        elif request.upcoming is not None:
+            drawn = self._drawer.submit(self._setup.training_episodes, request.upcoming.indices)
+            self._ahead = (request.upcoming, drawn)
         gradient, metrics = self._setup.engine.meta_gradient(params, episodes)
         flat = self._setup.layout.flatten(gradient)
         finite = bool(torch.isfinite(flat).all())
         names = tuple(sorted(metrics))
-        if at_once:
-            # Sooner than a second thread gets its turn beside the engine, but well while the reply is under way.
-            self._draw_ahead(request)
         return GradientReply(
             request=request,
             buffer=to_flat(torch.cat([flat, *(metrics[name] for name in names)])),
@@ -112,10 +112,12 @@ class EpisodeWork:
             nonfinite=() if finite else self._nonfinite(request.tasks, params, episodes),
         )
 
-    def _draw_ahead(self, request: GradientRequest) -> None:
-        if request.upcoming is not None:
-            drawn = self._drawer.submit(self._setup.training_episodes, request.upcoming.indices)
-            self._ahead = (request.upcoming, drawn)
+    def between_requests(self) -> None:
+        """Draw the tasks that will most likely be asked for next, while no request waits."""
+        if self._upcoming is not None:
+            drawn: Future[Episode] = Future()
+            drawn.set_result(self._setup.training_episodes(self._upcoming.indices))
+            self._ahead, self._upcoming = (self._upcoming, drawn), None
 
     def _episodes(self, tasks: TaskRange) -> Episode:
         ahead, self._ahead = self._ahead, None

@@ -60,7 +60,7 @@ class GradientRequest(Request):
     """The sum of meta-gradients at θ.
 
     Attributes:
-        upcoming: tasks that this worker will most likely be asked for next, to be drawn ahead.
+        upcoming: tasks that the worker will most likely be asked for next, to be drawn ahead.
     """
 
     kind = "gradient"

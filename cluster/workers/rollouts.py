@@ -134,6 +134,9 @@ class RolloutWork:
             return self._scores(request, params)
         raise TypeError(f"expected a request for gradients or scores, received {request.kind}")
 
+    def between_requests(self) -> None:
+        """Nothing: rollouts depend on θ."""
+
     def run_on_rollouts(self, request: RolloutRequest, params: Params, second: Params) -> Reply:
         """Compute one request about rollouts sampled under θ.
 

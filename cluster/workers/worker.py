@@ -36,6 +36,10 @@ class Work(Protocol):
         """
         ...
 
+    def between_requests(self) -> None:
+        """Prepare for the next request, while none waits."""
+        ...
+
 
 class Workable(Protocol):
     """A set-up, as far as workers and pools ask: see :class:`cluster.setups.base.BaseSetup`."""
@@ -114,6 +118,10 @@ class Worker:
         except Exception as error:
             where = f"at step {request.step} on {request.tasks}"
             raise MetarayError(f"a worker failed {where}: {type(error).__name__}: {error}") from error
+
+    def between_requests(self) -> None:
+        """Prepare for the next request, while none waits."""
+        self._work.between_requests()
 
 
 class _Received:

@@ -6,6 +6,7 @@ numbers themselves. Nothing that arrives is unpickled.
 
 import json
 import os
+import select
 import selectors
 import socket
 import struct
@@ -69,6 +70,11 @@ class Link:
     def events(self) -> int:
         """What a selector has to watch for: input, and output while some is queued."""
         return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
+
+    @property
+    def has_input(self) -> bool:
+        """Whether a read would not block."""
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def send(self, header: Any, numbers: Bytes = NOTHING, descriptors: tuple[int, ...] = ()) -> None:
         """Send a message; on a non-blocking socket what does not fit is queued for :meth:`flush`.
