@@ -98,6 +98,7 @@ def through_ray(suite: Suite, workers: int, pairs: int, say: Callable[[str], Non
         pairs: number of turns.
         say: called with lines about progress.
     """
+    fix_arithmetic(threads=1)  # as a training's driver does; idle threads would spin in the workers' way
     config = config_of(suite, workers)
     say(f"{suite.name}: {workers} processes with the engine alone")
     with _alone(config) as alone:
