@@ -40,22 +40,25 @@ class TreeSum(Generic[A]):
         """Numbers of the parts that have not been added yet, in increasing order."""
         return [number for number in range(self._count) if number not in self._seen]
 
-    def add(self, number: int, part: A) -> None:
-        """Adds part ``number``.
+    def add(self, number: int, part: A, level: int = 0) -> None:
+        """Adds part ``number``, or the sum of the parts below an inner node of the tree.
 
         Args:
-            number: the part's place in the tree, from 0 to count-1.
+            number: the part's place in the tree, from 0 to count-1, or the node's place at its level.
             part: its value; all parts have one type and shape.
+            level: of the node: it holds the parts from number · 2^level to (number + 1) · 2^level - 1, as far as there
+                are so many, added up along the tree.
 
         Raises:
-            ValueError: if there is no such part, or it was added before.
+            ValueError: if there is no such part or node, or a part of it was added before.
         """
-        if not 0 <= number < self._count:
-            raise ValueError(f"expected a part number from 0 to {self._count - 1}, received {number}")
-        if number in self._seen:
-            raise ValueError(f"part {number} was counted already; every part is counted exactly once")
-        self._seen.add(number)
-        level, width = 0, self._count
+        width = -(-self._count // 2**level)
+        if not 0 <= number < width:
+            raise ValueError(f"expected a part number from 0 to {width - 1} at level {level}, received {number}")
+        below = range(number << level, min((number + 1) << level, self._count))
+        if twice := [part for part in below if part in self._seen]:
+            raise ValueError(f"part {twice[0]} was counted already; every part is counted exactly once")
+        self._seen.update(below)
         while width > 1:
             sibling = number ^ 1
             if sibling < width:

@@ -79,6 +79,11 @@ class BaseSetup(ABC):
         """
 
     @property
+    def adds_shards(self) -> bool:
+        """Whether a worker may compute several shards at once and send their sum."""
+        return True
+
+    @property
     def needs_trial(self) -> bool:
         """Whether parts are a user's own, so that some may fail late in a run; see :meth:`trial`."""
         return False

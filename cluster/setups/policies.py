@@ -77,6 +77,11 @@ class PolicySetup(BaseSetup):
         later = self.config.eval.later_lr if evaluation and inner_step > 0 else 1.0
         return self.config.inner.lr * later
 
+    @property
+    def adds_shards(self) -> bool:
+        """Never: each shard's rollouts are asked for again."""
+        return False
+
     def make_work(self) -> RolloutWork:
         """The object that samples rollouts and computes meta-gradients and scores over them."""
         return RolloutWork(self)

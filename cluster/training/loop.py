@@ -35,4 +35,5 @@ def meta_train(config: Config, learner: Learner, pool: Pool, recorder: Recorder,
 
 
 def _hand_out(config: Config, learner: Learner, pool: Pool) -> Ticket:
-    return pool.submit(gradient_requests(learner.step, config.meta_batch, config.shard_size), learner.theta)
+    requests = gradient_requests(learner.step, config.meta_batch, config.shard_size, pool.level)
+    return pool.submit(requests, learner.theta)

@@ -7,7 +7,7 @@ import numpy as np
 
 from cluster.config.schema import Config
 from cluster.errors import DivergedError
-from cluster.workers.messages import FisherReply, Flat, GradientReply, Reply, SurrogateReply
+from cluster.workers.messages import FisherReply, Flat, GradientReply, GradientRequest, Reply, SurrogateReply
 from cluster.workers.pool import Pool, Ticket
 from meta.reduce import TreeSum
 
@@ -53,14 +53,15 @@ def sum_gradients(ticket: Ticket, pool: Pool) -> GradientSum:
         ticket: the gradient requests of all shards.
         pool: the workers that they were submitted to.
     """
-    shards = len(ticket.requests)
+    shards = sum(len(one.parts) if isinstance(one, GradientRequest) else 1 for one in ticket.requests)
     gradients: TreeSum[Flat] = TreeSum(shards)
     metrics: TreeSum[Flat] = TreeSum(shards)
     nonfinite: list[int] = []
     for reply in pool.gather(ticket):
         assert isinstance(reply, GradientReply), reply
-        gradients.add(reply.request.shard, reply.gradient)
-        metrics.add(reply.request.shard, reply.metric_sums)
+        level = reply.request.level if isinstance(reply.request, GradientRequest) else 0
+        gradients.add(reply.request.shard, reply.gradient, level)
+        metrics.add(reply.request.shard, reply.metric_sums, level)
         nonfinite += reply.nonfinite
         names = reply.metrics
     return GradientSum(

@@ -113,8 +113,8 @@ class _Serving:
             while len(self._orders) < DEPTH - 1 and self._link.has_input:
                 self._orders.append(self._receive())
             self._compute(order)
-            if not self._orders and not self._link.has_input:
-                self._worker.between_requests()
+            while not self._orders and not self._link.has_input and self._worker.between_requests():
+                pass
 
     def _receive(self) -> "_Order":
         message = self._link.receive()

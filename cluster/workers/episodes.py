@@ -1,9 +1,11 @@
 """Requests about drawn tasks: episodes of a shard, then the engine over them."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Mapping
 from typing import NoReturn, Protocol
 
 import torch
+from torch import Tensor
 
 from cluster.workers.messages import (
     GradientReply,
@@ -14,12 +16,14 @@ from cluster.workers.messages import (
     ScoresReply,
     ScoresRequest,
     TaskRange,
+    shards_of,
     to_flat,
 )
 from meta.engine.strategies import Engine
-from meta.episode import Episode, stack, unstack
+from meta.episode import Episode
 from meta.params import Layout, Params
-from tasks.family import Family, Split, draws_ranges
+from meta.reduce import TreeSum
+from tasks.family import Family, Split
 
 
 class EpisodeSource(Protocol):
@@ -60,9 +64,8 @@ class EpisodeWork:
     def __init__(self, setup: EpisodeSource) -> None:
         """Draw nothing yet."""
         self._setup = setup
-        self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draw")
-        self._ahead: tuple[TaskRange, Future[Episode]] | None = None
-        self._upcoming: TaskRange | None = None  # to be drawn while no request waits
+        self._drawn: dict[TaskRange, Episode] = {}  # ahead
+        self._upcoming: deque[TaskRange] = deque()  # to be drawn while no request waits
 
     def run(self, request: Request, params: Params) -> Reply:
         """Compute one request under θ.
@@ -95,42 +98,46 @@ class EpisodeWork:
         return ScoresReply(request=request, buffer=to_flat(scores))
 
     def _gradient(self, request: GradientRequest, params: Params) -> GradientReply:
-        episodes = self._episodes(request.tasks)
-        if draws_ranges(self._setup.family):  # in less time than a second thread takes from the engine
-            self._upcoming = request.upcoming
-        elif request.upcoming is not None:
-            drawn = self._drawer.submit(self._setup.training_episodes, request.upcoming.indices)
-            self._ahead = (request.upcoming, drawn)
-        gradient, metrics = self._setup.engine.meta_gradient(params, episodes)
-        flat = self._setup.layout.flatten(gradient)
-        finite = bool(torch.isfinite(flat).all())
-        names = tuple(sorted(metrics))
+        total: TreeSum[Tensor] = TreeSum(len(request.parts))
+        rows: list[Mapping[str, Tensor]] = []
+        for number, tasks in enumerate(request.parts):
+            # Shard by shard, whatever the block: the number of tasks at a time may decide bits.
+            gradient, metrics = self._setup.engine.meta_gradient(params, self._episodes(tasks))
+            total.add(number, self._setup.layout.flatten(gradient))
+            rows.append({name: value.clone() for name, value in metrics.items()})
+        flat, names = total.total(), tuple(sorted(rows[0]))
+        self._drawn.clear()
+        self._upcoming = deque(shards_of(request.upcoming, request.size) if request.upcoming else ())
         return GradientReply(
             request=request,
-            buffer=to_flat(torch.cat([flat, *(metrics[name] for name in names)])),
+            buffer=to_flat(torch.cat([flat, *(row[name] for name in names for row in rows)])),
             metrics=names,
-            nonfinite=() if finite else self._nonfinite(request.tasks, params, episodes),
+            nonfinite=() if _is_finite(flat) else self._nonfinite(request.tasks, params),
         )
 
-    def between_requests(self) -> None:
-        """Draw the tasks that will most likely be asked for next, while no request waits."""
-        if self._upcoming is not None:
-            drawn: Future[Episode] = Future()
-            drawn.set_result(self._setup.training_episodes(self._upcoming.indices))
-            self._ahead, self._upcoming = (self._upcoming, drawn), None
+    def between_requests(self) -> bool:
+        """Draw a shard that will most likely be asked for next, while no request waits; False: there is none."""
+        if not self._upcoming:
+            return False
+        tasks = self._upcoming.popleft()
+        self._drawn[tasks] = self._setup.training_episodes(tasks.indices)
+        return True
 
     def _episodes(self, tasks: TaskRange) -> Episode:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] == tasks:
-            return ahead[1].result()
-        return self._setup.training_episodes(tasks.indices)
+        drawn = self._drawn.pop(tasks, None)
+        return self._setup.training_episodes(tasks.indices) if drawn is None else drawn
 
-    def _nonfinite(self, tasks: TaskRange, params: Params, episodes: Episode) -> tuple[int, ...]:
+    def _nonfinite(self, tasks: TaskRange, params: Params) -> tuple[int, ...]:
         """Indices of the tasks whose own meta-gradient is not finite; all, if only their sum is not."""
         indices = []
-        for position, index in enumerate(tasks.indices):
-            one = stack([unstack(episodes, position)])
+        for index in tasks.indices:
+            one = self._setup.training_episodes(range(index, index + 1))
             gradient, _ = self._setup.engine.meta_gradient(params, one)
             if not all(bool(torch.isfinite(part).all()) for part in gradient.values()):
                 indices.append(index)
         return tuple(indices) or tuple(tasks.indices)
+
+
+def _is_finite(vector: Tensor) -> bool:
+    """Whether all elements are; the sum of them, which is quick, nearly always tells."""
+    return bool(torch.isfinite(vector.sum())) or bool(torch.isfinite(vector).all())

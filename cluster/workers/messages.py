@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from meta.reduce import tree_sum
 from tasks.family import Split
 
 Flat = NDArray[np.floating[Any]]
@@ -57,15 +58,26 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientRequest(Request):
-    """The sum of meta-gradients at θ.
+    """The sum of meta-gradients at θ, of one shard or of a block of 2^level consecutive ones.
 
     Attributes:
+        shard: number of the shard, or of the block among the blocks.
+        tasks: of the whole block.
+        size: tasks of one shard; None: there is one.
+        level: the block's level in the tree along which shards are added up; the last block may have fewer shards.
         upcoming: tasks that the worker will most likely be asked for next, to be drawn ahead.
     """
 
     kind = "gradient"
 
+    size: int | None = None
+    level: int = 0
     upcoming: TaskRange | None = None
+
+    @property
+    def parts(self) -> Sequence[TaskRange]:
+        """The tasks of each shard."""
+        return shards_of(self.tasks, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +156,12 @@ class GradientReply(Reply):
 
     @property
     def metric_sums(self) -> Flat:
-        """Sums over the shard's tasks, one per metric, in float64."""
+        """Sums over the tasks, one per metric, in float64: each shard's, added up along the tree."""
         table = self.buffer[self.size :].reshape(len(self.metrics), -1).astype(np.float64)
-        sums: Flat = table.sum(axis=1)
+        assert isinstance(self.request, GradientRequest | GradientAt)
+        size = self.request.size if isinstance(self.request, GradientRequest) else None
+        step = size or max(table.shape[1], 1)
+        sums: Flat = tree_sum([table[:, at : at + step].sum(axis=1) for at in range(0, table.shape[1], step)])
         return sums
 
 
@@ -217,18 +232,30 @@ def shards(split: Split, start: int, count: int, size: int) -> Sequence[TaskRang
     return [TaskRange(split=split, start=at, stop=min(at + size, stop)) for at in range(start, stop, size)]
 
 
-def gradient_requests(step: int, meta_batch: int, shard: int) -> list[GradientRequest]:
-    """The requests of one outer step: its meta-batch in shards, each with the same shard of the next step.
+def shards_of(tasks: TaskRange, size: int | None) -> Sequence[TaskRange]:
+    """The shards of a block.
+
+    Args:
+        tasks: of the block.
+        size: tasks per shard; None: the block is one.
+    """
+    count = len(tasks.indices)
+    return shards(tasks.split, tasks.start, count, size or count)
+
+
+def gradient_requests(step: int, meta_batch: int, shard: int, level: int = 0) -> list[GradientRequest]:
+    """The requests of one outer step: its meta-batch in blocks of shards, each with the same block of the next step.
 
     Args:
         step: the outer step, from 0 on.
         meta_batch: tasks per outer step.
         shard: tasks per shard.
+        level: a request asks for 2^level shards. No bit of the sum depends on it.
     """
-    now = shards("train", step * meta_batch, meta_batch, shard)
-    following = shards("train", (step + 1) * meta_batch, meta_batch, shard)
+    now = shards("train", step * meta_batch, meta_batch, shard << level)
+    following = shards("train", (step + 1) * meta_batch, meta_batch, shard << level)
     return [
-        GradientRequest(step=step, shard=number, tasks=tasks, upcoming=upcoming)
+        GradientRequest(step=step, shard=number, tasks=tasks, size=shard, level=level, upcoming=upcoming)
         for number, (tasks, upcoming) in enumerate(zip(now, following, strict=True))
     ]
 

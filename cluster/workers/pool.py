@@ -9,6 +9,8 @@ from typing import Protocol
 from cluster.workers.messages import Flat, GradientRequest, Reply, Request
 from cluster.workers.worker import Workable, Worker
 
+BLOCKS = 2  # of shards for each worker at least, so that faster workers can take more; fewer cost less
+
 
 @dataclass(eq=False)
 class Ticket:
@@ -35,10 +37,12 @@ class Pool(Protocol):
     Attributes:
         failures: one line per worker that was lost.
         workers: number of workers beside this process.
+        level: a gradient request may ask for 2^level shards at once.
     """
 
     failures: list[str]
     workers: int
+    level: int
 
     @property
     def warnings(self) -> list[str]:
@@ -71,6 +75,24 @@ class Pool(Protocol):
         ...
 
 
+def level_of(setup: Workable, workers: int) -> int:
+    """The level of the blocks of shards that workers are asked for: as large as leaves each of them some.
+
+    Args:
+        setup: what workers are built from.
+        workers: number of workers; 0: all shards are one block.
+
+    Returns:
+        0 where shards cannot be added up by a worker, or are few.
+    """
+    if not setup.adds_shards:
+        return 0
+    shards = -(-setup.config.meta_batch // setup.config.shard_size)
+    if workers == 0:
+        return (shards - 1).bit_length()
+    return max(1, shards // (BLOCKS * workers)).bit_length() - 1
+
+
 class InlinePool:
     """One worker in this process: for debugging, for small jobs, and where Ray is not wanted (``workers: 0``)."""
 
@@ -78,6 +100,7 @@ class InlinePool:
         """Make the worker."""
         self.failures: list[str] = []
         self.workers = 0
+        self.level = level_of(setup, 0)
         self._worker = Worker(setup)
         self._waiting: deque[tuple[Ticket, Request, Flat, Flat | None]] = deque()
 

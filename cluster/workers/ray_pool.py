@@ -19,7 +19,7 @@ from cluster.workers.actor import start_actor
 from cluster.workers.arithmetic import Arithmetic, differences
 from cluster.workers.member import Member, fault
 from cluster.workers.messages import Flat, Reply, Request
-from cluster.workers.pool import Ticket
+from cluster.workers.pool import Ticket, level_of
 from cluster.workers.schedule import Job, Schedule
 from cluster.workers.transport.hub import Hub
 from cluster.workers.transport.link import Link, LinkClosed, Message
@@ -43,6 +43,7 @@ class RayPool:
         self.failures: list[str] = []
         self._setup, self._config = setup, setup.config
         self.workers = _number(self._config)
+        self.level = level_of(setup, self.workers)
         self._failed_in_a_row = 0
         self._most = 0  # workers that were ready at a time
         self._members: dict[int, Member] = {}

@@ -134,8 +134,9 @@ class RolloutWork:
             return self._scores(request, params)
         raise TypeError(f"expected a request for gradients or scores, received {request.kind}")
 
-    def between_requests(self) -> None:
+    def between_requests(self) -> bool:
         """Nothing: rollouts depend on θ."""
+        return False
 
     def run_on_rollouts(self, request: RolloutRequest, params: Params, second: Params) -> Reply:
         """Compute one request about rollouts sampled under θ.

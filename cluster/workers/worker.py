@@ -36,8 +36,8 @@ class Work(Protocol):
         """
         ...
 
-    def between_requests(self) -> None:
-        """Prepare for the next request, while none waits."""
+    def between_requests(self) -> bool:
+        """Prepare a part of the next request, while none waits; False: there is nothing to prepare."""
         ...
 
 
@@ -71,6 +71,11 @@ class Workable(Protocol):
     @property
     def data(self) -> str:
         """Fingerprint of the data that tasks are drawn from, empty if there are none."""
+        ...
+
+    @property
+    def adds_shards(self) -> bool:
+        """Whether a worker may compute several shards at once and send their sum."""
         ...
 
     @property
@@ -119,9 +124,9 @@ class Worker:
             where = f"at step {request.step} on {request.tasks}"
             raise MetarayError(f"a worker failed {where}: {type(error).__name__}: {error}") from error
 
-    def between_requests(self) -> None:
-        """Prepare for the next request, while none waits."""
-        self._work.between_requests()
+    def between_requests(self) -> bool:
+        """Prepare a part of the next request, while none waits; False: there is nothing to prepare."""
+        return self._work.between_requests()
 
 
 class _Received:

@@ -10,8 +10,9 @@ import torch
 
 from cluster.config.schema import Config, parse
 from cluster.setups.build import build
+from cluster.training.reduction import sum_gradients
 from cluster.workers.messages import TaskRange, gradient_requests, scores_requests
-from cluster.workers.pool import InlinePool
+from cluster.workers.pool import InlinePool, level_of
 from cluster.workers.worker import Worker
 from tasks.family import draw_batch
 
@@ -110,6 +111,34 @@ def test_tasks_drawn_ahead_give_the_bits_of_tasks_drawn_when_asked_for(faulty):
     ahead.run(first, theta(config))
     fresh = Worker(build(config)).run(second, theta(config))
     assert ahead.run(second, theta(config)).buffer.tobytes() == fresh.buffer.tobytes()
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_blocks_of_shards_give_the_bits_of_single_ones(config, level):
+    def total(level: int, pool: InlinePool) -> tuple[bytes, dict[str, float]]:
+        requests = gradient_requests(4, 5, 1, level)
+        result = sum_gradients(pool.submit(requests, theta(config)), pool)
+        return result.gradient.tobytes(), result.metrics
+
+    assert len(gradient_requests(4, 5, 1, level)) == -(-5 // 2**level)
+    assert total(level, InlinePool(build(config))) == total(0, InlinePool(build(config)))
+
+
+def test_a_worker_that_prepares_between_requests_gives_the_same_bits(config):
+    first, second = (gradient_requests(step, 5, 2, 2)[0] for step in (0, 1))
+    ahead = Worker(build(config))
+    ahead.run(first, theta(config))
+    assert [ahead.between_requests() for _ in range(4)] == [True, True, True, False]
+    fresh = Worker(build(config)).run(second, theta(config))
+    assert ahead.run(second, theta(config)).buffer.tobytes() == fresh.buffer.tobytes()
+
+
+@pytest.mark.parametrize("shards", [1, 2, 7, 12, 13, 16, 40])
+@pytest.mark.parametrize("workers", [0, 1, 2, 3, 16])
+def test_blocks_leave_every_worker_some(config, shards, workers):
+    many = config.model_copy(update={"meta_batch": shards, "shard": 1})
+    blocks = -(-shards // 2 ** level_of(build(many), workers))
+    assert blocks == 1 if workers == 0 else blocks >= min(shards, 2 * workers)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

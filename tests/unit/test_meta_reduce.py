@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,34 @@ def test_any_order_of_arrival_gives_the_bits_of_the_recursive_tree(parts: Parts,
     assert summed(parts, order).tobytes() == reference(parts).tobytes() == tree_sum(list(parts)).tobytes()
 
 
+@given(parts(), st.integers(0, 6), st.randoms(use_true_random=False))
+def test_sums_of_blocks_give_the_same_bits(parts: Parts, level: int, random: Any) -> None:
+    """Blocks of 2^level parts, each added up along a tree of its own, the last one short; some parts come alone."""
+    tree: TreeSum[Parts] = TreeSum(len(parts))
+    blocks = list(range(-(-len(parts) // 2**level)))
+    random.shuffle(blocks)
+    for block in blocks:
+        first, last = block << level, (block + 1) << level
+        if random.random() < 0.5:
+            tree.add(block, tree_sum(list(parts[first:last])), level)
+        else:
+            for number in range(first, min(last, len(parts))):
+                tree.add(number, parts[number])
+    assert tree.total().tobytes() == reference(parts).tobytes()
+
+
+def test_a_block_that_holds_a_counted_part_is_refused() -> None:
+    tree: TreeSum[float] = TreeSum(7)
+    tree.add(5, 1.0)
+    with pytest.raises(ValueError, match="part 5 was counted already"):
+        tree.add(1, 1.0, level=2)
+    tree.add(0, 1.0, level=2)
+    with pytest.raises(ValueError, match="part 3 was counted already"):
+        tree.add(3, 1.0)
+    with pytest.raises(ValueError, match="expected a part number from 0 to 1 at level 2, received 2"):
+        tree.add(2, 1.0, level=2)
+
+
 @given(parts())
 def test_sum_is_that_of_exact_arithmetic_up_to_roundoff(parts: Parts) -> None:
     """A tree of depth d errs by at most d·u·Σ|x|, u the unit roundoff."""
@@ -83,7 +112,7 @@ def test_a_total_with_parts_missing_is_refused_and_names_them(count: int, data: 
 
 @pytest.mark.parametrize("number", [-1, 3])
 def test_a_part_outside_the_tree_is_refused(number: int) -> None:
-    with pytest.raises(ValueError, match=f"expected a part number from 0 to 2, received {number}"):
+    with pytest.raises(ValueError, match=f"expected a part number from 0 to 2 at level 0, received {number}"):
         TreeSum(3).add(number, 1.0)
 
 
