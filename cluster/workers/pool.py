@@ -9,7 +9,7 @@ from typing import Protocol
 from cluster.workers.messages import Flat, GradientRequest, Reply, Request
 from cluster.workers.worker import Workable, Worker
 
-BLOCKS = 2  # of shards for each worker at least, so that faster workers can take more; fewer cost less
+ENOUGH = 1.15  # a request less is worth some imbalance
 
 
 @dataclass(eq=False)
@@ -37,12 +37,15 @@ class Pool(Protocol):
     Attributes:
         failures: one line per worker that was lost.
         workers: number of workers beside this process.
-        level: a gradient request may ask for 2^level shards at once.
     """
 
     failures: list[str]
     workers: int
-    level: int
+
+    @property
+    def level(self) -> int:
+        """A gradient request may ask for 2^level shards at once; no bit depends on it."""
+        ...
 
     @property
     def warnings(self) -> list[str]:
@@ -76,21 +79,26 @@ class Pool(Protocol):
 
 
 def level_of(setup: Workable, workers: int) -> int:
-    """The level of the blocks of shards that workers are asked for: as large as leaves each of them some.
+    """The level of the blocks of shards that workers are asked for: as large as keeps all of them busy.
 
     Args:
         setup: what workers are built from.
-        workers: number of workers; 0: all shards are one block.
+        workers: number of workers of one speed.
 
     Returns:
-        0 where shards cannot be added up by a worker, or are few.
+        The largest level at which the worker with most to do has at most ENOUGH times the shards that it has with
+        single ones; 0 where shards cannot be added up by a worker.
     """
     if not setup.adds_shards:
         return 0
-    shards = -(-setup.config.meta_batch // setup.config.shard_size)
-    if workers == 0:
-        return (shards - 1).bit_length()
-    return max(1, shards // (BLOCKS * workers)).bit_length() - 1
+    shards: int = -(-setup.config.meta_batch // setup.config.shard_size)
+
+    def most(level: int) -> int:
+        blocks = -(-shards // (1 << level))
+        return min(shards, -(-blocks // workers) << level)
+
+    levels = range((shards - 1).bit_length() + 1)
+    return max(level for level in levels if most(level) <= ENOUGH * most(0))
 
 
 class InlinePool:
@@ -100,9 +108,14 @@ class InlinePool:
         """Make the worker."""
         self.failures: list[str] = []
         self.workers = 0
-        self.level = level_of(setup, 0)
+        self._level = level_of(setup, 1)
         self._worker = Worker(setup)
         self._waiting: deque[tuple[Ticket, Request, Flat, Flat | None]] = deque()
+
+    @property
+    def level(self) -> int:
+        """All shards in one request."""
+        return self._level
 
     @property
     def warnings(self) -> list[str]:

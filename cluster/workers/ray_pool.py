@@ -27,6 +27,7 @@ from cluster.workers.vectors import Receiver, Vectors
 from cluster.workers.wire import decode_reply, encode_request
 from cluster.workers.worker import Workable
 
+FINER = 4  # times as many blocks where workers differ
 MOST_SILENCES = 3  # workers in turn that give no reply to one request: then it is the request that takes too long
 LONGEST_WAIT = 0.5  # seconds between two looks at what Ray knows and at deadlines
 
@@ -43,7 +44,6 @@ class RayPool:
         self.failures: list[str] = []
         self._setup, self._config = setup, setup.config
         self.workers = _number(self._config)
-        self.level = level_of(setup, self.workers)
         self._failed_in_a_row = 0
         self._most = 0  # workers that were ready at a time
         self._members: dict[int, Member] = {}
@@ -91,6 +91,12 @@ class RayPool:
     def pids(self) -> list[int]:
         """Process ids of the workers that are ready."""
         return [member.pid for member in self._by_link.values() if member.pid is not None]
+
+    @property
+    def level(self) -> int:
+        """Blocks as large as keep equal workers busy; finer ones where some are slow or missing."""
+        fast = self._schedule.fast
+        return level_of(self._setup, self.workers if fast == self.workers else FINER * max(fast, 1))
 
     @property
     def copied(self) -> int:

@@ -107,6 +107,11 @@ class Schedule:
         self._times: dict[str, _Times] = {}  # by kind
         self.copied = 0  # jobs that were given to a second worker because they were late
 
+    @property
+    def fast(self) -> int:
+        """Number of workers that are not slow."""
+        return len(self._fast)
+
     def add(self, job: Job, *, background: bool = False) -> None:
         """Queue a job."""
         (self._background if background else self._foreground).append(job)

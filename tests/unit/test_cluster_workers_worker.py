@@ -133,12 +133,17 @@ def test_a_worker_that_prepares_between_requests_gives_the_same_bits(config):
     assert ahead.run(second, theta(config)).buffer.tobytes() == fresh.buffer.tobytes()
 
 
-@pytest.mark.parametrize("shards", [1, 2, 7, 12, 13, 16, 40])
-@pytest.mark.parametrize("workers", [0, 1, 2, 3, 16])
-def test_blocks_leave_every_worker_some(config, shards, workers):
+@pytest.mark.parametrize(
+    ("workers", "shards", "level"),
+    [
+        *((1, 1, 0), (1, 13, 4), (1, 16, 4)),
+        *((2, 2, 0), (2, 12, 1), (2, 13, 3), (2, 16, 3)),
+        *((3, 16, 1), (4, 1, 0), (8, 40, 0), (8, 64, 3), (16, 16, 0), (64, 16, 0)),
+    ],
+)
+def test_blocks_are_as_large_as_keeps_all_workers_busy(config, workers, shards, level):
     many = config.model_copy(update={"meta_batch": shards, "shard": 1})
-    blocks = -(-shards // 2 ** level_of(build(many), workers))
-    assert blocks == 1 if workers == 0 else blocks >= min(shards, 2 * workers)
+    assert level_of(build(many), workers) == level
 
 
 @pytest.mark.parametrize("threads", [1, 2])
