@@ -7,6 +7,7 @@ import typer
 from cluster.commands.bench import bench
 from cluster.commands.data import data
 from cluster.commands.evaluate import evaluate
+from cluster.commands.plan import plan
 from cluster.commands.register import register
 from cluster.commands.report import report
 from cluster.commands.serve import serve
@@ -40,6 +41,7 @@ app.command()(tune)
 app.command()(register)
 app.command()(serve)
 app.command()(bench)
+app.command()(plan)
 app.command()(submit)
 
 

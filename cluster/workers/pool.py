@@ -79,19 +79,31 @@ class Pool(Protocol):
 
 
 def level_of(setup: Workable, workers: int) -> int:
-    """The level of the blocks of shards that workers are asked for: as large as keeps all of them busy.
+    """The level of the blocks of shards that workers are asked for.
 
     Args:
         setup: what workers are built from.
         workers: number of workers of one speed.
-
-    Returns:
-        The largest level at which the worker with most to do has at most ENOUGH times the shards that it has with
-        single ones; 0 where shards cannot be added up by a worker.
     """
     if not setup.adds_shards:
         return 0
-    shards: int = -(-setup.config.meta_batch // setup.config.shard_size)
+    return level_for(-(-setup.config.meta_batch // setup.config.shard_size), workers)
+
+
+def level_for(shards: int, workers: int) -> int:
+    """The level of blocks as large as keeps all workers busy.
+
+    Args:
+        shards: of a meta-batch.
+        workers: number of workers of one speed.
+
+    Returns:
+        The largest level at which the worker with most to do has at most ENOUGH times the shards that it has with
+        single ones.
+
+    >>> level_for(16, 2), level_for(16, 3), level_for(16, 16)
+    (3, 1, 0)
+    """
 
     def most(level: int) -> int:
         blocks = -(-shards // (1 << level))

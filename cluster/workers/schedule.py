@@ -10,7 +10,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.workers.messages import Request, RolloutRequest, ScoresRequest
@@ -48,12 +48,6 @@ class Job:
     def background(self) -> bool:
         """Whether other jobs go first."""
         return isinstance(self.request, ScoresRequest)
-
-
-@dataclass
-class _Seat:
-    jobs: dict[int, Job] = field(default_factory=dict)  # by assignment
-    slow: bool = False
 
 
 class _Times:
@@ -97,7 +91,8 @@ class Schedule:
         self._copies, self._clock = copies, clock
         self._foreground: deque[Job] = deque()
         self._background: deque[Job] = deque()
-        self._seats: dict[int, _Seat] = {}
+        self._jobs: dict[int, dict[int, Job]] = {}  # by worker, by assignment
+        self._slow: set[int] = set()
         self._fast: list[int] = []  # workers that are not slow; all, if all are
         self._holding: list[dict[int, None]] = [{} for _ in range(DEPTH)]  # fast workers by the jobs that they hold
         self._idle_slow: dict[int, None] = {}
@@ -109,7 +104,7 @@ class Schedule:
 
     @property
     def fast(self) -> int:
-        """Number of workers that are not slow."""
+        """Number of workers that are not slow; all, if all are."""
         return len(self._fast)
 
     def add(self, job: Job, *, background: bool = False) -> None:
@@ -118,8 +113,12 @@ class Schedule:
 
     def join(self, worker: int) -> None:
         """Take a worker in."""
-        self._seats[worker] = _Seat()
-        self._sort()
+        self._jobs[worker] = {}
+        if self._slow:
+            self._sort()
+        else:
+            self._fast.append(worker)
+            self._place(worker)
 
     def leave(self, worker: int) -> list[Job]:
         """Let a worker go; jobs that nobody else holds go back to the head of their queues.
@@ -127,10 +126,11 @@ class Schedule:
         Returns:
             The jobs that it held and that are not settled, the oldest first.
         """
-        seat = self._seats.pop(worker, _Seat())
-        for assignment in seat.jobs:
+        jobs = self._jobs.pop(worker, {})
+        self._slow.discard(worker)
+        for assignment in jobs:
             del self._out[assignment]
-        held = [job for job in seat.jobs.values() if not job.settled]
+        held = [job for job in jobs.values() if not job.settled]
         for job in reversed(held):
             job.holders -= 1
             if job.holders == 0:
@@ -140,26 +140,26 @@ class Schedule:
 
     def _sort(self) -> None:
         """Tell fast workers from slow ones anew."""
-        self._fast = [number for number, seat in self._seats.items() if not seat.slow] or list(self._seats)
+        self._fast = [worker for worker in self._jobs if worker not in self._slow] or list(self._jobs)
         for workers in (*self._holding, self._idle_slow):
             workers.clear()
-        for worker in self._seats:
+        for worker in self._jobs:
             self._place(worker)
 
     def _place(self, worker: int) -> None:
         """List a worker by the jobs that it holds now."""
         for workers in (*self._holding, self._idle_slow):
             workers.pop(worker, None)
-        seat = self._seats[worker]
-        if seat.slow and len(self._fast) < len(self._seats):
-            if not seat.jobs:
+        held = len(self._jobs[worker])
+        if worker in self._slow and len(self._fast) < len(self._jobs):
+            if held == 0:
                 self._idle_slow[worker] = None
-        elif len(seat.jobs) < DEPTH:
-            self._holding[len(seat.jobs)][worker] = None
+        elif held < DEPTH:
+            self._holding[held][worker] = None
 
     def oldest(self, worker: int) -> tuple[Job, float] | None:
         """The unsettled job that a worker has held longest and the seconds since then, or None."""
-        for assignment, job in self._seats[worker].jobs.items():
+        for assignment, job in self._jobs[worker].items():
             if not job.settled:
                 return job, self._clock() - self._out[assignment][2]
         return None
@@ -170,7 +170,7 @@ class Schedule:
         while self._foreground and any(self._holding):
             job = self._foreground.popleft()
             worker = self._worker_for(job.request)
-            if len(self._seats[worker].jobs) < DEPTH:
+            if len(self._jobs[worker]) < DEPTH:
                 self._latest[job.request.shard] = worker
                 yield self._give(worker, job)
             else:
@@ -183,24 +183,29 @@ class Schedule:
     def _worker_for(self, request: Request) -> int:
         """The worker that keeps the request's rollouts, or has drawn its tasks ahead, or has the fewest jobs."""
         holder = self._latest.get(request.shard, -1)
-        if isinstance(request, RolloutRequest) and holder in self._seats and not self._seats[holder].slow:
+        if isinstance(request, RolloutRequest) and holder in self._jobs and holder not in self._slow:
             return holder
         own = self._fast[request.shard % len(self._fast)]
-        if len(self._seats[own].jobs) < DEPTH:
+        if len(self._jobs[own]) < DEPTH:
             return own
         return next(worker for workers in self._holding for worker in workers)
 
     def _give(self, worker: int, job: Job) -> tuple[int, int, Job]:
         number = next(self._numbers)
-        self._seats[worker].jobs[number] = job
+        self._jobs[worker][number] = job
         self._out[number] = (worker, job, self._clock())
         job.holders += 1
         self._place(worker)
         return worker, number, job
 
+    @property
+    def _may_copy(self) -> bool:
+        """Whether nothing else is to be done first; what waits may wait for one certain worker."""
+        return self._copies and not self._foreground and not self._background
+
     def _copies_of_late_jobs(self) -> Iterator[tuple[int, int, Job]]:
         """Give late jobs to idle workers as well, and slow workers copies of what others hold."""
-        if not self._copies or self._foreground or self._background:
+        if not self._may_copy:
             return
         while (oldest := self._oldest_single()) is not None:
             job, since = oldest
@@ -223,7 +228,7 @@ class Schedule:
 
     def next_look(self) -> float:
         """Seconds until a job may be late that an idle worker could compute; infinite if there is none."""
-        if not self._copies or not (self._holding[0] or self._idle_slow):
+        if not self._may_copy or not (self._holding[0] or self._idle_slow):
             return float("inf")
         oldest = self._oldest_single()
         return float("inf") if oldest is None else oldest[1] + self._times_of(oldest[0]).late - self._clock()
@@ -236,14 +241,12 @@ class Schedule:
             assignment: the number under which the job was given to it.
             seconds: how long it computed.
         """
-        seat = self._seats[worker]
-        job = seat.jobs.pop(assignment)
+        job = self._jobs[worker].pop(assignment)
         _, _, since = self._out.pop(assignment)
         job.holders -= 1
         times = self._times_of(job)
-        slow = times.is_slow(seconds)
-        if slow != seat.slow:
-            seat.slow = slow
+        if times.is_slow(seconds) != (worker in self._slow):
+            self._slow ^= {worker}
             self._sort()
         else:
             self._place(worker)

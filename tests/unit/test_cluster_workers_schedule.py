@@ -112,6 +112,18 @@ def test_a_late_job_is_computed_by_an_idle_worker_too_and_counts_once() -> None:
     assert schedule.settle(worker, number, 9.0) is None
 
 
+def test_a_request_that_waits_for_its_worker_is_no_reason_to_look_again_at_once() -> None:
+    schedule, clock = experienced(2)
+    schedule.add(job(shard=0))
+    ((worker, number, _),) = list(schedule.assign())
+    schedule.settle(worker, number, 1.0)
+    for _ in range(DEPTH + 1):
+        schedule.add(job(FisherProduct, shard=0))
+    assert {worker for worker, _, _ in schedule.assign()} == {worker}
+    clock.now += 1000
+    assert schedule.next_look() == float("inf")
+
+
 def test_no_copies_where_they_are_switched_off_or_nobody_knows_what_late_is() -> None:
     for copies, rounds in ((False, ENOUGH), (True, ENOUGH - 1)):
         schedule, clock = made(2, copies=copies)
