@@ -145,14 +145,14 @@ def _best_shard(setup: EpisodeSetup, config: Config, costs: Costs, cluster: Clus
     sizes = {config.shard_size, *(2**power for power in range(config.meta_batch.bit_length()))}
     steps = {}
     for size in sizes:
-        ratio = 1.0 if size == config.shard_size else min(_shard_seconds(setup, config, size)) / fastest
+        ratio = 1.0 if size == config.shard_size else min(_shard_seconds(setup, size)) / fastest
         scaled = replace(costs, shard=[ratio * seconds for seconds in costs.shard])
         steps[size] = _simulated(scaled, cluster, config.model_copy(update={"shard": size})).step
     best = min(steps, key=lambda size: steps[size])
     return best, steps[best]
 
 
-def _shard_seconds(setup: EpisodeSetup, config: Config, size: int) -> list[float]:
+def _shard_seconds(setup: EpisodeSetup, size: int) -> list[float]:
     """Seconds that some shards of a size take, what is compiled for them left out."""
     worker, theta = Worker(setup), setup.layout.flatten(setup.initial_params()).numpy()
     requests = gradient_requests(0, SAMPLES * size, size)
@@ -174,7 +174,7 @@ def measured(setup: EpisodeSetup, config: Config, network: Network) -> Costs:
     steps = [_seconds(lambda: learner.descend(gradient, config.meta_batch)) for _ in range(SAMPLES)]
     added = [_seconds(lambda: np.array(theta) + gradient) for _ in range(SAMPLES)]
     return Costs(
-        shard=_shard_seconds(setup, config, config.shard_size),
+        shard=_shard_seconds(setup, config.shard_size),
         learner=statistics.median(steps) + LOOP,
         send=SEND,
         receive=RECEIVE,

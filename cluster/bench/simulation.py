@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cluster.workers.messages import GradientRequest, TaskRange
+from cluster.workers.messages import GradientRequest, shards
 from cluster.workers.pool import Ticket, level_for
 from cluster.workers.schedule import Job, Schedule
 
 TICK = 1e-6  # by which time moves on at least, whatever was rounded
-TASKS = TaskRange(split="train", start=0, stop=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,16 +147,16 @@ class Simulation:
         step = _Step(began, began, began, began)
         self._drive(step, self._costs.nbytes / self._costs.memory)
         level = level_for(self._shards, self._equal_workers())
-        count = -(-self._shards // 2**level)
         requests = [
-            GradientRequest(step=number, shard=block, tasks=TASKS, size=1, level=level) for block in range(count)
+            GradientRequest(step=number, shard=block, tasks=tasks, size=1, level=level)
+            for block, tasks in enumerate(shards("train", 0, self._shards, 2**level))
         ]
-        ticket = Ticket(requests)
+        ticket, count = Ticket(requests), len(requests)
         for request in requests:
             self._schedule.add(Job(ticket, request, None))
         self._settled = 0
         while self._settled < count:
-            self._hand_out(step, level)
+            self._hand_out(step)
             look = step.driver + max(self._schedule.next_look(), TICK)
             if not self._events or self._events[0][0] > look:
                 step.driver = look
@@ -177,7 +176,7 @@ class Simulation:
         step.driver += seconds
         step.driver_busy += seconds
 
-    def _hand_out(self, step: _Step, level: int) -> None:
+    def _hand_out(self, step: _Step) -> None:
         self._now = step.driver
         costs = self._costs
         for worker, assignment, job in list(self._schedule.assign()):
@@ -191,8 +190,7 @@ class Simulation:
                     step.out = max(step.out, step.driver) + seconds
                     step.out_busy += seconds
                     arrival = step.out + costs.network
-            shards = min(2**level, self._shards - job.request.shard * 2**level)
-            seconds = float(self._rng.choice(costs.shard, shards).sum())
+            seconds = float(self._rng.choice(costs.shard, len(job.request.tasks.indices)).sum())
             if worker < self._cluster.slow:
                 seconds *= 10
             end = max(arrival, self._free[worker]) + seconds

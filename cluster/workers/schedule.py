@@ -51,28 +51,32 @@ class Job:
 
 
 class _Times:
-    """What is known about jobs of one kind."""
+    """What is known about jobs of one kind, per task: blocks of shards differ in size."""
 
     def __init__(self) -> None:
         """Know nothing."""
-        self.late = self.usual = float("inf")  # seconds: from assignment until a job is late; of computing one
+        self._wait = self._work = float("inf")  # medians: seconds from assignment to reply, and of computing
         self._waits: deque[float] = deque(maxlen=REMEMBERED)
-        self._work: deque[float] = deque(maxlen=REMEMBERED)
+        self._works: deque[float] = deque(maxlen=REMEMBERED)
         self._new = 0
 
-    def add(self, wait: float, work: float) -> None:
+    def add(self, tasks: int, wait: float, work: float) -> None:
         """Learn from a reply: seconds from assignment to reply, and of computing."""
-        self._waits.append(wait)
-        self._work.append(work)
+        self._waits.append(wait / tasks)
+        self._works.append(work / tasks)
         self._new += 1
         if self._new == ENOUGH:
             self._new = 0
-            self.late = max(LEAST, LATE * statistics.median(self._waits))
-            self.usual = statistics.median(self._work)
+            self._wait, self._work = statistics.median(self._waits), statistics.median(self._works)
 
-    def is_slow(self, work: float) -> bool:
+    def late(self, tasks: int) -> float:
+        """Seconds from assignment after which a job is late."""
+        return max(LEAST, LATE * tasks * self._wait)
+
+    def is_slow(self, tasks: int, work: float) -> bool:
         """Whether computing has taken much longer than usual."""
-        return work > SLOW * self.usual and work - self.usual > LEAST
+        usual = tasks * self._work
+        return work > SLOW * usual and work - usual > LEAST
 
 
 class Schedule:
@@ -209,7 +213,7 @@ class Schedule:
             return
         while (oldest := self._oldest_single()) is not None:
             job, since = oldest
-            late = self._clock() - since > self._times_of(job).late
+            late = self._clock() - since > self._late(job)
             worker = next(iter(self._holding[0] if late and self._holding[0] else self._idle_slow), None)
             if worker is None:
                 return
@@ -226,12 +230,15 @@ class Schedule:
     def _times_of(self, job: Job) -> _Times:
         return self._times.setdefault(job.request.kind, _Times())
 
+    def _late(self, job: Job) -> float:
+        return self._times_of(job).late(len(job.request.tasks.indices))
+
     def next_look(self) -> float:
         """Seconds until a job may be late that an idle worker could compute; infinite if there is none."""
         if not self._may_copy or not (self._holding[0] or self._idle_slow):
             return float("inf")
         oldest = self._oldest_single()
-        return float("inf") if oldest is None else oldest[1] + self._times_of(oldest[0]).late - self._clock()
+        return float("inf") if oldest is None else oldest[1] + self._late(oldest[0]) - self._clock()
 
     def settle(self, worker: int, assignment: int, seconds: float) -> Job | None:
         """Count a reply: the job it settles, or None if another worker's reply has settled it before.
@@ -244,14 +251,14 @@ class Schedule:
         job = self._jobs[worker].pop(assignment)
         _, _, since = self._out.pop(assignment)
         job.holders -= 1
-        times = self._times_of(job)
-        if times.is_slow(seconds) != (worker in self._slow):
+        times, tasks = self._times_of(job), len(job.request.tasks.indices)
+        if (self._copies and times.is_slow(tasks, seconds)) != (worker in self._slow):
             self._slow ^= {worker}
             self._sort()
         else:
             self._place(worker)
         if job.settled:
             return None
-        times.add(self._clock() - since, seconds)
+        times.add(tasks, self._clock() - since, seconds)
         job.settled = True
         return job
