@@ -91,8 +91,8 @@ def settled(setup: S, requests: Sequence[Request], batches: int = 1) -> tuple[S,
         batches: how many such batches there are.
 
     Returns:
-        The set-up, still with ``auto`` where workers run on a cluster or on GPUs: the pool then takes as many as there
-        are shards and room for.
+        The set-up, still with ``auto`` where workers run on a cluster or on GPUs: the pool then asks
+        for as many as there are shards.
     """
     if setup.config.cluster.workers != "auto" or elsewhere(setup.config):
         return setup, ""

@@ -70,7 +70,7 @@ class RayPool:
     def warnings(self) -> list[str]:
         """Warnings about workers that were asked for and not there."""
         requested = self.workers
-        if self._most >= requested:
+        if self._most >= requested or self._config.cluster.workers == "auto":
             return []
         return [
             self._short_of_room()
@@ -80,7 +80,7 @@ class RayPool:
 
     def _short_of_room(self) -> str | None:
         """A warning if the cluster has room for fewer workers than are asked for."""
-        if (room := _room(self._config.cluster)) >= self.workers:
+        if self._config.cluster.workers == "auto" or (room := _room(self._config.cluster)) >= self.workers:
             return None
         return (
             f"cluster.workers: {self.workers} workers were asked for, the cluster has room for {room} "
@@ -296,10 +296,10 @@ class RayPool:
 
 
 def _number(config: Config) -> int:
-    """The number of workers: as asked for, or one a shard as far as the cluster has room."""
+    """The number of workers: as asked for, or one a shard; those that find no room wait for nodes to join."""
     if config.cluster.workers != "auto":
         return config.cluster.workers
-    return max(1, min(_room(config.cluster), -(-config.meta_batch // config.shard_size)))
+    return -(-config.meta_batch // config.shard_size)
 
 
 def _room(limits: ClusterConfig) -> int:

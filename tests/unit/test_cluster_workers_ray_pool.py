@@ -128,3 +128,22 @@ def test_a_cluster_with_room_for_fewer_workers_is_a_warning_with_both_numbers(po
     assert "3 workers were asked for, 1 took part" in pool.warnings[0]
     pool._most = 3
     assert pool.warnings == []
+
+
+def test_on_a_cluster_auto_asks_for_a_worker_a_shard_without_a_warning(pool: Any) -> None:
+    config = parse(with_overrides(BASE, ["meta_batch=40", "cluster.address=10.0.0.1:6379"]))
+    assert ray_pool._number(config) == 14  # shards of three
+    pool._config, pool.workers, pool._most = config, 14, 2
+    assert pool.warnings == []
+    assert pool._short_of_room() is None
+
+
+def test_blocks_are_finer_where_workers_are_missing_or_slow(pool: Any) -> None:
+    config = parse(with_overrides(BASE, ["meta_batch=64", "shard=4"]))
+    pool._setup = SimpleNamespace(config=config, adds_shards=True)
+    pool.workers = 1
+    assert pool.level == 4
+    pool.workers = 2  # of which one is there
+    assert pool.level == 2
+    pool._setup.adds_shards = False
+    assert pool.level == 0
