@@ -61,11 +61,14 @@ class WorkerActor:
                 "'metaray submit'"
             ) from error
         hello = {"number": number, "pid": os.getpid(), "data": self._data, "arithmetic": arithmetic()}
-        with suppress(LinkClosed):  # the pool is closed, or has given this worker up
+        try:
             link.send({"hello": hello})
             threading.Thread(target=_beat, args=(link,), name="beat", daemon=True).start()
             _Serving(link, self._worker, self._dtype).run()
-        link.close()
+        except LinkClosed:
+            pass  # the pool is closed, or has given this worker up
+        finally:
+            link.close()  # else the pool would go on hearing the heart of a worker that serves no more
 
 
 def _beat(link: Link) -> None:

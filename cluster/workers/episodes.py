@@ -15,10 +15,12 @@ from cluster.workers.messages import (
     RolloutRequest,
     ScoresReply,
     ScoresRequest,
+    ShardFailed,
     TaskRange,
     shards_of,
     to_flat,
 )
+from meta.engine.native.ir import Unsupported
 from meta.engine.strategies import Engine
 from meta.episode import Episode
 from meta.params import Layout, Params
@@ -102,7 +104,12 @@ class EpisodeWork:
         rows: list[Mapping[str, Tensor]] = []
         for number, tasks in enumerate(request.parts):
             # Shard by shard, whatever the block: the number of tasks at a time may decide bits.
-            gradient, metrics = self._setup.engine.meta_gradient(params, self._episodes(tasks))
+            try:
+                gradient, metrics = self._setup.engine.meta_gradient(params, self._episodes(tasks))
+            except Unsupported:
+                raise
+            except Exception as error:
+                raise ShardFailed(tasks) from error
             total.add(number, self._setup.layout.flatten(gradient))
             rows.append({name: value.clone() for name, value in metrics.items()})
         flat, names = total.total(), tuple(sorted(rows[0]))
@@ -120,7 +127,10 @@ class EpisodeWork:
         if not self._upcoming:
             return False
         tasks = self._upcoming.popleft()
-        self._drawn[tasks] = self._setup.training_episodes(tasks.indices)
+        try:
+            self._drawn[tasks] = self._setup.training_episodes(tasks.indices)
+        except Exception:  # a family's; it will be raised and named if the tasks are asked for
+            self._upcoming.clear()
         return True
 
     def _episodes(self, tasks: TaskRange) -> Episode:

@@ -210,6 +210,15 @@ REPLIES: dict[str, type[Reply]] = {
 }
 
 
+class ShardFailed(Exception):  # noqa: N818 - says where; its cause is the error
+    """A shard of a block could not be computed."""
+
+    def __init__(self, tasks: TaskRange) -> None:
+        """Keep the shard's tasks."""
+        super().__init__(str(tasks))
+        self.tasks = tasks
+
+
 def to_flat(tensor: Tensor) -> Flat:
     """A tensor's elements in host memory."""
     array: Flat = tensor.reshape(-1).cpu().numpy()

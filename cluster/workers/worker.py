@@ -7,7 +7,7 @@ import torch
 
 from cluster.config.schema import Config
 from cluster.errors import EngineError, MetarayError
-from cluster.workers.messages import Flat, Reply, Request, RolloutRequest
+from cluster.workers.messages import Flat, Reply, Request, RolloutRequest, ShardFailed, TaskRange
 from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.memory import keep_freed_memory
 from meta.engine.native.ir import Unsupported
@@ -120,13 +120,18 @@ class Worker:
             return self._work.run_on_rollouts(request, params, self._layout.unflatten(self._second.take(second)))
         except Unsupported as error:
             raise EngineError(f"a worker cannot run the engine: {error}") from error
+        except ShardFailed as failed:
+            raise _failure(request.step, failed.tasks, failed.__cause__ or failed) from failed.__cause__
         except Exception as error:
-            where = f"at step {request.step} on {request.tasks}"
-            raise MetarayError(f"a worker failed {where}: {type(error).__name__}: {error}") from error
+            raise _failure(request.step, request.tasks, error) from error
 
     def between_requests(self) -> bool:
         """Prepare a part of the next request, while none waits; False: there is nothing to prepare."""
         return self._work.between_requests()
+
+
+def _failure(step: int, tasks: TaskRange, error: BaseException) -> MetarayError:
+    return MetarayError(f"a worker failed at step {step} on {tasks}: {type(error).__name__}: {error}")
 
 
 class _Received:

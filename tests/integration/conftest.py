@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import psycopg2
 import pytest
 import ray
@@ -66,6 +67,7 @@ def small_settings() -> Callable[[Path], dict[str, Any]]:
         "meta_batch": 7,
         "shard": 2,
         "eval": {"tasks": 10, "val_tasks": 6, "steps": [0, 1], "every": 10},
+        "cluster": {"workers": 2},
         "checkpoint": {"root": str(folder / "runs"), "every": 10},
         "tracking": {"uri": f"sqlite:///{folder / 'mlflow.db'}", "every": 5},
     }
@@ -103,6 +105,30 @@ def make_config(settings: dict[str, Any]) -> Callable[..., Config]:
         return parse(raw)
 
     return make
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start a script in a process of its own, which ends when its input does; nothing below it is left."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(text: str) -> subprocess.Popen[str]:
+        script = tmp_path / f"beside_{len(started)}.py"
+        script.write_text(text)
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        started.append(subprocess.Popen([sys.executable, str(script)], env=environment, text=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.wait(timeout=120)
+        process.stdout.close()
+        assert psutil.wait_procs(below, timeout=60)[1] == []
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +52,6 @@ class Silence:
         """Nothing."""
 
 
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Three Ray nodes in a process that replaces one when it is told to; its first line is the address."""
-    script = tmp_path / "nodes.py"
-    script.write_text(NODES)
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    yield process
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    process.stdout.close()
-    process.wait(timeout=120)
-
-
 def descendants(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
     """Processes below one whose command line holds a name."""
     result = []
@@ -86,7 +65,7 @@ def descendants(process: subprocess.Popen[str], name: str) -> list[psutil.Proces
 
 
 def test_same_bits_through_chaos(
-    nodes: subprocess.Popen[str],
+    beside: Callable[[str], subprocess.Popen[str]],
     metaray: Callable[..., subprocess.Popen[str]],
     make_config: Callable[..., Any],
     tmp_path: Path,
@@ -101,6 +80,7 @@ def test_same_bits_through_chaos(
         cluster__workers=4,
         cluster__max_failures=100,
     )
+    nodes = beside(NODES)
     assert nodes.stdout is not None
     assert nodes.stdin is not None
     address = nodes.stdout.readline().strip()

@@ -157,6 +157,21 @@ def test_a_family_of_ones_own_in_the_working_directory(metaray, finished, config
     assert "Traceback" not in errors
 
 
+def test_auto_computes_small_work_alone_with_the_same_bits(metaray, finished, finished_run, config_file):
+    status, output, errors = finished(metaray("train", str(config_file), "cluster.workers=auto", "--json"))
+    assert status == 0, errors
+    assert re.search(r"^cluster\.workers: 0 \(a shard takes .* in this process, .* and their start\)$", errors, re.M)
+    result = json.loads(output)
+    learned = checkpoints.newest(RunFolder(finished_run).checkpoints)
+    alone = checkpoints.newest(RunFolder(Path(config_file.parent) / result["run_dir"]).checkpoints)
+    assert {name: value.tolist() for name, value in alone.tensors.items()} == {
+        name: value.tolist() for name, value in learned.tensors.items()
+    }
+    status, output, errors = finished(metaray("evaluate", str(config_file.parent / result["run_dir"]), "--json"))
+    assert status == 0, errors
+    assert json.loads(output)["tasks"] == 10
+
+
 def test_debug_shows_the_trace(metaray, finished, config_file):
     status, _, errors = finished(metaray("train", str(config_file), "inner.lr=-1", "--debug"))
     assert status != 0

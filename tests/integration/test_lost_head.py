@@ -1,15 +1,12 @@
 """A cluster's head that dies: the state is saved, MLflow is told, and the last words say how to go on."""
 
 import json
-import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 import yaml
 
 from cluster.runs import checkpoint as checkpoints
@@ -27,32 +24,8 @@ cluster.shutdown()
 """
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A Ray cluster of one node in a process of its own; its first line is the address."""
-    script = tmp_path / "head.py"
-    script.write_text(HEAD)
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    yield process
-    assert process.stdin is not None
-    assert process.stdout is not None
-    below = psutil.Process(process.pid).children(recursive=True)
-    process.stdin.close()
-    process.stdout.close()
-    process.wait(timeout=120)
-    _, alive = psutil.wait_procs(below, timeout=60)
-    assert alive == []
-
-
 def test_a_lost_head_saves_the_state_and_says_how_to_go_on(
-    head: subprocess.Popen[str],
+    beside: Callable[[str], subprocess.Popen[str]],
     metaray: Callable[..., subprocess.Popen[str]],
     make_config: Callable[..., Any],
     tmp_path: Path,
@@ -66,6 +39,7 @@ def test_a_lost_head_saves_the_state_and_says_how_to_go_on(
     )
     path = tmp_path / "long.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    head = beside(HEAD)
     assert head.stdout is not None
     address = head.stdout.readline().strip()
     driver = metaray("train", str(path), "--name", "long", f"cluster.address={address}")

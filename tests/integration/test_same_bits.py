@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,33 +18,14 @@ from cluster.setups.build import build
 from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.recorder import Recorder
-from cluster.workers.pool import InlinePool, Pool
+from cluster.workers.pool import InlinePool
 from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
+from helpers.learning import Silent, trained
 from helpers.waiting import wait_for
 
 STEPS = 200
 DTYPES = ["float32", "float64"]
-
-
-class Silent:
-    """Progress that calls back at one step."""
-
-    def __init__(self, at: int = -1, do: Callable[[], None] = lambda: None) -> None:
-        self.at, self.do = at, do
-
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        if step == self.at:
-            self.do()
-
-
-def trained(config: Config, pool: Pool, folder: RunFolder, progress: Silent | None = None) -> str:
-    setup = build(config)
-    learner = Learner(config.outer, setup.layout, setup.initial_params())
-    books = Recorder(config, setup, folder, pool, progress or Silent())
-    meta_train(config, learner, pool, books, StopFlag())
-    assert learner.step == config.outer.steps
-    return learner.fingerprint
 
 
 @pytest.fixture

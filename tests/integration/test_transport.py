@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,11 @@ import psutil
 import pytest
 
 from cluster.config.schema import Config
-from cluster.interrupts import StopFlag
 from cluster.setups.build import build
-from cluster.training.learner import Learner
-from cluster.training.loop import meta_train
-from cluster.training.recorder import Recorder
-from cluster.workers.pool import InlinePool, Pool
+from cluster.workers.pool import InlinePool
 from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
+from helpers.learning import Silent, trained
 from helpers.waiting import wait_for
 
 SLOW_FAMILY = '''
@@ -141,28 +138,9 @@ print(json.dumps({"alone": alone, "beside": beside, "slow": slow, "copied": pool
 """
 
 
-class Calls:
-    """Progress that calls back at one step."""
-
-    def __init__(self, at: int = -1, do: Callable[[], None] = lambda: None) -> None:
-        self.at, self.do = at, do
-
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        if step == self.at:
-            self.do()
-
-
-def trained(config: Config, pool: Pool, name: str, progress: Calls | None = None) -> str:
-    setup = build(config)
-    learner = Learner(config.outer, setup.layout, setup.initial_params())
-    recorder = Recorder(config, setup, new_run(config, name), pool, progress or Calls())
-    meta_train(config, learner, pool, recorder, StopFlag())
-    return learner.fingerprint
-
-
 def reference(config: Config) -> str:
     alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
-    return trained(alone, InlinePool(build(alone)), "alone")
+    return trained(alone, InlinePool(build(alone)), new_run(alone, "alone"))
 
 
 @pytest.fixture
@@ -231,8 +209,8 @@ def test_a_hung_worker_is_replaced_and_changes_no_bit(local_ray, make_config, op
     config = make_config(outer__steps=60, cluster__workers=2, cluster__heartbeat_timeout=2.5)
     pool = opened(config)
     stopped = pool.pids[0]
-    hang = Calls(at=20, do=lambda: os.kill(stopped, signal.SIGSTOP))
-    assert trained(config, pool, "run", hang) == reference(config)
+    hang = Silent(at=20, do=lambda: os.kill(stopped, signal.SIGSTOP))
+    assert trained(config, pool, new_run(config, "run"), hang) == reference(config)
     if not pool.failures:  # the other worker did all the rest before anybody missed this one
 
         def missed() -> bool:
@@ -253,7 +231,7 @@ def test_all_workers_hung_at_once_are_replaced(local_ray, make_config, opened):
         for pid in pool.pids:
             os.kill(pid, signal.SIGSTOP)
 
-    assert trained(config, pool, "run", Calls(at=10, do=hang)) == reference(config)
+    assert trained(config, pool, new_run(config, "run"), Silent(at=10, do=hang)) == reference(config)
     assert len(pool.failures) == 2
 
 

@@ -1,5 +1,6 @@
 """The worker as a plain class, and the pool without Ray."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from cluster.config.schema import Config, parse
+from cluster.errors import MetarayError
 from cluster.setups.build import build
 from cluster.training.reduction import sum_gradients
 from cluster.workers.messages import TaskRange, gradient_requests, scores_requests
@@ -131,6 +133,21 @@ def test_a_worker_that_prepares_between_requests_gives_the_same_bits(config):
     assert [ahead.between_requests() for _ in range(4)] == [True, True, True, False]
     fresh = Worker(build(config)).run(second, theta(config))
     assert ahead.run(second, theta(config)).buffer.tobytes() == fresh.buffer.tobytes()
+
+
+def test_a_task_that_cannot_be_drawn_is_an_error_when_it_is_asked_for_and_not_before(tmp_path, monkeypatch):
+    text = FAULTY.replace("episode.query.targets[0] = torch.nan", "raise RuntimeError('no such curve')")
+    (tmp_path / "faulty_family.py").write_text(text.replace("Faulty", "Broken"))
+    monkeypatch.delitem(sys.modules, "faulty_family", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = parse({**RAW, "task": {"family": "faulty_family:Broken", "bad": 7}, "shard": 1, "engine": "loop"})
+    worker = Worker(build(config))
+    first, second = (gradient_requests(step, 5, 1, 3)[0] for step in (0, 1))
+    worker.run(first, theta(config))
+    while worker.between_requests():
+        pass
+    with pytest.raises(MetarayError, match=r"^a worker failed at step 1 on train tasks 7 to 7: RuntimeError: no such"):
+        worker.run(second, theta(config))
 
 
 @pytest.mark.parametrize(
