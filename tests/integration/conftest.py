@@ -128,7 +128,9 @@ def beside(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
         process.stdin.close()
         process.wait(timeout=120)
         process.stdout.close()
-        assert psutil.wait_procs(below, timeout=60)[1] == []
+        # Some are nobody's children in the end and stay zombies where the first process of the machine reaps none.
+        alive = psutil.wait_procs(below, timeout=60)[1]
+        assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.fixture

@@ -110,7 +110,13 @@ def head() -> Iterator[Head]:
         process.terminate()
         process.wait(timeout=60)
         require_gone(folder)
-        shutil.rmtree(folder)
+        wait_for(lambda: removed(folder), "the last of Ray's processes to leave its folder")
+
+
+def removed(folder: Path) -> bool:
+    """Whether a folder could be removed; a process that ends may still write there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 @pytest.fixture
