@@ -254,7 +254,8 @@ class RayPool:
             self._by_link.pop(member.link, None)
             self._hub.drop(member.link)
         ray.kill(member.actor)
-        if self._failed_in_a_row > self._config.cluster.max_failures:
+        # A node takes all of its workers with it, and perhaps their first replacements.
+        if self._failed_in_a_row > max(self._config.cluster.max_failures, 2 * self.workers):
             raise ClusterError(
                 f"lost {self._failed_in_a_row} workers without one result between (last: {reason}); look for memory "
                 "or node failures, or raise cluster.max_failures"

@@ -106,6 +106,15 @@ def test_a_worker_without_a_sign_of_life_is_replaced_long_before_its_order_is_du
     assert [one.request.step for _, _, one in pool._schedule.assign()] == [7]
 
 
+@pytest.mark.parametrize(("workers", "most"), [(1, 3), (8, 16)])
+def test_a_run_gives_up_when_workers_are_lost_in_a_row_but_not_for_one_node(pool: Any, workers: int, most: int) -> None:
+    pool._config, pool.workers = parse(with_overrides(BASE, ["cluster.max_failures=3"])), workers
+    for _ in range(most):
+        pool._replace(pool._members[0], "NodeDiedError")
+    with pytest.raises(ClusterError, match=f"lost {most + 1} workers without one result between"):
+        pool._replace(pool._members[0], "NodeDiedError")
+
+
 def test_workers_on_machines_of_two_kinds_are_refused_unless_asked_for(pool: Any) -> None:
     pool._arithmetic = None
     one = {"processor": "x86_64", "instructions": "AVX2", "torch": "2.13.0"}
