@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from cluster.config.schema import Config
 from cluster.setups.build import build
 from cluster.setups.episodes import EpisodeSetup, require_episodes
 from cluster.training.learner import Learner
-from cluster.workers.messages import gradient_requests
+from cluster.workers.messages import Flat, gradient_requests
 from cluster.workers.worker import Worker
 from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.machine import hardware
@@ -44,7 +45,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a configuration would take on clusters of several sizes.
+    """Simulated outer steps of a configuration on clusters of several sizes.
 
     Attributes:
         rows: by number of workers.
@@ -110,7 +111,8 @@ def plan(config: Config, cluster: Cluster, network: Network) -> Plan:
     fix_arithmetic(threads=config.cluster.threads)
     keep_freed_memory()
     setup = require_episodes(build(config))
-    costs = measured(setup, config, network)
+    worker, theta = Worker(setup), setup.layout.flatten(setup.initial_params()).numpy()
+    costs = _measured(setup, worker, theta, network)
     sizes = sorted({1, *(2**k for k in range(1, 15) if 2**k < cluster.workers), cluster.workers})
     rows = {workers: _simulated(costs, _part(cluster, workers), config) for workers in sizes}
     least = min(row.step for row in rows.values())
@@ -120,7 +122,7 @@ def plan(config: Config, cluster: Cluster, network: Network) -> Plan:
         rows=rows,
         asked=cluster.workers,
         enough=enough,
-        best_shard=_best_shard(setup, config, costs, cluster),
+        best_shard=_best_shard(worker, theta, config, costs, cluster),
         costs=costs,
     )
 
@@ -134,47 +136,39 @@ def _part(cluster: Cluster, workers: int) -> Cluster:
 
 
 def _simulated(costs: Costs, cluster: Cluster, config: Config) -> Simulated:
-    shards = -(-config.meta_batch // config.shard_size)
-    simulation = Simulation(costs, cluster, shards, copies=config.cluster.copies)
-    return simulation.run(FEWER if max(cluster.workers, shards) > MANY else STEPS)
+    simulation = Simulation(costs, cluster, config.shards, copies=config.cluster.copies)
+    return simulation.run(FEWER if max(cluster.workers, config.shards) > MANY else STEPS)
 
 
-def _best_shard(setup: EpisodeSetup, config: Config, costs: Costs, cluster: Cluster) -> tuple[int, float]:
+def _best_shard(worker: Worker, theta: Flat, config: Config, costs: Costs, cluster: Cluster) -> tuple[int, float]:
     """The shard size with the shortest step, among powers of two and the configuration's own, and that step."""
     fastest = min(costs.shard)  # least disturbed by whatever else the machine does
     sizes = {config.shard_size, *(2**power for power in range(config.meta_batch.bit_length()))}
     steps = {}
     for size in sizes:
-        ratio = 1.0 if size == config.shard_size else min(_shard_seconds(setup, size)) / fastest
+        ratio = 1.0 if size == config.shard_size else min(_shard_seconds(worker, theta, size)) / fastest
         scaled = replace(costs, shard=[ratio * seconds for seconds in costs.shard])
         steps[size] = _simulated(scaled, cluster, config.model_copy(update={"shard": size})).step
     best = min(steps, key=lambda size: steps[size])
     return best, steps[best]
 
 
-def _shard_seconds(setup: EpisodeSetup, size: int) -> list[float]:
+def _shard_seconds(worker: Worker, theta: Flat, size: int) -> list[float]:
     """Seconds that some shards of a size take, what is compiled for them left out."""
-    worker, theta = Worker(setup), setup.layout.flatten(setup.initial_params()).numpy()
     requests = gradient_requests(0, SAMPLES * size, size)
     worker.run(requests[0], theta)
-    return [_seconds(lambda request=request: worker.run(request, theta)) for request in requests]  # type: ignore[misc]
+    return [_seconds(partial(worker.run, request, theta)) for request in requests]
 
 
-def measured(setup: EpisodeSetup, config: Config, network: Network) -> Costs:
-    """The costs of a configuration, as far as they can be measured on one machine.
-
-    Args:
-        setup: of the configuration, but for the size of shards.
-        config: with the size of shards.
-        network: between nodes.
-    """
-    theta = setup.layout.flatten(setup.initial_params()).numpy()
+def _measured(setup: EpisodeSetup, worker: Worker, theta: Flat, network: Network) -> Costs:
+    """The costs of a configuration, as far as they can be measured on one machine."""
+    config = setup.config
     learner = Learner(config.outer, setup.layout, setup.initial_params())
     gradient = np.zeros_like(theta)
     steps = [_seconds(lambda: learner.descend(gradient, config.meta_batch)) for _ in range(SAMPLES)]
     added = [_seconds(lambda: np.array(theta) + gradient) for _ in range(SAMPLES)]
     return Costs(
-        shard=_shard_seconds(setup, config.shard_size),
+        shard=_shard_seconds(worker, theta, config.shard_size),
         learner=statistics.median(steps) + LOOP,
         send=SEND,
         receive=RECEIVE,

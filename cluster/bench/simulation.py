@@ -21,7 +21,7 @@ TICK = 1e-6  # by which time moves on at least, whatever was rounded
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What things take on the machines in question.
+    """Times and rates of the machines that are simulated.
 
     Attributes:
         shard: measured times of one shard, of which each shard takes one at random.
@@ -146,7 +146,7 @@ class Simulation:
     def _one(self, began: float, number: int) -> _Step:
         step = _Step(began, began, began, began)
         self._drive(step, self._costs.nbytes / self._costs.memory)
-        level = level_for(self._shards, self._equal_workers())
+        level = level_for(self._shards, self._cluster.workers, self._schedule.fast)
         requests = [
             GradientRequest(step=number, shard=block, tasks=tasks, size=1, level=level)
             for block, tasks in enumerate(shards("train", 0, self._shards, 2**level))
@@ -166,11 +166,6 @@ class Simulation:
             happen(at)
         self._drive(step, self._costs.learner)
         return step
-
-    def _equal_workers(self) -> int:
-        """As many as the pool cuts blocks for."""
-        fast, workers = self._schedule.fast, self._cluster.workers
-        return workers if fast == workers else 4 * max(fast, 1)
 
     def _drive(self, step: _Step, seconds: float) -> None:
         step.driver += seconds
@@ -199,7 +194,7 @@ class Simulation:
             self._after(end, self._computed(step, worker, assignment, seconds))
 
     def _computed(self, step: _Step, worker: int, assignment: int, seconds: float) -> Callable[[float], None]:
-        """What happens when a worker has computed: its gradient sets out."""
+        """The event at which a worker has computed a block and sends its gradient."""
 
         def happen(at: float) -> None:
             arrival = at + self._costs.latency

@@ -58,11 +58,10 @@ def _print(result: "Plan") -> None:
             *(f"{share:.0%}" for share in parts(row).values()),
         )
     print_table(table)
-    size, seconds = result.best_shard
-    shards = -(-result.config.meta_batch // result.config.shard_size)
+    config, (size, seconds) = result.config, result.best_shard
     print_lines(
         {
-            "shards": f"{shards} of {result.config.shard_size} tasks; more workers than shards have nothing to do",
+            "shards": f"{config.shards} of {config.shard_size} tasks; more workers than shards have nothing to do",
             "enough": f"{result.enough} workers; more shorten the step by less than 5 %",
             "best shard": f"{size} tasks, {1e3 * seconds:.3g} ms a step with {result.asked} workers",
         }

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with values, as lines for the user."""
+"""Errors of pydantic as lines for the user."""
 
 from collections.abc import Callable
 from typing import Any, get_args

@@ -71,6 +71,11 @@ class Config(Section):
         return self.shard if self.shard is not None else -(-self.meta_batch // SHARDS)
 
     @property
+    def shards(self) -> int:
+        """Shards of a meta-batch; the last may be smaller."""
+        return -(-self.meta_batch // self.shard_size)
+
+    @property
     def training_tasks(self) -> int:
         """Tasks of the whole training."""
         return self.outer.steps * self.meta_batch

@@ -37,7 +37,7 @@ class Params(BaseModel):
 
 
 class Asked(BaseModel):
-    """What is asked in JSON; :func:`asked_of` adds the arrays that a model takes."""
+    """A request in JSON; :func:`asked_of` adds the arrays that a model takes."""
 
     model_config = CLOSED
 

@@ -95,7 +95,7 @@ def run(start: Start, stop: SignalFlag) -> Outcome:
 def _run(own: Start, stop: SignalFlag) -> Outcome:
     folder, own = own.folder, _with_workers(own)
     beside = {algorithm: baseline_of(own, algorithm) for algorithm in own.config.eval.baselines}
-    # MLflow is told first how the run ended: without its head, Ray may take a minute to leave.
+    # The MLflow run ends before the Ray session: a session whose head is lost may take a minute to end.
     with shared_session(own.setup.config, stop), _Tracking(own, None) as tracking:
         stop.listen()
         outcome = _train(own, stop, tracking)
@@ -209,12 +209,11 @@ def _with_workers(start: Start) -> Start:
 
 def _idle_workers(config: Config) -> list[str]:
     """A warning where there are more workers than shards."""
-    shards = -(-config.meta_batch // config.shard_size)
-    if config.cluster.workers == "auto" or config.cluster.workers <= shards:
+    if config.cluster.workers == "auto" or config.cluster.workers <= config.shards:
         return []
     return [
         f"cluster.workers is {config.cluster.workers}, but a meta-batch of {config.meta_batch} tasks in shards of "
-        f"{config.shard_size} makes {shards} shards: the other workers only help with evaluations; lower "
+        f"{config.shard_size} makes {config.shards} shards: the other workers only help with evaluations; lower "
         "cluster.workers, or shard, which changes bits of θ"
     ]
 

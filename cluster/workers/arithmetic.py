@@ -1,4 +1,4 @@
-"""What decides the bits of a worker's arithmetic besides the configuration: processor, libraries, GPU."""
+"""Processor, libraries and GPU of a worker: besides the configuration, they decide the bits of its arithmetic."""
 
 import platform
 

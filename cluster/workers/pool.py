@@ -1,15 +1,15 @@
 """The interface of a pool of workers, and the pool that computes in this very process."""
 
-import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cluster.workers.messages import Flat, GradientRequest, Reply, Request
+from cluster.workers.messages import Flat, Reply, Request
 from cluster.workers.worker import Workable, Worker
 
 ENOUGH = 1.15  # a request less is worth some imbalance
+FINER = 4  # times as many blocks where workers differ
 
 
 @dataclass(eq=False)
@@ -78,36 +78,40 @@ class Pool(Protocol):
         ...
 
 
-def level_of(setup: Workable, workers: int) -> int:
-    """The level of the blocks of shards that workers are asked for.
+def level_of(setup: Workable, workers: int, fast: int) -> int:
+    """The level of the blocks of shards that workers are asked for; see :func:`level_for`.
 
     Args:
         setup: what workers are built from.
-        workers: number of workers of one speed.
+        workers: number of workers asked for.
+        fast: those of them that are there and not slow.
+
+    Returns:
+        0 where a worker cannot add shards up.
     """
-    if not setup.adds_shards:
-        return 0
-    return level_for(-(-setup.config.meta_batch // setup.config.shard_size), workers)
+    return level_for(setup.config.shards, workers, fast) if setup.adds_shards else 0
 
 
-def level_for(shards: int, workers: int) -> int:
-    """The level of blocks as large as keeps all workers busy.
+def level_for(shards: int, workers: int, fast: int) -> int:
+    """The level of blocks as large as keeps all workers busy, finer ones where some are slow or missing.
 
     Args:
         shards: of a meta-batch.
-        workers: number of workers of one speed.
+        workers: number of workers asked for.
+        fast: those of them that are there and not slow.
 
     Returns:
         The largest level at which the worker with most to do has at most ENOUGH times the shards that it has with
         single ones.
 
-    >>> level_for(16, 2), level_for(16, 3), level_for(16, 16)
-    (3, 1, 0)
+    >>> level_for(16, 2, 2), level_for(16, 3, 3), level_for(16, 16, 16), level_for(16, 2, 1)
+    (3, 1, 0, 2)
     """
+    takers = workers if fast == workers else FINER * max(fast, 1)
 
     def most(level: int) -> int:
         blocks = -(-shards // (1 << level))
-        return min(shards, -(-blocks // workers) << level)
+        return min(shards, -(-blocks // takers) << level)
 
     levels = range((shards - 1).bit_length() + 1)
     return max(level for level in levels if most(level) <= ENOUGH * most(0))
@@ -120,7 +124,7 @@ class InlinePool:
         """Make the worker."""
         self.failures: list[str] = []
         self.workers = 0
-        self._level = level_of(setup, 1)
+        self._level = level_of(setup, 1, 1)
         self._worker = Worker(setup)
         self._waiting: deque[tuple[Ticket, Request, Flat, Flat | None]] = deque()
 
@@ -162,11 +166,7 @@ class InlinePool:
         """Compute the oldest queued request."""
         if self._waiting:
             ticket, request, theta, second = self._waiting.popleft()
-            alone = request
-            if isinstance(request, GradientRequest):
-                alone = dataclasses.replace(request, upcoming=None)  # there is no idle moment to draw ahead in
-            reply = self._worker.run(alone, theta, second)
-            ticket.deliver(dataclasses.replace(reply, request=request))
+            ticket.deliver(self._worker.run(request, theta, second))
 
     def close(self) -> None:
         """Drop what is queued."""

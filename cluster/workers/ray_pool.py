@@ -27,7 +27,6 @@ from cluster.workers.vectors import Receiver, Vectors
 from cluster.workers.wire import decode_reply, encode_request
 from cluster.workers.worker import Workable
 
-FINER = 4  # times as many blocks where workers differ
 MOST_SILENCES = 3  # workers in turn that give no reply to one request: then it is the request that takes too long
 LONGEST_WAIT = 0.5  # seconds between two looks at what Ray knows and at deadlines
 
@@ -95,13 +94,7 @@ class RayPool:
     @property
     def level(self) -> int:
         """Blocks as large as keep equal workers busy; finer ones where some are slow or missing."""
-        fast = self._schedule.fast
-        return level_of(self._setup, self.workers if fast == self.workers else FINER * max(fast, 1))
-
-    @property
-    def copied(self) -> int:
-        """Number of requests that were late at one worker and given to a second one."""
-        return self._schedule.copied
+        return level_of(self._setup, self.workers, self._schedule.fast)
 
     def submit(
         self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
@@ -300,7 +293,7 @@ def _number(config: Config) -> int:
     """The number of workers: as asked for, or one a shard; those that find no room wait for nodes to join."""
     if config.cluster.workers != "auto":
         return config.cluster.workers
-    return -(-config.meta_batch // config.shard_size)
+    return config.shards
 
 
 def _room(limits: ClusterConfig) -> int:

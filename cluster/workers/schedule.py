@@ -51,7 +51,7 @@ class Job:
 
 
 class _Times:
-    """What is known about jobs of one kind, per task: blocks of shards differ in size."""
+    """Times of jobs of one kind, per task since blocks of shards differ in size."""
 
     def __init__(self) -> None:
         """Know nothing."""

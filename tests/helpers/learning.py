@@ -10,7 +10,8 @@ from cluster.training.learner import Learner
 from cluster.training.loop import meta_train
 from cluster.training.recorder import Recorder
 from cluster.workers.messages import Flat
-from cluster.workers.pool import Pool
+from cluster.workers.pool import InlinePool, Pool
+from helpers.folders import new_run
 
 
 class Silent:
@@ -34,6 +35,12 @@ def trained(config: Config, pool: Pool, folder: RunFolder, progress: Silent | No
     meta_train(config, learner, pool, recorder, StopFlag())
     assert learner.step == config.outer.steps
     return learner.fingerprint
+
+
+def trained_alone(config: Config) -> str:
+    """The fingerprint of θ after the same training without workers."""
+    alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
+    return trained(alone, InlinePool(build(alone)), new_run(alone, "alone"))
 
 
 def update(learner: Learner, gradient: Flat, tasks: int) -> float:

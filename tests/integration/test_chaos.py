@@ -15,11 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from cluster.interrupts import StopFlag
-from cluster.setups.build import build
-from cluster.training.learner import Learner
-from cluster.training.loop import meta_train
-from cluster.workers.pool import InlinePool
+from helpers.learning import trained_alone
 
 pytestmark = [pytest.mark.nightly, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")]
 
@@ -42,14 +38,6 @@ for line in sys.stdin:
         print("done", flush=True)
 cluster.shutdown()
 """
-
-
-class Silence:
-    def after_step(self, learner: Learner, metrics: Any) -> None:
-        """Nothing."""
-
-    def finish(self, learner: Learner) -> None:
-        """Nothing."""
 
 
 def descendants(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
@@ -124,10 +112,7 @@ def test_same_bits_through_chaos(
     result = json.loads(output)
     assert result["steps"] == config.outer.steps
     assert min(killed.values()) >= 1
-    alone = build(config)
-    learner = Learner(config.outer, alone.layout, alone.initial_params())
-    meta_train(config, learner, InlinePool(alone), Silence(), StopFlag())  # type: ignore[arg-type]
-    assert result["theta_sha256"] == learner.fingerprint
+    assert result["theta_sha256"] == trained_alone(config)
     deadline = time.monotonic() + 60
     while descendants(nodes, "WorkerActor") and time.monotonic() < deadline:
         time.sleep(0.2)

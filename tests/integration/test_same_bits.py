@@ -21,7 +21,7 @@ from cluster.training.recorder import Recorder
 from cluster.workers.pool import InlinePool
 from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
-from helpers.learning import Silent, trained
+from helpers.learning import Silent, trained, trained_alone
 from helpers.waiting import wait_for
 
 STEPS = 200
@@ -44,9 +44,7 @@ def reference() -> dict[str, str]:
 
 def expected(reference: dict[str, str], config: Config) -> str:
     if config.dtype not in reference:
-        alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
-        pool = InlinePool(build(alone))
-        reference[config.dtype] = trained(alone, pool, new_run(alone, "alone"))
+        reference[config.dtype] = trained_alone(config)
     return reference[config.dtype]
 
 
@@ -81,8 +79,7 @@ def test_images_with_a_worker_killed(local_ray, make_config, make_store, engine)
     images = {"family": "images", "root": str(make_store((8, 8, 1), classes=8, images=10)), "way": 3, "query": 4}
     model = {"name": "conv4", "channels": 4, "blocks": 2}
     config = make_config(task=images, model=model, outer__steps=30, engine=engine, cluster__workers=2)
-    alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
-    reference = trained(alone, InlinePool(build(alone)), new_run(alone, "alone"))
+    reference = trained_alone(config)
     pool = RayPool(build(config))
     kill = Silent(at=10, do=lambda: os.kill(pool.pids[0], signal.SIGKILL))
     try:

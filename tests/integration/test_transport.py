@@ -14,10 +14,9 @@ import pytest
 
 from cluster.config.schema import Config
 from cluster.setups.build import build
-from cluster.workers.pool import InlinePool
 from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
-from helpers.learning import Silent, trained
+from helpers.learning import Silent, trained, trained_alone
 from helpers.waiting import wait_for
 
 SLOW_FAMILY = '''
@@ -138,11 +137,6 @@ print(json.dumps({"alone": alone, "beside": beside, "slow": slow, "failures": po
 """
 
 
-def reference(config: Config) -> str:
-    alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 0})})
-    return trained(alone, InlinePool(build(alone)), new_run(alone, "alone"))
-
-
 @pytest.fixture
 def opened() -> Iterator[Callable[[Config], RayPool]]:
     """Pools that are closed in the end, with all workers ready."""
@@ -212,7 +206,7 @@ def test_a_hung_worker_is_replaced_and_changes_no_bit(local_ray, make_config, op
     pool = opened(config)
     stopped = pool.pids[0]
     hang = Silent(at=20, do=lambda: os.kill(stopped, signal.SIGSTOP))
-    assert trained(config, pool, new_run(config, "run"), hang) == reference(config)
+    assert trained(config, pool, new_run(config, "run"), hang) == trained_alone(config)
     if not pool.failures:  # the other worker did all the rest before anybody missed this one
 
         def missed() -> bool:
@@ -233,7 +227,7 @@ def test_all_workers_hung_at_once_are_replaced(local_ray, make_config, opened):
         for pid in pool.pids:
             os.kill(pid, signal.SIGSTOP)
 
-    assert trained(config, pool, new_run(config, "run"), Silent(at=10, do=hang)) == reference(config)
+    assert trained(config, pool, new_run(config, "run"), Silent(at=10, do=hang)) == trained_alone(config)
     assert len(pool.failures) == 2
 
 

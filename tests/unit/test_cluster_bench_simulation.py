@@ -34,7 +34,7 @@ def step(costs: Costs, workers: int, shards: int, *, nodes: int = 1, slow: int =
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_where_coordination_is_free_the_busiest_worker_decides(workers: int, shards: int) -> None:
-    size = 2 ** level_for(shards, workers)
+    size = 2 ** level_for(shards, workers, workers)
     blocks = -(-shards // size)
     rounds = -(-blocks // workers)
     expected = {rounds * size, (rounds - 1) * size + shards - (blocks - 1) * size}  # the last block may be short

@@ -160,7 +160,7 @@ def test_a_task_that_cannot_be_drawn_is_an_error_when_it_is_asked_for_and_not_be
 )
 def test_blocks_are_as_large_as_keeps_all_workers_busy(config, workers, shards, level):
     many = config.model_copy(update={"meta_batch": shards, "shard": 1})
-    assert level_of(build(many), workers) == level
+    assert level_of(build(many), workers, workers) == level
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -31,7 +31,7 @@ class LinkClosed(Exception):  # noqa: N818 - the other end has gone; what that m
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """What arrived: a header, numbers as bytes [N], and file descriptors that the receiver now owns."""
+    """A received message: its header, its numbers as bytes [N], and file descriptors, which the receiver now owns."""
 
     header: Any
     numbers: Bytes
@@ -68,7 +68,7 @@ class Link:
 
     @property
     def events(self) -> int:
-        """What a selector has to watch for: input, and output while some is queued."""
+        """Events for a selector: input, and output while some is queued."""
         return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
 
     @property
