@@ -1,12 +1,17 @@
-"""Names to classes: families, models and algorithms, built in or by import path, and the parameters they take."""
+"""Names to classes, built in or by import path: families, models, algorithms, optimizers; and their parameters."""
 
 import difflib
 import importlib
 import inspect
+import json
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import torch
 from pydantic import BaseModel, ConfigDict, create_model
 
 from cluster.errors import ConfigError
@@ -43,6 +48,18 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "pretrain": "meta.policy:PolicyPretrain",
         "oracle": "meta.policy:PolicyOracle",
     },
+    "outer.optimizer.name": {
+        written: f"torch.optim:{name}"
+        for name, cls in vars(torch.optim).items()
+        if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
+        for written in (name, name.lower())
+    },
+    "outer.schedule.name": {
+        "constant": "meta.schedules:Constant",
+        "cosine": "meta.schedules:Cosine",
+        "linear": "meta.schedules:Linear",
+        "step": "meta.schedules:Staircase",
+    },
 }
 
 
@@ -61,7 +78,7 @@ def resolve(key: str, name: str) -> type[Any]:
     """The class that ``name`` stands for under a configuration key.
 
     Args:
-        key: ``task.family``, ``model.name``, ``algorithm``, or ``algorithm of policies``.
+        key: ``task.family``, ``model.name``, ``algorithm``, or another of ``BUILT_IN``.
         name: a built-in name or an import path ``module:Name``.
 
     Raises:
@@ -72,7 +89,7 @@ def resolve(key: str, name: str) -> type[Any]:
     module_name, colon, attribute = path.partition(":")
     if not (colon and attribute and module_name) or module_name.startswith("."):
         raise ConfigError(
-            f"{key}: expected one of {', '.join(sorted(table))} or an import path 'module:Name', "
+            f"{key}: expected one of {', '.join(sorted(filter(str.islower, table)))} or an import path 'module:Name', "
             f"received '{name}'{nearest(name, table)}"
         )
     try:
@@ -107,9 +124,35 @@ def parameters(cls: type[Any], given: frozenset[str]) -> type[BaseModel]:
         if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (hints.get(name, _kind(default)), default)
+        fields[name] = (_without_tensors(hints.get(name, _kind(default))), default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     return create_model(cls.__name__, __config__=config, **fields)
+
+
+def _without_tensors(hint: Any) -> Any:
+    """A type without the tensors that may stand in place of numbers: a configuration holds none."""
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [_without_tensors(kind) for kind in get_args(hint) if kind is not torch.Tensor]
+        return reduce(or_, kinds) if kinds and kinds != list(get_args(hint)) else hint
+    if get_origin(hint) is tuple:
+        return tuple[tuple(_without_tensors(kind) for kind in get_args(hint))]  # type: ignore[misc]
+    return hint
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def strictly(model: type[Checked], raw: Mapping[str, Any]) -> Checked:
+    """The model built from plain values, types checked strictly: true is no number, 1.5 and a text are no integers.
+
+    Args:
+        model: class of the model.
+        raw: plain values by key; a list may stand for a tuple.
+
+    Raises:
+        ValidationError: naming every key that is wrong.
+    """
+    return model.model_validate_json(json.dumps(raw), strict=True)
 
 
 def _kind(default: Any) -> Any:

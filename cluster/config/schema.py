@@ -1,18 +1,18 @@
 """The configuration: one YAML file, checked by frozen pydantic models, overridden by ``section.key=value``."""
 
 import copy
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import strict_yaml
-from cluster.config.components import nearest, parameters, resolve
+from cluster.config.components import nearest, parameters, resolve, strictly
 from cluster.config.credentials import secret_entries
+from cluster.config.outer import GIVEN_TO_OPTIMIZERS, checked_outer
 from cluster.config.problems import problems
 from cluster.config.sections import (
     AdvantageConfig,
@@ -33,6 +33,14 @@ from meta.engine.strategies import STRATEGIES
 
 SHARDS = 16  # of a meta-batch, by default: so many workers can share it
 GIVEN_TO_MODELS = frozenset({"inputs", "outputs"})
+# Keys that name a class, the rest of whose section are its parameters, and those of these that are not given there.
+NAMING = {
+    "task.family": frozenset[str](),
+    "model.name": GIVEN_TO_MODELS,
+    "outer.optimizer.name": GIVEN_TO_OPTIMIZERS,
+    "outer.schedule.name": frozenset[str](),
+}
+SHORTHANDS = ("outer.optimizer", "outer.schedule")  # sections for which their key ``name`` may stand alone
 
 
 class Config(Section):
@@ -106,9 +114,11 @@ class Config(Section):
             "memory": cluster.memory,
             "gpu": cluster.gpus_per_worker > 0,
         }
+        identity["eval"] = {"select_params": self.eval.select_params}  # bits of θ do not depend on it, the best θ does
         identity["inner"].pop("recompute")  # an order of additions like the engine, settled with it
-        if self.outer.schedule == "constant":
-            identity["outer"].pop("steps")  # a constant run may go on for longer
+        steps, schedule = identity["outer"].pop("steps"), identity["outer"]["schedule"]  # a run may go on for longer
+        if schedule.get("steps", 0) is None:  # unless its schedule spans all steps
+            schedule["steps"] = steps
         return identity
 
     def to_yaml(self) -> str:
@@ -150,22 +160,6 @@ def _checked_section(section: OpenSection, key: str, own: str, supplied: frozens
     return {own: getattr(section, own), **values}
 
 
-Checked = TypeVar("Checked", bound=BaseModel)
-
-
-def strictly(model: type[Checked], raw: Mapping[str, Any]) -> Checked:
-    """The model built from plain values, types checked strictly: true is no number, 1.5 and a text are no integers.
-
-    Args:
-        model: class of the model.
-        raw: plain values by key; a list may stand for a tuple.
-
-    Raises:
-        ValidationError: naming every key that is wrong.
-    """
-    return model.model_validate_json(json.dumps(raw), strict=True)
-
-
 def parse(raw: Any) -> Config:
     """Check a nested dictionary and fill in every default.
 
@@ -186,7 +180,10 @@ def parse(raw: Any) -> Config:
             raise ConfigError(f"eval.baselines: expected algorithms other than the run's own, received '{baseline}'")
     task = _checked_section(config.task, "task", "family", frozenset())
     model = _checked_section(config.model, "model", "name", GIVEN_TO_MODELS)
-    return config.model_copy(update={"task": TaskConfig(**task), "model": ModelConfig(**model)})
+    if config.eval.select_params == "ema" and config.outer.ema is None:
+        raise ConfigError("eval.select_params: expected theta without outer.ema, received ema; set outer.ema")
+    outer = checked_outer(config.outer)
+    return config.model_copy(update={"task": TaskConfig(**task), "model": ModelConfig(**model), "outer": outer})
 
 
 def require_no_secrets(raw: Any) -> None:
@@ -236,17 +233,22 @@ def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
 
 
 def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``raw`` without what the class that ``values`` names for a model or family does not take."""
-    result = dict(raw)
-    for section, own, supplied in (("model", "name", GIVEN_TO_MODELS), ("task", "family", frozenset())):
-        before, name = raw.get(section), values.get(f"{section}.{own}")
-        if not isinstance(before, dict) or not isinstance(name, str) or name == before.get(own):
+    """``raw`` without what a class that ``values`` names for a section does not take."""
+    result = copy.deepcopy(raw)
+    for key, supplied in NAMING.items():
+        *path, own = key.split(".")
+        section: Any = result
+        for part in path:
+            section = section.get(part) if isinstance(section, dict) else None
+        name = values.get(key)
+        if not isinstance(section, dict) or not isinstance(name, str) or name == section.get(own):
             continue
         try:
-            known = parameters(resolve(f"{section}.{own}", name), supplied).model_fields
+            known = parameters(resolve(key, name), supplied).model_fields
         except ConfigError:
             continue  # the check of the whole says what is wrong with the name
-        result[section] = {key: value for key, value in before.items() if key == own or key in known}
+        for other in section.keys() - known.keys() - {own, "groups"}:
+            del section[other]
     return result
 
 
@@ -259,12 +261,16 @@ def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
     >>> with_values({"inner": {"lr": 0.01}}, {"inner.lr": 0.1, "seed": 3})
     {'inner': {'lr': 0.1}, 'seed': 3}
+    >>> with_values({"outer": {"optimizer": "sgd"}}, {"outer.optimizer.momentum": 0.9})
+    {'outer': {'optimizer': {'name': 'sgd', 'momentum': 0.9}}}
     """
     result = copy.deepcopy(raw)
     for dotted, value in values.items():
         *sections, key = dotted.split(".")
         target = result
-        for section in sections:
+        for depth, section in enumerate(sections, start=1):
+            if isinstance(target.get(section), str) and ".".join(sections[:depth]) in SHORTHANDS:
+                target[section] = {"name": target[section]}
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"{dotted}: '{section}' is a value, not a section")

@@ -1,8 +1,18 @@
 """The sections of a configuration: what keys there are, of what type, with what defaults."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cluster.config.credentials import has_credentials, without_credentials
 
@@ -69,38 +79,77 @@ class ClippedConfig(Section):
     kl_penalty: NonNegative = 5e-4
 
 
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+# Read after a function, which hands on Python's lists; the patterns themselves are read strictly.
+Patterns = Annotated[tuple[str, ...], Field(min_length=1, strict=False), BeforeValidator(_listed)]
+
+
+class GroupConfig(OpenSection):
+    """``outer.optimizer.groups.NAME``: parameters with settings of their own.
+
+    Attributes:
+        patterns: of their names, as in ``inner.adapt``; one may stand without a list.
+        lr: their step size; None: ``outer.lr``.
+    """
+
+    patterns: Patterns
+    lr: Positive | None = None
+
+
+class OptimizerConfig(OpenSection):
+    """``outer.optimizer``: the class that moves θ, its arguments, and groups of parameters with other ones."""
+
+    name: str = "adam"
+    groups: dict[str, GroupConfig] = {}
+
+    @field_validator("groups")
+    @classmethod
+    def _plain_names(cls, groups: dict[str, GroupConfig]) -> dict[str, GroupConfig]:
+        """Names are parts of dotted keys, so that each can be overridden and searched."""
+        for name in groups:
+            if not re.fullmatch(r"[\w-]+", name):
+                raise ValueError(
+                    f"{name}: expected a group's name of letters, digits, - and _; patterns are a key of the group: "
+                    f"my_group: {{patterns: '{name}'}}"
+                )
+        return groups
+
+
+class ScheduleConfig(OpenSection):
+    """``outer.schedule``: the share of the step sizes that an outer step takes, and its parameters."""
+
+    name: str = "constant"
+
+
 class OuterConfig(Section):
     """``outer``: the meta-update of θ by the learner."""
 
     lr: Positive = 1e-3
     steps: Count
     step: Literal["gradient", "trpo", "ppo"] = "gradient"
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    optimizer: OptimizerConfig = OptimizerConfig()
     estimator: Literal["likelihood_ratio", "dice"] = "likelihood_ratio"
     trpo: TrustRegionConfig = TrustRegionConfig()
     ppo: ClippedConfig = ClippedConfig()
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: ScheduleConfig = ScheduleConfig()
     clip_value: Positive | None = None
+    clip_norm: Positive | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     freeze: tuple[str, ...] = ()
     on_nonfinite: Literal["stop", "skip"] = "stop"
 
-    @field_validator("optimizer", mode="before")
+    @field_validator("optimizer", "schedule", mode="before")
     @classmethod
-    def _no_kind_of_step(cls, value: object) -> object:
-        if value in ("trpo", "ppo"):
+    def _named(cls, value: object, info: ValidationInfo) -> object:
+        """A name alone stands for the class with its defaults."""
+        if info.field_name == "optimizer" and value in ("trpo", "ppo"):
             raise ValueError(
-                f"expected an optimizer, received '{value}', which is a kind of step: set outer.step={value}"
+                f"name: expected an optimizer, received '{value}', which is a kind of step: set outer.step={value}"
             )
-        return value
-
-    @model_validator(mode="after")
-    def _optimizer_steps(self) -> Self:
-        if self.step == "trpo" and "optimizer" in self.model_fields_set and self.optimizer != "adam":
-            raise ValueError(
-                f"optimizer: expected none with outer.step=trpo, which finds its step by line search, received "
-                f"{self.optimizer}; leave it out"
-            )
-        return self
+        return {"name": value} if isinstance(value, str) else value
 
 
 class AdvantageConfig(Section):
@@ -120,6 +169,7 @@ class EvalConfig(Section):
     every: CountOrNone = 0
     val_tasks: Annotated[int, Field(ge=2)] = 200
     select_steps: CountOrNone | None = None
+    select_params: Literal["theta", "ema"] = "theta"
     later_lr: Positive = 1.0
     baselines: tuple[str, ...] = ()
 

@@ -47,7 +47,9 @@ def protocol(evaluation: Mapping[str, Any], inner_steps: int | None) -> list[str
         parts.append(f"trained with {inner_steps} inner step{_s(inner_steps)}")
     step, best = evaluation.get("checkpoint_step"), evaluation.get("best_step")
     if step is not None:
-        parts.append(f"parameters of outer step {step}{', the best on validation tasks' if step == best else ''}")
+        average = "moving average of the " if evaluation.get("params") == "ema" else ""
+        validated = ", the best on validation tasks" if step == best else ""
+        parts.append(f"{average}parameters of outer step {step}{validated}")
     if evaluation.get("data"):
         parts.append(f"data {str(evaluation['data'])[:FINGERPRINT]}")
     return parts
@@ -63,7 +65,9 @@ def kinds_in_words(tasks: Mapping[str, int]) -> str:
 
 
 def rows(evaluation: Mapping[str, Any], label: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
-    """Name and scores by number of inner steps: of this run, ``label``, and each baseline, each with its kinds of task.
+    """Name and scores by number of inner steps of this run and what is beside it, each with its kinds of task.
+
+    Beside it are its moving average of θ, or θ, if it has both, and its baselines.
 
     Args:
         evaluation: as in ``evaluation.json``.
@@ -74,8 +78,9 @@ def rows(evaluation: Mapping[str, Any], label: str) -> Sequence[tuple[str, Mappi
     [('maml', {'1': 'both'}), ('maml, forward', {'1': 'one'})]
     """
     learners = [(label, evaluation["steps"], evaluation.get("kinds", {}))]
-    by_kind = evaluation.get("baseline_kinds", {})
-    learners += [(name, steps, by_kind.get(name, {})) for name, steps in evaluation.get("baselines", {}).items()]
+    for others, kinds in (("beside", "beside_kinds"), ("baselines", "baseline_kinds")):
+        by_kind = evaluation.get(kinds, {})
+        learners += [(name, steps, by_kind.get(name, {})) for name, steps in evaluation.get(others, {}).items()]
     labelled: list[tuple[str, Mapping[str, Any]]] = []
     for name, steps, kinds in learners:
         labelled.append((name, steps))

@@ -251,6 +251,9 @@ def evaluate_params(
 ) -> dict[str, Any]:
     """Held-out figures of a checkpoint's θ under ``config``, with the outer step of that θ.
 
+    Of a run with a moving average of θ they are of what ``eval.select_params`` says, and those of the other are in
+    ``beside`` by name, ``theta`` or ``ema``.
+
     Args:
         pool: workers built from ``config``.
         config: the configuration, whose ``eval`` is the protocol.
@@ -258,9 +261,14 @@ def evaluate_params(
         state: the checkpoint.
         split: of the tasks.
     """
-    theta = setup.layout.flatten(state.params).numpy()
-    result = evaluate(pool, config, setup, theta, split=split)
-    return result | {"checkpoint_step": state.step, "best_step": None if state.best is None else state.best[1]}
+    own, _ = state.selected(config.eval.select_params)
+    results = {
+        name: evaluate(pool, config, setup, setup.layout.flatten(params).numpy(), split=split)
+        for name, params in state.sets.items()
+    }
+    result = _with_rows("beside", results.pop(own), results)
+    best_step = None if state.best is None else state.best[1]
+    return result | {"params": own, "checkpoint_step": state.step, "best_step": best_step}
 
 
 def with_baselines(evaluation: dict[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -270,11 +278,16 @@ def with_baselines(evaluation: dict[str, Any], baselines: Mapping[str, Mapping[s
         evaluation: of the run.
         baselines: evaluations by the baseline's name.
     """
-    if not baselines:
+    return _with_rows("baselines", evaluation, baselines)
+
+
+def _with_rows(key: str, evaluation: dict[str, Any], others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An evaluation with the rows of others under ``key`` and, by kind of task, ``KEY_kinds``."""
+    if not others:
         return evaluation
-    baseline_scores = {"baselines": {name: one["steps"] for name, one in baselines.items()}}
-    by_kind = {name: one["kinds"] for name, one in baselines.items() if "kinds" in one}
-    return evaluation | baseline_scores | ({"baseline_kinds": by_kind} if by_kind else {})
+    by_kind = {name: one["kinds"] for name, one in others.items() if "kinds" in one}
+    rows = {key: {name: one["steps"] for name, one in others.items()}}
+    return evaluation | rows | ({f"{key.removesuffix('s')}_kinds": by_kind} if by_kind else {})
 
 
 def _of_kinds(

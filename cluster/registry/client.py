@@ -19,9 +19,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from pydantic import ValidationError
 
+from cluster.config.components import strictly
 from cluster.config.credentials import without_credentials
 from cluster.config.problems import problems
-from cluster.config.schema import strictly, with_overrides
+from cluster.config.schema import with_overrides
 from cluster.config.sections import TrackingConfig
 from cluster.errors import ConfigError, MetarayError
 from cluster.registry import attempts

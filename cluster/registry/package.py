@@ -60,7 +60,7 @@ def write_package(
         state: the checkpoint to take θ from.
         evaluation: held-out figures of this θ.
     """
-    theta = {name: tensor for name, tensor in state.tensors.items() if name.startswith("theta.")}
+    theta = {f"theta.{name}": tensor for name, tensor in state.params.items()}
     write_file(path / "config.yaml", folder.config.to_yaml().encode())
     write_json(path / "run.json", folder.info | {"checkpoints": None})
     write_json(path / "evaluation.json", evaluation)

@@ -15,11 +15,18 @@ from cluster.config.schema import read_yaml
 from cluster.errors import ConfigError, MetarayError
 
 VARIABLE = "METARAY_TRUST"  # packages, separated by commas, for processes that take no option
-OWN = ("meta", "tasks", "torch.nn")  # what models, algorithms and families of metaray itself are in, and are made of
+# What models, algorithms, families and optimizers of metaray itself are in, and are made of.
+OWN = ("meta", "tasks", "torch.nn", "torch.optim")
 # Sections without classes; the others may name one in any value.
 _PLAIN_SECTIONS = frozenset({"tracking", "checkpoint", "cluster"})
-NOT_ADAPTING = ("task", "eval")
-_CLASSES = frozenset({"task.family", "model.name", "algorithm", "eval.baselines"})  # what a ":" in them is for is known
+NOT_ADAPTING = ("task", "eval", "outer")
+# What a ":" in them is for is known.
+_CLASSES = frozenset(
+    {
+        *("task.family", "model.name", "algorithm", "eval.baselines"),
+        *("outer.optimizer", "outer.optimizer.name", "outer.schedule", "outer.schedule.name"),
+    }
+)
 # Anything that an import could be made of: a module's file may be called my-module.py.
 _IMPORT_PATH = re.compile(r"(?P<module>[^\W\d][^\s:/]*):[^\s:/][^\s:]*")
 _PACKAGE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -58,7 +65,7 @@ def require_trusted(path: Path, trusted: Sequence[str], *, adapting: bool = Fals
     Args:
         path: the folder.
         trusted: packages; their subpackages are trusted too.
-        adapting: whether the model is loaded to adapt alone, for which its family and baselines are not imported.
+        adapting: whether the model is loaded to adapt alone; its family, baselines and optimizer are not imported then.
 
     Raises:
         TrustError: naming the key, the class and the option.

@@ -20,6 +20,7 @@ from meta.params import Params
 SCHEMA = 2
 READABLE = (1, SCHEMA)  # the first also held a task cursor and a hash, which followed from the rest
 BEST = "best.safetensors"
+THETA, EMA = "theta", "ema"
 _STEP_NAME = re.compile(r"step-(\d{9})\.safetensors")
 
 
@@ -35,7 +36,7 @@ class Checkpoint:
         config: the run's configuration, as nested plain values.
         best: the best validation score so far and the step it was reached at, or None.
         frozen: names of the parameters that the outer loop leaves as they are.
-        tensors: ``theta.<name>`` and ``optimizer.<state>``.
+        tensors: ``theta.<name>``, ``optimizer.<state>`` and, of a run with a moving average of θ, ``ema.<name>``.
     """
 
     step: int
@@ -49,8 +50,28 @@ class Checkpoint:
 
     @property
     def params(self) -> Params:
-        """θ by name."""
-        return {n.removeprefix("theta."): t for n, t in self.tensors.items() if n.startswith("theta.")}
+        """The parameters by name that are evaluated and registered: θ, or its average where the run selects that."""
+        return self.selected(self.config.get("eval", {}).get("select_params", THETA))[1]
+
+    @property
+    def sets(self) -> dict[str, Params]:
+        """The parameters by name: θ under ``theta``, and its moving average, if there is one, under ``ema``."""
+        sets: dict[str, Params] = {}
+        for full, tensor in self.tensors.items():
+            kind, _, name = full.partition(".")
+            if kind in (THETA, EMA):
+                sets.setdefault(kind, {})[name] = tensor
+        return sets
+
+    def selected(self, kind: str) -> tuple[str, Params]:
+        """The set of parameters of a kind, and its name: θ where there is no other, as in a registered model.
+
+        Args:
+            kind: ``theta`` or ``ema``, as ``eval.select_params`` says.
+        """
+        sets = self.sets
+        name = kind if kind in sets else THETA
+        return name, sets[name]
 
 
 def step_name(step: int) -> str:

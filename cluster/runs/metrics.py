@@ -14,13 +14,17 @@ from cluster.runs.storage import room_for
 def held_out_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Held-out scores as metrics: ``test/METRIC_STEPS`` and ``…_ci95`` per number of inner steps.
 
+    Those of the parameters beside, such as a moving average of θ, are ``test_ema/…``.
+
     >>> held_out_metrics({"metric": "mse", "steps": {"5": {"mean": 0.5, "ci95": 0.1, "median": 0.4, "diverged": 0}}})
     {'test/mse_5': 0.5, 'test/mse_5_ci95': 0.1}
     """
     values = {}
-    for prefix, rows in {"": evaluation["steps"], **evaluation.get("kinds", {})}.items():
+    of_kinds = {f"test/{kind}": rows for kind, rows in evaluation.get("kinds", {}).items()}
+    beside = {f"test_{params}": rows for params, rows in evaluation.get("beside", {}).items()}
+    for prefix, rows in {"test": evaluation["steps"], **of_kinds, **beside}.items():
         for number, row in rows.items():
-            name = "/".join(["test", *([prefix] if prefix else []), f"{evaluation['metric']}_{number}"])
+            name = f"{prefix}/{evaluation['metric']}_{number}"
             values[name] = math.nan if row["mean"] is None else row["mean"]
             if row["ci95"] is not None:
                 values[f"{name}_ci95"] = row["ci95"]

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import strict_yaml
-from cluster.config.components import nearest
+from cluster.config.components import nearest, strictly
 from cluster.config.problems import problems
 from cluster.config.schema import (
+    SHORTHANDS,
     Config,
     differences,
     parse,
     read_yaml,
     require_no_secrets,
-    strictly,
     with_overrides,
     with_values,
 )
@@ -103,8 +103,20 @@ class Search:
 
     @cached_property
     def base_values(self) -> dict[str, Any]:
-        """The base configuration's own values of the keys that are searched."""
-        return self.values_of(self.base.model_dump(mode="json"))
+        """The base configuration's own values of the keys that are searched, as the space writes them."""
+        values = self.values_of(self.base.model_dump(mode="json"))
+        for key, domain in self.settings.space.items():
+            listed = domain.choice or domain.grid or ()
+            if values[key] not in listed:  # a name may stand for a whole section, ``sgd`` for ``{name: sgd, …}``
+                values[key] = next((value for value in listed if self._is_base(key, value)), values[key])
+        return values
+
+    def _is_base(self, key: str, value: Any) -> bool:
+        """Whether the base configuration with a value is the base configuration."""
+        try:
+            return self.config({key: value}) == self.base
+        except ConfigError:
+            return False
 
     def values_of(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """The values of the searched keys in a configuration of nested plain values."""
@@ -204,12 +216,14 @@ def _settings(raw: Mapping[str, Any], path: Path) -> SearchConfig:
         raise ConfigError("\n".join(problems(error, SearchConfig, "search."))) from error
 
 
-def _merged(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: dict[str, Any], own: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``base`` with the sections of ``own`` laid over it."""
     result = copy.deepcopy(base)
     for key, value in own.items():
+        if isinstance(value, dict) and isinstance(result.get(key), str) and prefix + key in SHORTHANDS:
+            result[key] = {"name": result[key]}
         if isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = _merged(result[key], value)
+            result[key] = _merged(result[key], value, f"{prefix}{key}.")
         else:
             result[key] = copy.deepcopy(value)
     return result
@@ -261,6 +275,12 @@ def _check_key(search: Search, key: str, domain: Domain) -> None:
         raise ConfigError(f"search.space: expected keys that change θ, received '{key}'; give it a value instead")
     if key == "outer.steps":
         raise ConfigError("search.space: outer.steps is what schedulers shorten; give it a value instead")
+    if key.removesuffix(".name") in SHORTHANDS and key.endswith(".name"):
+        section = key.removesuffix(".name")
+        raise ConfigError(
+            f"search.space: the other keys of {section} are those of the class that {key} names, so that it cannot be "
+            f"searched alone; search whole values, {section}: {{choice: [adam, {{name: sgd, momentum: 0.9}}]}}"
+        )
     for value in domain.probes:
         try:
             search.config({key: value})

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cluster.config.components import parameters, resolve
-from cluster.config.schema import GIVEN_TO_MODELS, Config, strictly
+from cluster.config.components import parameters, resolve, strictly
+from cluster.config.schema import GIVEN_TO_MODELS, Config
 from cluster.errors import ConfigError
 from meta.adapt import EVERY, EXCEPT, matches
 from meta.models import Model, TorchModel

@@ -1,18 +1,22 @@
 """A small trial of the whole path before the first outer step: an error that would come after hours comes at once.
 
-On the driver: meta-gradient, scores, predictions, checkpoint and a figure of one task, in the strategy of the run. On
-the workers: meta-gradient and scores of one task each. Parts of metaray itself are not tried where nothing about them
-depends on the machine.
+On the driver: the optimizer, and meta-gradient, scores, predictions, checkpoint and a figure of one task, in the
+strategy of the run. On the workers: meta-gradient and scores of one task each. Parts of metaray itself are not tried
+where nothing about them depends on the machine.
 """
 
 import io
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from cluster.config.outer import optimizer_class
 from cluster.errors import ConfigError, MetarayError
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.setups.build import Setup
+from cluster.training.learner import Learner
 from cluster.workers.messages import GradientRequest, ScoresRequest, TaskRange
 from cluster.workers.pool import Pool
 from meta.params import Params
@@ -24,12 +28,42 @@ def require_path(setup: Setup) -> None:
     Raises:
         ConfigError: naming the part that fails, and why.
     """
+    _part(setup, "optimizer", lambda: require_optimizer(setup))
     for name, attempt in setup.trial():
         _part(setup, name, attempt)
     if setup.needs_trial:
         params = {name: value.to(setup.device) for name, value in setup.initial_params().items()}
         _part(setup, "checkpoint", lambda: _require_checkpoint(setup, params))
         _part(setup, "figure", lambda: _require_figure(setup, params))
+
+
+def require_optimizer(setup: Setup) -> None:
+    """Make the optimizer over the parameters; step one of the user's own, save its state, and go on from it.
+
+    Raises:
+        ConfigError: if it does not take the parameters, or goes on otherwise than if it had not been saved.
+    """
+    config, layout = setup.config, setup.layout
+    one = Learner(config.outer, layout, setup.initial_params(), setup.frozen)
+    if optimizer_class(config.outer.optimizer.name).__module__.startswith("torch.optim."):
+        return
+    other = Learner(config.outer, layout, setup.initial_params(), setup.frozen)
+    generator = torch.Generator().manual_seed(config.seed)
+    gradients = [torch.randn(layout.size, generator=generator, dtype=setup.dtype).numpy() for _ in range(4)]
+    for gradient in gradients[:2]:
+        one.descend(gradient, 1)
+        one.finish_step()
+    other.load(one.state(), one.step, one.skipped)
+    for gradient in gradients[2:]:
+        for learner in (one, other):
+            learner.descend(gradient, 1)
+            learner.finish_step()
+    if one.fingerprint != other.fingerprint:
+        raise ConfigError(
+            f"outer.optimizer.name: expected '{config.outer.optimizer.name}' to go on from a saved state with the same "
+            "bits of θ, received others; keep all that changes in self.state or self.param_groups, and draw no random "
+            "numbers"
+        )
 
 
 def try_workers(pool: Pool, setup: Setup) -> None:

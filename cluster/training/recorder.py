@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from cluster.config.schema import Config
-from cluster.evaluation.scores import diverged_tasks, is_better, mean_score, start, table, task_kinds
+from cluster.evaluation.scores import Scores, diverged_tasks, is_better, mean_score, start, table, task_kinds
 from cluster.progress import Progress
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
@@ -20,8 +20,12 @@ from cluster.workers.pool import Pool, Ticket
 
 @dataclasses.dataclass(eq=False)
 class _Validation:
-    ticket: Ticket
+    tickets: Mapping[str, Ticket]  # of θ and, where there is one, of its moving average
     state: Checkpoint  # what becomes the best checkpoint if the score says so
+
+    @property
+    def complete(self) -> bool:
+        return all(ticket.complete for ticket in self.tickets.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,19 +108,22 @@ class Recorder:
         return every > 0 and (step % every == 0 or step == self._config.outer.steps)
 
     def start_validation(self, learner: Learner) -> None:
-        """Score the current θ on the validation tasks, beside the training."""
+        """Score the current θ, and its moving average if there is one, on the validation tasks, beside the training."""
         self._settle_validation(wait=True)
         evaluation = self._config.eval
-        ticket = start(
-            self._pool,
-            self._config,
-            learner.theta,
-            step=learner.step,
-            split="val",
-            tasks=evaluation.val_tasks,
-            steps=self._validation_steps,
-        )
-        self._validation = _Validation(ticket, self._snapshot(learner))
+        tickets = {
+            name: start(
+                self._pool,
+                self._config,
+                theta,
+                step=learner.step,
+                split="val",
+                tasks=evaluation.val_tasks,
+                steps=self._validation_steps,
+            )
+            for name, theta in learner.sets.items()
+        }
+        self._validation = _Validation(tickets, self._snapshot(learner))
 
     @property
     def _validation_steps(self) -> list[int]:
@@ -174,15 +181,20 @@ class Recorder:
 
     def _settle_validation(self, *, wait: bool) -> None:
         """Record a finished validation: its metrics, the best θ, the checkpoint that waited for it."""
-        if self._validation is None or not (wait or self._validation.ticket.complete):
+        if self._validation is None or not (wait or self._validation.complete):
             return
         validation, self._validation = self._validation, None
-        scores = table(self._pool.gather(validation.ticket))
+        tables = {name: table(self._pool.gather(ticket)) for name, ticket in validation.tickets.items()}
         steps, objective = self._validation_steps, self._setup.algorithm.objective
-        means = {number: mean_score(scores, column, self._kinds) for column, number in enumerate(steps)}
-        step = validation.state.step
-        recorded = {f"val/{objective.metric}_{number}": means[number] for number in sorted(self._recorded_steps)}
+        step, own = validation.state.step, self._config.eval.select_params
+        all_means = {name: self._means(scores) for name, scores in tables.items()}
+        recorded = {
+            f"{'val' if name == own else f'val_{name}'}/{objective.metric}_{number}": means[number]
+            for name, means in all_means.items()
+            for number in sorted(self._recorded_steps)
+        }
         self._log.write(step, recorded)
+        scores, means = tables[own], all_means[own]
         score = means[self._config.select_steps]
         if is_better(score, self.best[0] if self.best else None, objective):
             self.best = (score, step)
@@ -195,6 +207,10 @@ class Recorder:
             diverged = diverged_tasks(scores, steps, objective)[:, steps.index(self._config.select_steps)]
             state = dataclasses.replace(validation.state, best=self.best)
             self._on_validation(Validated(state, means, float(diverged.mean())))
+
+    def _means(self, scores: Scores) -> dict[int, float]:
+        """The mean score by number of inner steps."""
+        return {number: mean_score(scores, column, self._kinds) for column, number in enumerate(self._validation_steps)}
 
     def _write_best(self, state: Checkpoint) -> str:
         self._store.write(checkpoints.BEST, checkpoints.encode(state))

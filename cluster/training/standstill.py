@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 PATIENCE = 10  # useless outer steps in a row, or most of at least so many, after which it is said
-SCHEDULED = 1e-3  # share of outer.lr below which the schedule keeps θ where it is
+SCHEDULED = 1e-3  # share of the step sizes below which the schedule keeps θ where it is
 ROUNDING = 1e-9  # norm of a meta-gradient below which it is rounding, if all advantages are zero
 
 # Kinds of outer steps that cannot improve θ, each with what to do. The first that holds is the cause of the others.
@@ -54,7 +54,7 @@ class Standstill:
             step: outer steps done, this one included.
             metrics: those of the step, as :func:`cluster.training.outer_step.outer_step` gives them.
             moved: whether θ has changed by more than rounding.
-            lr_share: the step size as a share of ``outer.lr``.
+            lr_share: share of the step sizes that the schedule leaves.
         """
         if not self._steps:
             self._first = step

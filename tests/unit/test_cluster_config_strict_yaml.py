@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import strict_yaml
-from cluster.config.components import parameters
-from cluster.config.schema import Config, is_override, load, parse, strictly, with_overrides
+from cluster.config.components import parameters, strictly
+from cluster.config.schema import Config, is_override, load, parse, with_overrides
 from cluster.errors import ConfigError
 from cluster.search import settings
 

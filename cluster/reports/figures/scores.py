@@ -152,13 +152,14 @@ def curve(records: Sequence[Record], key: str) -> tuple[Array, Array]:
 
 
 def learners(evaluation: Mapping[str, Any], label: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Name and scores by number of inner steps of this run and of each baseline in an evaluation.
+    """Name and scores by number of inner steps of this run, of its other parameters and of each baseline.
 
     Args:
         evaluation: as in ``evaluation.json``.
         label: name of this run.
     """
-    return [(label, evaluation["steps"]), *evaluation.get("baselines", {}).items()]
+    others = {**evaluation.get("beside", {}), **evaluation.get("baselines", {})}
+    return [(label, evaluation["steps"]), *others.items()]
 
 
 def _validation(records: Sequence[Record]) -> Scores:
