@@ -134,6 +134,11 @@ def checked_outer(outer: OuterConfig) -> OuterConfig:
         except ValueError as error:
             raise ConfigError(f"outer.schedule: {error}") from error
     values = _values(parameters(type(schedule), frozenset()), outer.schedule.params, "outer.schedule")
+    if issubclass(optimizer_class(optimizer.name), torch.optim.Rprop) and schedule != Constant():
+        raise ConfigError(
+            f"outer.schedule: expected none with {optimizer.name}, which changes its step sizes by itself after the "
+            f"first step, received {outer.schedule.name}; leave it out"
+        )
     if outer.step == "trpo":
         _require_no_optimizer(outer, optimizer)
     spelled_out = {"optimizer": optimizer, "schedule": ScheduleConfig(name=outer.schedule.name, **values)}

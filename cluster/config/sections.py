@@ -80,11 +80,10 @@ class ClippedConfig(Section):
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
-# Read after a function, which hands on Python's lists; the patterns themselves are read strictly.
-Patterns = Annotated[tuple[str, ...], Field(min_length=1, strict=False), BeforeValidator(_listed)]
+Patterns = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
 
 
 class GroupConfig(OpenSection):

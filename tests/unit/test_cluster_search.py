@@ -19,7 +19,7 @@ from cluster.evaluation.scores import difference, interval
 from cluster.search.board import Board
 from cluster.search.confirm import ranked
 from cluster.search.folder import SearchFolder, Trial, find, scores
-from cluster.search.points import points, total
+from cluster.search.points import base_number, points, total
 from cluster.search.settings import Search, load, reload
 from cluster.search.space import Domain, Space
 from cluster.search.tpe import Suggestions
@@ -154,6 +154,48 @@ def test_sections_beside_the_search_change_the_base(search_file):
     assert changed.base.meta_batch == 4
 
 
+def test_keys_of_the_outer_step_are_searched_where_the_base_has_a_name_alone(search_file, tmp_path):
+    space = {
+        "outer.optimizer.weight_decay": {"loguniform": [0.001, 0.1]},
+        "outer.optimizer.groups.head.lr": {"choice": [0.1, 0.2]},
+        "outer.schedule.warmup": {"randint": [0, 30]},
+        "outer.clip_norm": {"uniform": [1, 10]},
+        "outer.ema": {"choice": [0.9, 0.99]},
+    }
+    groups = {"head": {"patterns": "layer2.*"}}
+    also = {"outer": {"schedule": "cosine", "optimizer": {"weight_decay": 0.002, "groups": groups}}}
+    found = load(search_file(space=space, also=also))
+    for point in points(found):
+        outer = found.config(point).outer
+        assert outer.optimizer.params["weight_decay"] == point["outer.optimizer.weight_decay"]
+        assert outer.optimizer.groups["head"].lr == point["outer.optimizer.groups.head.lr"]
+        assert (outer.schedule.name, outer.schedule.params["warmup"]) == ("cosine", point["outer.schedule.warmup"])
+        assert (outer.clip_norm, outer.ema) == (point["outer.clip_norm"], point["outer.ema"])
+    path = tmp_path / "elsewhere" / "search.yaml"
+    path.parent.mkdir()
+    path.write_text(found.to_yaml())
+    again = reload(path)
+    assert [again.config(point) for point in points(again)] == [found.config(point) for point in points(found)]
+
+
+def test_whole_optimizers_are_searched_and_the_base_is_one_of_them(search_file):
+    choices = [{"name": "sgd", "momentum": 0.9}, "adam", "Adagrad"]
+    found = load(search_file(space={"outer.optimizer": {"choice": choices}}))
+    assert points(found)[0] == {"outer.optimizer": "adam"}
+    assert base_number(found) == 0
+    names = [found.config({"outer.optimizer": choice}).outer.optimizer.name for choice in choices]
+    assert names == ["sgd", "adam", "adagrad"]
+
+
+def test_sections_of_a_search_add_to_a_base_with_names_alone(search_file, tmp_path):
+    path = search_file(also={"outer": {"optimizer": {"momentum": 0.5}, "schedule": {"warmup": 5}}})
+    base = {**BASE, "outer": {**BASE["outer"], "optimizer": "sgd", "schedule": "cosine"}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    outer = load(path).base.outer
+    assert (outer.optimizer.name, outer.optimizer.params["momentum"]) == ("sgd", 0.5)
+    assert (outer.schedule.name, outer.schedule.params["warmup"]) == ("cosine", 5)
+
+
 def test_a_search_is_the_same_from_its_own_record(search_file, tmp_path):
     found = load(search_file(searcher="quasi_random"))
     path = tmp_path / "elsewhere" / "search.yaml"
@@ -180,6 +222,12 @@ def test_a_search_is_the_same_from_its_own_record(search_file, tmp_path):
         ({"space": {"inner.lr": {"log_uniform": [0.1, 1]}}}, r"search\.space\.inner\.lr\.log_uniform: unknown key"),
         ({"space": {"algorithm": {"choice": ["maml", "mamll"]}}}, "did you mean 'maml'"),
         ({"space": {"outer.steps": {"choice": [1, 2]}}}, "outer.steps is what schedulers shorten"),
+        (
+            {"space": {"outer.optimizer.name": {"choice": ["adam", "sgd"]}}},
+            "search whole values, outer.optimizer: {choice",
+        ),
+        ({"space": {"outer.optimizer.momentum": {"uniform": [0, 1]}}}, "outer.optimizer.momentum: unknown key"),
+        ({"space": {"outer.optimizer.weight_decay": {"uniform": [-1, 1]}}}, "Invalid weight_decay value: -1.0"),
         ({"space": {"eval.tasks": {"choice": [10, 20]}}}, "keys that change θ"),
         ({"space": {}}, "at least 1 item"),
         ({"metric": "val/mse_3"}, r"expected one that trials report \(val/mse_0, val/mse_1, val/mse_5\)"),

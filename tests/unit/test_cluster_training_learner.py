@@ -42,7 +42,7 @@ def test_adam_follows_its_formula_on_the_mean_of_the_tasks():
     assert one.theta == pytest.approx(theta, rel=1e-12)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
 def test_a_loaded_state_goes_on_with_the_same_bits(optimizer):
     one = learner(optimizer=optimizer)
     rng = np.random.default_rng(0)
