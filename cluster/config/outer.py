@@ -18,6 +18,7 @@ from meta.schedules import Constant, Schedule
 
 # The step size is ``outer.lr``; a loss is minimised; how a step is computed is for the learner to choose.
 GIVEN_TO_OPTIMIZERS = frozenset({"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"})
+READ_ONCE = frozenset({"initial_accumulator_value"})  # Adagrad's constructor takes it for all parameters
 OPTIMIZER = "outer.optimizer"
 
 
@@ -161,7 +162,13 @@ def _checked_optimizer(config: OptimizerConfig, lr: float) -> OptimizerConfig:
         # What a constructor asks for may be given for all parameters alone.
         merged = _values(of_group, {**config.params, **group.params}, key)
         own = {argument: merged[argument] for argument in group.params}
-        _try(cls, {"lr": group.lr or lr, **values, **own}, key)
+        made = _try(cls, {"lr": group.lr or lr, **values, **own}, key)
+        for argument in own:
+            if argument not in made.defaults or argument in READ_ONCE:
+                raise ConfigError(
+                    f"{key}.{argument}: expected settings that {config.name} keeps for each group, this one it takes for "
+                    f"all parameters; write {OPTIMIZER}.{argument}"
+                )
         groups[name] = GroupConfig(patterns=group.patterns, lr=group.lr, **own)
     return OptimizerConfig(name=cls.__name__.lower() if _is_torch(cls) else config.name, groups=groups, **values)
 
@@ -177,12 +184,13 @@ def _values(model: type[BaseModel], given: Mapping[str, Any], key: str) -> dict[
         raise ConfigError("\n".join(problems(error, model, f"{key}."))) from error
 
 
-def _try(cls: type[Optimizer], arguments: Mapping[str, Any], key: str) -> None:
-    """Construct an optimizer: it checks what types cannot say, such as ranges."""
+def _try(cls: type[Any], arguments: Mapping[str, Any], key: str) -> Optimizer:
+    """An optimizer of a matrix: its constructor checks what types cannot say, such as ranges."""
     try:
-        cls([nn.Parameter(torch.zeros(2, 2))], **arguments)
+        made: Optimizer = cls([nn.Parameter(torch.zeros(2, 2))], **arguments)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from error
+    return made
 
 
 def _require_no_optimizer(outer: OuterConfig, optimizer: OptimizerConfig) -> None:

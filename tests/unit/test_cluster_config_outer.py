@@ -29,7 +29,7 @@ def changed(*overrides: str, **outer: Any) -> Config:
 numbers = st.floats(1e-6, 0.5)
 betas = st.tuples(numbers, numbers).map(list)
 ARGUMENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "adagrad": {"lr_decay": numbers, "initial_accumulator_value": st.just(0) | numbers},
+    "adagrad": {"lr_decay": numbers, "eps": st.just(0) | numbers},
     "adam": {"betas": betas, "amsgrad": st.booleans(), "weight_decay": st.integers(0, 1) | numbers},
     "adafactor": {"eps": st.tuples(st.none() | numbers, numbers).map(list), "d": st.floats(1, 2)},
     "adamw": {"betas": betas, "weight_decay": numbers},
@@ -148,6 +148,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     ),
     "type of a group's key": ([f"{GROUP}={{patterns: 'a', eps: no}}"], f"{GROUP}.eps: expected a valid number"),
     "range of a group's key": ([f"{GROUP}={{patterns: 'a', eps: -1}}"], f"{GROUP}: Invalid epsilon value: -1"),
+    "argument of all groups": (
+        ["outer.optimizer=adagrad", f"{GROUP}={{patterns: 'a', initial_accumulator_value: 1}}"],
+        f"{GROUP}.initial_accumulator_value: expected settings that adagrad keeps for each group",
+    ),
     "step size of a group": ([f"{GROUP}={{patterns: 'a', lr: 0}}"], f"{GROUP}.lr: expected greater than 0"),
     "group without patterns": ([f"{GROUP}.lr=0.1"], f"{GROUP}.patterns: missing"),
     "no patterns": ([f"{GROUP}.patterns=[]"], f"{GROUP}.patterns: expected at least 1 item"),

@@ -128,7 +128,7 @@ def test_evaluation_and_package_hold_what_is_chosen(tmp_path: Path) -> None:
     params = read_package(tmp_path / "package").params
     assert all(torch.equal(value, state.tensors[f"ema.{name}"]) for name, value in params.items())
     assert params.keys() == run.setup.initial_params().keys()
-    # A package is evaluated as a run is; it has one set of parameters, and says what they were.
+    # A package is evaluated as a run is, and has one set of parameters.
     _, packaged = checkpoints.chosen(RunFolder(tmp_path / "package").checkpoints)
     with open_pool(run.setup) as pool:
         again = evaluate_params(pool, run.config, run.setup, packaged)
