@@ -166,8 +166,8 @@ def _checked_optimizer(config: OptimizerConfig, lr: float) -> OptimizerConfig:
         for argument in own:
             if argument not in made.defaults or argument in READ_ONCE:
                 raise ConfigError(
-                    f"{key}.{argument}: expected settings that {config.name} keeps for each group, this one it takes for "
-                    f"all parameters; write {OPTIMIZER}.{argument}"
+                    f"{key}.{argument}: expected settings that {config.name} keeps for each group, this one it takes "
+                    f"for all parameters; write {OPTIMIZER}.{argument}"
                 )
         groups[name] = GroupConfig(patterns=group.patterns, lr=group.lr, **own)
     return OptimizerConfig(name=cls.__name__.lower() if _is_torch(cls) else config.name, groups=groups, **values)
