@@ -139,7 +139,7 @@ class OuterOptimizer:
         Raises:
             CheckpointError: if a name is of no parameter or group of this optimizer.
         """
-        for full, tensor in state.items():
+        for full, tensor in sorted(state.items()):
             value = tensor.item() if full.endswith(NUMBER) else tensor.clone()
             path = full.removesuffix(NUMBER)
             group, slash, key = path.rpartition("/")
