@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from meta.algorithms import MAML, Metrics
+from meta.context import FIXED, Context
 from meta.episode import Episode, Examples
 from meta.objectives import Objective
 from meta.params import Params
@@ -40,14 +41,14 @@ class PolicyGradient(MAML):
         """The likelihood ratio on ``examples``."""
         return likelihood_ratio(self.model.apply(params, examples.inputs), examples.targets)
 
-    def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
+    def meta_loss(self, params: Params, episode: Episode, context: Context = FIXED) -> tuple[Tensor, Metrics]:
         """The importance ratio on the query rollouts under the adapted policy."""
-        *_, (adapted, support_loss) = self._path(params, episode.support, self.inner_steps)
+        *_, (adapted, support_loss) = self.path(params, episode.support, None, context)
         loss = importance_ratio(self.model.apply(adapted, episode.query.inputs), episode.query.targets)
         return loss, {"loss": loss} if support_loss is None else {"loss": loss, "support_loss": support_loss}
 
-    def scores(self, params: Params, episode: Episode, steps: tuple[int, ...]) -> Tensor:
+    def scores(self, params: Params, episode: Episode, steps: tuple[int, ...], context: Context = FIXED) -> Tensor:
         """The outer objective after each number of inner steps, [K]."""
-        walk = list(self._path(params, episode.support, max(steps)))
+        walk = list(self.path(params, episode.support, max(steps), context))
         query = episode.query
         return torch.stack([importance_ratio(self.model.apply(walk[k][0], query.inputs), query.targets) for k in steps])

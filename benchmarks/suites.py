@@ -9,9 +9,9 @@ from torch import Tensor
 
 from benchmarks.episodes import generator, images, rollouts, sinusoids
 from benchmarks.navigation import SURROGATE, PolicyGradient, importance_ratio, likelihood_ratio
-from meta.adapt import EVERY
 from meta.algorithms import MAML, Algorithm
 from meta.episode import Episode, Examples, from_leaves, leaves, place, unstack
+from meta.inner import Inner
 from meta.models import MLP, Conv4, Model, ResNet12
 from meta.objectives import CROSS_ENTROPY, MSE, Measure, Objective
 from meta.params import Params
@@ -61,7 +61,7 @@ class Suite:
         """MAML on this load; every parameter moves in the inner loop."""
         cls: type[Any] = PolicyGradient if isinstance(self.model, GaussianPolicy) else MAML
         algorithm: Algorithm = cls(
-            model=self.model, objective=self.objective, inner_lr=self.lr, inner_steps=self.steps, adapt=EVERY
+            model=self.model, objective=self.objective, inner=Inner(lr=self.lr, steps=self.steps)
         )
         return algorithm
 

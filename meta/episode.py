@@ -63,6 +63,21 @@ def pooled(episode: Episode) -> Examples:
     )
 
 
+def described(episodes: Episode) -> Episode:
+    """Returns the episodes with their description appended to every input, [..., B, I + D].
+
+    Args:
+        episodes: an episode or a batch, of vector inputs [..., B, I] and descriptions [..., D].
+    """
+
+    def beside(examples: Examples) -> Examples:
+        inputs, targets = examples
+        rows = episodes.description[..., None, :].expand(*inputs.shape[:-1], -1)
+        return Examples(torch.cat([inputs, rows], dim=-1), targets)
+
+    return episodes._replace(support=beside(episodes.support), query=beside(episodes.query))
+
+
 def stack(episodes: Sequence[Episode]) -> Episode:
     """Stacks T single-task episodes of equal shapes along a new leading task dimension.
 

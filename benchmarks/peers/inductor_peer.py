@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.competitor import LeftOut, Option, Prepared, torch_options
 from benchmarks.suites import Work
 from meta.algorithms import gradient_of
+from meta.context import FIXED
 from meta.engine.simplify import record
 from meta.engine.strategies import build
 from meta.episode import from_leaves, leaves
@@ -82,7 +83,7 @@ def _task_by_task(work: Work, threads: int) -> Callable[[], Params]:
         """The sum so far, with one task's gradient added."""
         count = len(names)
         params, total = dict(zip(names, tensors, strict=False)), tensors[count : 2 * count]
-        gradient, _ = gradient_of(work.suite.algorithm)(params, from_leaves(tensors[2 * count :]))
+        gradient, _ = gradient_of(work.suite.algorithm)(params, from_leaves(tensors[2 * count :]), FIXED)
         return [one + gradient[name] for name, one in zip(names, total, strict=True)]
 
     @cache

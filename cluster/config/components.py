@@ -37,10 +37,31 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "resnet12": "meta.models:ResNet12",
     },
     "algorithm": {
-        "maml": "meta.algorithms:MAML",
+        "cavia": "meta.algorithms:CAVIA",
         "fomaml": "meta.algorithms:FirstOrderMAML",
-        "pretrain": "meta.algorithms:Pretrain",
+        "maml": "meta.algorithms:MAML",
+        "mamlpp": "meta.algorithms:MAMLPlusPlus",
         "oracle": "meta.algorithms:Oracle",
+        "pretrain": "meta.algorithms:Pretrain",
+        "protomaml": "meta.algorithms:ProtoMAML",
+        "protonet": "meta.algorithms:ProtoNet",
+        "r2d2": "meta.algorithms:RidgeHead",
+        "reptile": "meta.algorithms:Reptile",
+        "unicorn": "meta.algorithms:UnicornMAML",
+    },
+    "inner.rule.name": {
+        "adam": "meta.inner:Adam",
+        "learned_sgd": "meta.inner:LearnedSGD",
+        "momentum": "meta.inner:Momentum",
+        "sgd": "meta.inner:SGD",
+    },
+    "inner.derivative.name": {
+        "exact": "meta.inner:Exact",
+        "first_order": "meta.inner:FirstOrder",
+        "implicit": "meta.inner:Implicit",
+        "neumann": "meta.inner:Neumann",
+        "sama": "meta.inner:Sama",
+        "truncated": "meta.inner:Truncated",
     },
     # For RL tasks; the names are those of the configuration's ``algorithm``.
     "algorithm of policies": {

@@ -13,7 +13,7 @@ from cluster.config.components import parameters, resolve, strictly
 from cluster.config.problems import problems
 from cluster.config.sections import GroupConfig, OptimizerConfig, OuterConfig, ScheduleConfig
 from cluster.errors import ConfigError
-from meta.adapt import EXCEPT, matches
+from meta.inner import EXCEPT, matches
 from meta.schedules import Constant, Schedule
 
 # The step size is ``outer.lr``; a loss is minimised; how a step is computed is for the learner to choose.

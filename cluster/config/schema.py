@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import strict_yaml
-from cluster.config.components import nearest, parameters, resolve, strictly
+from cluster.config.components import BUILT_IN, nearest, parameters, resolve, strictly
 from cluster.config.credentials import secret_entries
 from cluster.config.outer import GIVEN_TO_OPTIMIZERS, checked_outer
 from cluster.config.problems import problems
@@ -22,6 +22,7 @@ from cluster.config.sections import (
     EvalConfig,
     InnerConfig,
     ModelConfig,
+    NamedSection,
     OpenSection,
     OuterConfig,
     Section,
@@ -33,14 +34,21 @@ from meta.engine.strategies import STRATEGIES
 
 SHARDS = 16  # of a meta-batch, by default: so many workers can share it
 GIVEN_TO_MODELS = frozenset({"inputs", "outputs"})
+GIVEN_TO_ALGORITHMS = frozenset(
+    {"model", "objective", "inner", "classes", "horizon", "estimator", "outer_estimator", "clip", "kl_penalty"}
+)
 # Keys that name a class, the rest of whose section are its parameters, and those of these that are not given there.
 NAMING = {
     "task.family": frozenset[str](),
     "model.name": GIVEN_TO_MODELS,
+    "algorithm.name": GIVEN_TO_ALGORITHMS,
+    "inner.rule.name": frozenset[str](),
+    "inner.derivative.name": frozenset[str](),
     "outer.optimizer.name": GIVEN_TO_OPTIMIZERS,
     "outer.schedule.name": frozenset[str](),
 }
-SHORTHANDS = ("outer.optimizer", "outer.schedule")  # sections for which their key ``name`` may stand alone
+# Sections for which their key ``name`` may stand alone.
+SHORTHANDS = ("algorithm", "inner.rule", "inner.derivative", "outer.optimizer", "outer.schedule")
 
 
 class Config(Section):
@@ -53,7 +61,7 @@ class Config(Section):
     advantage: AdvantageConfig = AdvantageConfig()
     meta_batch: Count
     shard: Count | None = None
-    algorithm: str = "maml"
+    algorithm: NamedSection = NamedSection(name="maml")
     engine: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -144,9 +152,19 @@ def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") ->
     return lines
 
 
-def _checked_section(section: OpenSection, key: str, own: str, supplied: frozenset[str]) -> dict[str, Any]:
-    """The section's parameters, checked against the named class's constructor, defaults filled in."""
-    cls = resolve(f"{key}.{own}", getattr(section, own))
+def _checked_section(
+    section: OpenSection, key: str, own: str, supplied: frozenset[str], names: str | None = None
+) -> dict[str, Any]:
+    """The section's parameters, checked against the named class's constructor, defaults filled in.
+
+    Args:
+        section: names the class.
+        key: of the section.
+        own: the section's key that names the class.
+        supplied: arguments of the constructor that are no keys.
+        names: the table of built-in names; by default that of the section's own key.
+    """
+    cls = resolve(names or f"{key}.{own}", getattr(section, own))
     model = parameters(cls, supplied)
     try:
         values = strictly(model, section.params).model_dump()
@@ -173,17 +191,24 @@ def parse(raw: Any) -> Config:
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, Config))) from error
     require_no_secrets(raw)
-    resolve("algorithm", config.algorithm)
+    policies = hasattr(resolve("task.family", config.task.family), "start")
+    names = "algorithm of policies" if policies else "algorithm"
+    algorithm = _checked_section(config.algorithm, "algorithm", "name", GIVEN_TO_ALGORITHMS, names)
+    inner = {
+        part: NamedSection(**_checked_section(getattr(config.inner, part), f"inner.{part}", "name", frozenset()))
+        for part in ("rule", "derivative")
+    }
     for baseline in config.eval.baselines:
         resolve("algorithm", baseline)
-        if baseline == config.algorithm:
+        if baseline == config.algorithm.name:
             raise ConfigError(f"eval.baselines: expected algorithms other than the run's own, received '{baseline}'")
     task = _checked_section(config.task, "task", "family", frozenset())
     model = _checked_section(config.model, "model", "name", GIVEN_TO_MODELS)
     if config.eval.select_params == "ema" and config.outer.ema is None:
         raise ConfigError("eval.select_params: expected theta without outer.ema, received ema; set outer.ema")
-    outer = checked_outer(config.outer)
-    return config.model_copy(update={"task": TaskConfig(**task), "model": ModelConfig(**model), "outer": outer})
+    update: dict[str, Any] = {"task": TaskConfig(**task), "model": ModelConfig(**model)}
+    update |= {"algorithm": NamedSection(**algorithm), "inner": config.inner.model_copy(update=inner)}
+    return config.model_copy(update={**update, "outer": checked_outer(config.outer)})
 
 
 def require_no_secrets(raw: Any) -> None:
@@ -244,7 +269,7 @@ def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[s
         if not isinstance(section, dict) or not isinstance(name, str) or name == section.get(own):
             continue
         try:
-            known = parameters(resolve(key, name), supplied).model_fields
+            known = parameters(resolve(key if key in BUILT_IN else path[-1], name), supplied).model_fields
         except ConfigError:
             continue  # the check of the whole says what is wrong with the name
         for other in section.keys() - known.keys() - {own, "groups"}:

@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -39,6 +40,21 @@ class OpenSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+class NamedSection(OpenSection):
+    """A class by name with keys of its own; the name alone may stand for it."""
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_serializer
+    def _shortest(self) -> str | dict[str, Any]:
+        return {"name": self.name, **self.params} if self.params else self.name
+
+
 class TaskConfig(OpenSection):
     """``task``: the family and its parameters."""
 
@@ -57,6 +73,8 @@ class InnerConfig(Section):
     lr: NonNegative = 0.01
     steps: CountOrNone = 1
     adapt: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    rule: NamedSection = NamedSection(name="sgd")
+    derivative: NamedSection = NamedSection(name="exact")
     recompute: bool | None = None
     estimator: Literal["likelihood_ratio", "dice", "low_variance"] = "likelihood_ratio"
 

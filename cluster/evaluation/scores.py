@@ -234,7 +234,7 @@ def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Sp
     objective = setup.algorithm.objective
     kinds = task_kinds(setup, split, tasks)
     return {
-        "algorithm": config.algorithm,
+        "algorithm": config.algorithm.name,
         "metric": objective.metric,
         "split": split,
         "tasks": tasks,

@@ -95,10 +95,12 @@ class Adaptable(Protocol):
         output: the array that it gives.
         inner_steps: inner steps unless a call says otherwise: those at which θ was selected.
         inner_lr: α unless a call says otherwise.
+        learned_steps: whether step sizes were learned, so that a call may not set α.
         images: which inputs may be given as image files; None: none of them are images.
     """
 
     images: ImageFiles | None = None
+    learned_steps: bool = False
     inputs: tuple[Field, ...]
     output: Field
     inner_steps: int
@@ -144,14 +146,13 @@ class Adaptable(Protocol):
         return predictions
 
 
-def with_step_size(config: Config, lr: float) -> Config:
-    """A configuration with another α, and with no recomputation, as its inner steps are not differentiated.
+def without_recomputation(config: Config) -> Config:
+    """A configuration that computes nothing again, as its inner steps are not differentiated.
 
     Args:
         config: the run's configuration.
-        lr: α.
     """
-    return config.model_copy(update={"inner": config.inner.model_copy(update={"lr": lr, "recompute": False})})
+    return config.model_copy(update={"inner": config.inner.model_copy(update={"recompute": False})})
 
 
 def require_step(inner_steps: int, inner_lr: float) -> None:

@@ -36,7 +36,7 @@ def describe(
     config, info = folder.config, folder.info
     data = f"data of fingerprint `{state.data}`" if state.data else "no data"
     lines = [
-        f"# {config.task.family}, {config.algorithm}",
+        f"# {config.task.family}, {config.algorithm.name}",
         "",
         *_table(evaluation),
         "",
@@ -100,7 +100,7 @@ def tags(
     steps = str(model.inner_steps) if str(model.inner_steps) in columns else max(columns, key=int)
     values = {
         "family": config.task.family,
-        "algorithm": config.algorithm,
+        "algorithm": config.algorithm.name,
         "metric": evaluation["metric"],
         "inner_steps": steps,
         "mean": columns[steps]["mean"],

@@ -17,15 +17,19 @@ from cluster.registry.adapting import (
     require_shapes,
     require_step,
     vectorised,
-    with_step_size,
+    without_recomputation,
 )
 from cluster.registry.fields import Arrays, Field, ImageFiles, checked
 from cluster.registry.package import Package
 from cluster.setups.base import DTYPES
 from cluster.setups.episodes import build_algorithm
-from meta.algorithms import MAML, Algorithm
-from meta.episode import Episode, Examples
+from meta.algorithms import MAML, Algorithm, context_of
+from meta.context import Context
+from meta.episode import Examples
+from meta.inner import LEARNED, SGD, LearnedSGD
 from meta.params import Params
+
+NUMBER = "number/"  # marks the numbers of the context beside θ
 
 
 class AdaptableModel(Adaptable):
@@ -36,8 +40,9 @@ class AdaptableModel(Adaptable):
         config, spec = package.config, package.spec
         self._package, self._classes = package, spec.outputs if spec.objective == "cross_entropy" else None
         self.inner_steps, self.inner_lr = config.select_steps, config.inner.lr
-        self._model = build_algorithm(config, spec).model  # built once: only α differs between calls
-        require_shapes(package, self._algorithm(self.inner_lr).init(torch.Generator(), DTYPES[config.dtype]))
+        self._algorithm = build_algorithm(without_recomputation(config), spec)
+        self.learned_steps = any(name.startswith(f"{LEARNED}lr/") for name in package.params)
+        require_shapes(package, self._algorithm.init(torch.Generator(), DTYPES[config.dtype]))
         shape, reals = spec.input_shape, "float64"
         if package.pixels:
             channels, height, width = shape
@@ -61,6 +66,11 @@ class AdaptableModel(Adaptable):
             inner_lr: α of the call.
         """
         require_step(inner_steps, inner_lr)
+        if self.learned_steps and inner_lr != self.inner_lr:
+            raise ValueError(
+                f"inner_lr: expected none, or the {self.inner_lr:g} of the configuration, for a model that has learned "
+                f"its step sizes, received {inner_lr:g}"
+            )
         arrays = checked(self.inputs, given)
         targets = arrays["support_targets"]
         if self._classes is not None and not ((targets >= 0) & (targets < self._classes)).all():
@@ -77,15 +87,14 @@ class AdaptableModel(Adaptable):
             run: computes a function for every task; vectorised by default.
         """
         support_inputs, targets, query_inputs = (arrays[field.name] for field in self.inputs)
-        dtype, params = DTYPES[self._package.config.dtype], self._package.params
-        algorithm = self._algorithm(inner_lr)
+        dtype, algorithm = DTYPES[self._package.config.dtype], self._algorithm
+        numbers = self._numbers(inner_lr, dtype)
+        params = {**self._package.params, **numbers}
 
         def predicted(params: Params, task: tuple[Examples, Tensor], steps: int = 0) -> Tensor:
-            # The queries' targets are what is asked for; adapting reads the support alone.
             support, queries = task
-            blank = queries.new_zeros(len(queries))
-            episode = Episode(support, Examples(queries, blank), queries.new_zeros(0))
-            return algorithm.predict(params, episode, queries, steps)
+            theta, context = _apart(params)
+            return algorithm.predict(theta, support, queries, steps, context)
 
         support = Examples(
             self._as_tensor(support_inputs, dtype),
@@ -95,14 +104,18 @@ class AdaptableModel(Adaptable):
         with torch.no_grad():
             tasks = (support, self._as_tensor(query_inputs, dtype))
             if step := _inner_step(algorithm):
-                outputs = run.adapt(inner_lr, InnerLoop(step, predicted), params, tasks, inner_steps)
+                outputs = run.adapt("adapt", InnerLoop(step, predicted), params, tasks, inner_steps)
             else:
                 whole = partial(predicted, steps=inner_steps)
-                outputs = run((inner_steps, inner_lr), whole, params, tasks)
+                outputs = run(inner_steps, whole, params, tasks)
             return lost_as_nan(outputs if self._classes is None else torch.softmax(outputs, dim=-1), outputs)
 
-    def _algorithm(self, lr: float) -> Algorithm:
-        return build_algorithm(with_step_size(self._package.config, lr), self._package.spec, self._model)
+    def _numbers(self, lr: float, dtype: torch.dtype) -> Params:
+        """The numbers of the context by name, marked, with α as the call has it."""
+        numbers = dict(context_of(self._algorithm, None, dtype).numbers)
+        if "lr" in numbers:
+            numbers["lr"] = torch.tensor(lr, dtype=dtype)
+        return {NUMBER + name: value for name, value in numbers.items()}
 
     def _as_tensor(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
         """Inputs as the family gives them: pixels [T, B, H, W, C] become [T, B, C, H, W] in [0, 1]."""
@@ -112,8 +125,27 @@ class AdaptableModel(Adaptable):
         return pixels.div_(255).to(dtype)
 
 
+def _apart(params: Params) -> tuple[Params, Context]:
+    """θ, and the context that travels with it."""
+    numbers = {name.removeprefix(NUMBER): value for name, value in params.items() if name.startswith(NUMBER)}
+    return {name: value for name, value in params.items() if not name.startswith(NUMBER)}, Context(numbers)
+
+
 def _inner_step(algorithm: Algorithm) -> Callable[[Params, Examples], Params] | None:
-    """One inner step of an algorithm, if its predictions are those of MAML; any other predicts in one go."""
-    if isinstance(algorithm, MAML) and vars(MAML)["predict"] is getattr(type(algorithm), "predict", None):
-        return algorithm.step
-    return None
+    """One inner step of an algorithm, if its steps are all alike; any other predicts in one go.
+
+    They are where the algorithm predicts as MAML does, and its rule needs parameters and gradient alone.
+    """
+    if not isinstance(algorithm, MAML):
+        return None
+    own = any(getattr(type(algorithm), name) is not getattr(MAML, name) for name in ("predict", "path", "start"))
+    inner = algorithm.inner
+    if own or type(inner.rule) not in (SGD, LearnedSGD) or inner.rule.per_step or inner.derivative.strength:
+        return None
+
+    def step(params: Params, support: Examples) -> Params:
+        theta, context = _apart(params)
+        *_, (moved, _) = algorithm.path(theta, support, 1, context)
+        return {**params, **moved}
+
+    return step

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from cluster.registry.adapting import (
     Adaptable,
@@ -14,13 +15,15 @@ from cluster.registry.adapting import (
     require_shapes,
     require_step,
     vectorised,
-    with_step_size,
+    without_recomputation,
 )
 from cluster.registry.fields import Arrays, Field, checked
 from cluster.registry.package import Package
 from cluster.setups.base import DTYPES
 from cluster.setups.policies import build_policy_algorithm
+from meta.context import Context
 from meta.episode import Examples
+from meta.inner import At
 from meta.params import Params
 from meta.policy import GaussianPolicy, Policy, PolicyMAML
 from meta.policy.advantages import AdvantageSettings, Trajectories
@@ -39,7 +42,7 @@ class AdaptablePolicy(Adaptable):
         """Build policy and algorithm."""
         self._package, self._spec, config = package, spec, package.config
         self.inner_steps, self.inner_lr = config.select_steps, config.inner.lr
-        algorithm = self._algorithm(self.inner_lr, spec.horizon)
+        algorithm = self._algorithm(spec.horizon)
         require_shapes(package, algorithm.init(torch.Generator(), DTYPES[config.dtype]))
         self._policy = algorithm.model
         rows, size = ("T", "J", "N"), spec.input_shape
@@ -87,26 +90,32 @@ class AdaptablePolicy(Adaptable):
         """
         run = run or vectorised(self._package.config.shard_size)
         horizon = arrays["support_rewards"].shape[-1]
-        algorithm = self._algorithm(inner_lr, horizon)
+        algorithm = self._algorithm(horizon)
         queries = self._as_tensor(arrays["query_observations"])
         params = self._package.params
-        own = {name: value.expand(len(queries), *value.shape).clone() for name, value in params.items()}
+        at = algorithm.inner.begin(params)
+        own = tree_map(
+            lambda value: value.expand(len(queries), *value.shape).clone(), (at.params, at.state, at.learned)
+        )
         with torch.no_grad():
             for number in range(inner_steps):
                 lr = inner_lr * (self._package.config.eval.later_lr if number else 1.0)
+                row = number if algorithm.inner.rule.per_step else 0
 
-                def step(params: Params, task: tuple[Params, Examples], lr: float = lr) -> Params:
-                    del params  # every task has its own by now
-                    own, examples = task
-                    return algorithm.step(own, examples, lr)
+                def step(numbers: Params, task: tuple[Any, Examples], row: int = row) -> Any:
+                    (params, state, learned), examples = task
+                    after = algorithm.step(At(params, state, row, {}, learned), examples, Context(numbers))
+                    return after.params, after.state, learned
 
-                own = run(("step", inner_lr, lr, horizon), step, {}, (own, self._examples(own, arrays, number, run)))
-            outputs = self._outputs(own, queries, run)
+                numbers = {"lr": self._as_tensor(np.array(lr))}
+                examples = self._examples(own[0], arrays, number, run)
+                own = run(("step", row, horizon), step, numbers, (own, examples))
+            outputs = self._outputs(own[0], queries, run)
             return lost_as_nan(self._distributions(outputs), outputs)
 
-    def _algorithm(self, lr: float, horizon: int) -> PolicyMAML:
+    def _algorithm(self, horizon: int) -> PolicyMAML:
         spec = EnvironmentSpec(**(vars(self._spec) | {"horizon": horizon}))
-        return build_policy_algorithm(with_step_size(self._package.config, lr), spec)
+        return build_policy_algorithm(without_recomputation(self._package.config), spec)
 
     def _as_tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.tensor(array, dtype=DTYPES[self._package.config.dtype])

@@ -168,7 +168,8 @@ def _contents(
     write_package(package, folder, setup, state, evaluation)
     model = load_adaptable(package, _packages(contender.config))
     try:
-        model.predict(example_of(model), model.inner_steps, 0.0)  # steps of no length: they cannot diverge
+        lr = model.inner_lr if model.learned_steps else 0.0  # steps of no length cannot diverge
+        model.predict(example_of(model), model.inner_steps, lr)
     except ValueError as error:
         raise MetarayError(f"{folder.path}: expected a model that can be served, received: {error}") from error
     theta = fingerprint(setup.layout.flatten(state.params))

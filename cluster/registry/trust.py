@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.components import BUILT_IN, resolve
-from cluster.config.schema import read_yaml
+from cluster.config.schema import SHORTHANDS, read_yaml
 from cluster.errors import ConfigError, MetarayError
 
 VARIABLE = "METARAY_TRUST"  # packages, separated by commas, for processes that take no option
@@ -20,12 +20,16 @@ OWN = ("meta", "tasks", "torch.nn", "torch.optim")
 # Sections without classes; the others may name one in any value.
 _PLAIN_SECTIONS = frozenset({"tracking", "checkpoint", "cluster"})
 NOT_ADAPTING = ("task", "eval", "outer")
+_NAMED = (
+    "algorithm",
+    "inner.rule",
+    "inner.derivative",
+    "outer.optimizer",
+    "outer.schedule",
+)  # or a section with a name
 # What a ":" in them is for is known.
 _CLASSES = frozenset(
-    {
-        *("task.family", "model.name", "algorithm", "eval.baselines"),
-        *("outer.optimizer", "outer.optimizer.name", "outer.schedule", "outer.schedule.name"),
-    }
+    {"task.family", "model.name", "eval.baselines", *SHORTHANDS, *(f"{key}.name" for key in SHORTHANDS)}
 )
 # Anything that an import could be made of: a module's file may be called my-module.py.
 _IMPORT_PATH = re.compile(r"(?P<module>[^\W\d][^\s:/]*):[^\s:/][^\s:]*")
@@ -80,7 +84,7 @@ def require_trusted(path: Path, trusted: Sequence[str], *, adapting: bool = Fals
 
 def _require_own_class(key: str, name: str, trusted: Sequence[str]) -> None:
     """Raise an error if a module of metaray's leads, by an import of its own, to a class that is not metaray's."""
-    kind = key if key in BUILT_IN else "model.name"
+    kind = next((kind for kind in (key, f"{key}.name", key.removesuffix(".name")) if kind in BUILT_IN), "model.name")
     try:
         module = resolve(kind, name.strip()).__module__
     except MetarayError:

@@ -21,9 +21,9 @@ def draw(folder: RunFolder, overrides: Sequence[str] = ()) -> list[Path]:
     """
     fix_arithmetic(threads=1)
     trained: dict[str, tuple[Setup, Params]] = {}
-    for label, one in {folder.config.algorithm: folder, **folder.baselines}.items():
+    for label, one in {folder.config.algorithm.name: folder, **folder.baselines}.items():
         config = overridden(one.config, overrides)
-        if config.algorithm != "oracle" and one.checkpoints.names():
+        if config.algorithm.name != "oracle" and one.checkpoints.names():
             _, state = checkpoints.chosen(one.checkpoints)
             setup = build(config)
             checkpoints.require_data(state, setup.data)

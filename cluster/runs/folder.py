@@ -153,7 +153,7 @@ def plan(
     path = path if path is not None else place(config, name)
     checkpoints = f"{root.rstrip('/')}/{name}/checkpoints" if "://" in root else None
     info = beginning(name) | {
-        "algorithm": config.algorithm,
+        "algorithm": config.algorithm.name,
         "checkpoints": checkpoints,
         "engine": engine.name,
         "engine_reason": engine.reason,

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from cluster.registry.adapting import InnerLoop, Run
+from meta.context import Context
 from meta.engine.native.program import Program
 from meta.episode import Episode, from_leaves, leaves
 from meta.params import Params
@@ -163,7 +164,8 @@ class Compiler:
         if count > LEAVES or len(reals) != 1:
             return None
 
-        def of_episode(params: Params, episode: Episode) -> Tensor:
+        def of_episode(params: Params, episode: Episode, context: Context) -> Tensor:
+            del context  # its numbers come with the parameters
             return function(params, tree_unflatten(leaves(episode)[:count], structure))
 
         episode = _episode(params, task)

@@ -9,6 +9,7 @@ import torch
 
 from cluster.config.schema import Config
 from cluster.workers.worker import Work
+from meta.context import Context, context
 from meta.engine.choice import Choice
 from meta.engine.strategies import Limits
 from meta.params import Layout, Params
@@ -68,6 +69,15 @@ class BaseSetup(ABC):
         """θ before the first step, a function of the seed alone."""
         params: Params = self.algorithm.init(torch.Generator().manual_seed(self.seed), self.dtype)
         return params
+
+    def context(self, step: int | None) -> Context:
+        """The scheduled numbers of an outer step, None being after training, as tensors beside θ.
+
+        Args:
+            step: number of the outer step, from 0 on.
+        """
+        numbers, stage = self.algorithm.numbers(step), self.algorithm.stage(step)
+        return context(numbers, self.dtype, self.device, stage)
 
     @property
     @abstractmethod

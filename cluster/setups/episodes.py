@@ -3,26 +3,36 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cluster.config.schema import Config
+from cluster.config.schema import GIVEN_TO_ALGORITHMS, Config
 from cluster.errors import ConfigError
 from cluster.setups.base import BaseSetup
-from cluster.setups.models import adapted_of, build_model, frozen_of, is_built_in, require_pure, resolve_offering
+from cluster.setups.models import (
+    build_inner,
+    build_model,
+    frozen_of,
+    is_built_in,
+    own_keys,
+    require_pure,
+    resolve_offering,
+)
 from cluster.workers.episodes import EpisodeWork
 from meta.algorithms import Algorithm, batch_norm_of, noise_size
 from meta.engine.choice import Choice, choose, measure, require_gradient, require_scores
 from meta.engine.strategies import Engine
 from meta.engine.strategies import build as build_engine
-from meta.episode import Episode, unstack, with_noise
+from meta.episode import Episode, described, unstack, with_noise
 from meta.models import Model
 from meta.objectives import CROSS_ENTROPY, OBJECTIVES
 from meta.params import Layout, Params
 from tasks.family import Family, FamilySpec, Split, TaskKey, draw_batch, draw_noise
 
+OFFERED = ("informed", "sizes", "init", "numbers", "stage", "meta_loss", "scores", "predict")  # members of an algorithm
 MACHINES = ("native", "graph")  # strategies that depend on what a machine has
 
 
@@ -90,7 +100,8 @@ class EpisodeSetup(BaseSetup):
             split: of the tasks.
             tasks: their indices, T of them.
         """
-        return draw_batch(self.family, self.seed, split, tasks, self.dtype, self.device)
+        episodes = draw_batch(self.family, self.seed, split, tasks, self.dtype, self.device)
+        return described(episodes) if self.algorithm.informed else episodes
 
     def _draw(self, tasks: range) -> Episode:
         return self.held_out_episodes("train", tasks)
@@ -132,7 +143,10 @@ class EpisodeSetup(BaseSetup):
         """
         params = {name: value.to(self.device) for name, value in self.initial_params().items()}
         if self.config.engine != "auto" and (self.needs_trial or self.choice.name in MACHINES):
-            yield "meta-gradient", lambda: require_gradient(self.engine, params, self.training_episodes(range(1)))
+            yield (
+                "meta-gradient",
+                lambda: require_gradient(self.engine, params, self.training_episodes(range(1)), self.context(0)),
+            )
         yield "drawing val tasks", lambda: self.held_out_episodes("val", range(1))
         yield "drawing test tasks", lambda: self.held_out_episodes("test", range(1))
         if self.needs_trial:
@@ -140,13 +154,16 @@ class EpisodeSetup(BaseSetup):
             yield "predictions", lambda: self._require_predictions(params)
 
     def _require_scores(self, params: Params) -> None:
-        require_scores(self.engine, params, self.held_out_episodes("val", range(1)), self.config.scored_steps)
+        episodes, now = self.held_out_episodes("val", range(1)), self.context(None)
+        require_scores(self.engine, params, episodes, self.config.scored_steps, now)
 
     def _require_predictions(self, params: Params) -> None:
         """Predict as figures, registry and serving do, and check shapes."""
         episode = unstack(self.held_out_episodes("test", range(1)))
         queries = episode.query
-        outputs = self.algorithm.predict(params, episode, queries.inputs, max(self.config.scored_steps))
+        outputs = self.algorithm.predict(
+            params, episode.support, queries.inputs, max(self.config.scored_steps), self.context(None)
+        )
         if not isinstance(outputs, torch.Tensor) or len(outputs) != len(queries.inputs):
             received = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ValueError(f"expected outputs [{len(queries.inputs)}, ...], one for each query, received {received}")
@@ -183,7 +200,8 @@ def build_episodes(
     def inputs() -> Tensor:
         episode = unstack(draw_batch(family, config.seed, "train", range(1), dtype))
         examples = episode.support.inputs if len(episode.support.inputs) else episode.query.inputs
-        shape = algorithm.input_shape(family.spec.input_shape, family.spec.description)
+        spec = family.spec
+        shape, _ = algorithm.sizes(spec.input_shape, spec.outputs, spec.description, **config.algorithm.params)
         return examples if tuple(examples.shape[1:]) == shape else examples.new_zeros(len(examples), *shape)
 
     return EpisodeSetup(
@@ -212,16 +230,14 @@ def build_algorithm(config: Config, spec: FamilySpec, model: Model | None = None
         ConfigError: if the parts do not fit together.
         ValueError: if a value does not suit a part.
     """
-    cls = resolve_offering("algorithm", config.algorithm, "input_shape", "init", "meta_loss", "scores", "predict")
+    cls = resolve_offering("algorithm", config.algorithm.name, *OFFERED)
+    keys = own_keys("algorithm", config.algorithm, GIVEN_TO_ALGORITHMS)
     if model is None:
-        model = build_model(config, cls.input_shape(spec.input_shape, spec.description), spec.outputs)
+        model = build_model(config, *cls.sizes(spec.input_shape, spec.outputs, spec.description, **keys))
+    if "classes" in signature(cls).parameters:
+        keys["classes"] = spec.outputs
     algorithm: Algorithm = cls(
-        model=model,
-        objective=OBJECTIVES[spec.objective],
-        inner_lr=config.inner.lr,
-        inner_steps=config.inner.steps,
-        adapt=adapted_of(config, model),
-        **({"recompute": True} if config.inner.recompute else {}),  # custom algorithms may not accept `recompute`
+        model=model, objective=OBJECTIVES[spec.objective], inner=build_inner(config, model), **keys
     )
     return algorithm
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from cluster.config.components import parameters, resolve, strictly
 from cluster.config.schema import GIVEN_TO_MODELS, Config
+from cluster.config.sections import NamedSection
 from cluster.errors import ConfigError
-from meta.adapt import EVERY, EXCEPT, matches
+from meta.inner import EVERY, EXCEPT, Inner, matches
 from meta.models import Model, TorchModel
 from meta.models.examine import examine
 from meta.params import Params
@@ -103,6 +104,40 @@ def adapted_of(config: Config, model: _Initial) -> tuple[str, ...]:
         params = model.init(torch.Generator().manual_seed(config.seed), torch.float32)
         own |= {name for name in params if matches(name, config.outer.freeze)}
     return (*config.inner.adapt, *(EXCEPT + escape(name) for name in sorted(own)))
+
+
+def build_inner(config: Config, model: _Initial) -> Inner:
+    """The inner loop of a configuration: rule, derivative, steps, and what moves.
+
+    Args:
+        config: has the section ``inner``.
+        model: the network.
+    """
+    inner = config.inner
+    return Inner(
+        lr=inner.lr,
+        steps=inner.steps,
+        rule=_built("inner.rule.name", inner.rule),
+        derivative=_built("inner.derivative.name", inner.derivative),
+        adapt=adapted_of(config, model),
+        recompute=bool(inner.recompute),
+    )
+
+
+def _built(key: str, section: NamedSection) -> Any:
+    """The object that a section names, of a class whose constructor takes the section's keys alone."""
+    return resolve(key, section.name)(**own_keys(key, section, frozenset()))
+
+
+def own_keys(key: str, section: NamedSection, supplied: frozenset[str]) -> dict[str, Any]:
+    """The keys of a section as the constructor of its class wants them: YAML knows lists, constructors ask for tuples.
+
+    Args:
+        key: of the section, for the table of built-in names.
+        section: names the class.
+        supplied: arguments that the builder gives itself.
+    """
+    return dict(strictly(parameters(resolve(key, section.name), supplied), section.params))
 
 
 def is_built_in(part: Any) -> bool:

@@ -8,13 +8,14 @@ from typing import Any, cast
 import torch
 
 from cluster.config.components import resolve
-from cluster.config.schema import Config
+from cluster.config.schema import GIVEN_TO_ALGORITHMS, Config
 from cluster.config.sections import EvalConfig, InnerConfig, OuterConfig
 from cluster.errors import ConfigError
 from cluster.setups.base import BaseSetup
-from cluster.setups.models import adapted_of, build_model, frozen_of, require_pure
+from cluster.setups.models import build_inner, build_model, frozen_of, own_keys, require_pure
 from cluster.workers.rollouts import RolloutWork
 from meta.algorithms import Algorithm
+from meta.context import Context, context
 from meta.engine.choice import Choice, choose_for_policies
 from meta.engine.strategies import Engine
 from meta.engine.strategies import build as build_engine
@@ -44,7 +45,7 @@ class PolicySetup(BaseSetup):
             return Choice(name, "named by the configuration", {})
         spec, algorithm = self.family.spec, self.algorithm
         rows = spec.trajectories * spec.horizon
-        example = blank(algorithm.model, self.observed, algorithm.inner_steps, rows, self.dtype)
+        example = blank(algorithm.model, self.observed, algorithm.inner.steps, rows, self.dtype)
         return choose_for_policies(cast(Algorithm, algorithm), self.initial_params(), example, self.device, self.limits)
 
     @cached_property
@@ -67,15 +68,15 @@ class PolicySetup(BaseSetup):
         """Settings of the advantages that are computed from rewards."""
         return AdvantageSettings(**self.config.advantage.model_dump())
 
-    def inner_lr(self, inner_step: int, *, evaluation: bool) -> float:
-        """The step size α of inner step number ``inner_step``; in evaluations another from the second on.
+    def step_context(self, inner_step: int, *, evaluation: bool) -> Context:
+        """The context of inner step number ``inner_step``: in evaluations α is another from the second on.
 
         Args:
             inner_step: number of the inner step, from 0 on.
             evaluation: whether it is a step of an evaluation.
         """
         later = self.config.eval.later_lr if evaluation and inner_step > 0 else 1.0
-        return self.config.inner.lr * later
+        return context({"lr": self.config.inner.lr * later}, self.dtype, self.device)
 
     @property
     def adds_shards(self) -> bool:
@@ -157,9 +158,11 @@ def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
         ConfigError: if the parts do not fit together.
         ValueError: if a value does not suit a part.
     """
-    cls = resolve("algorithm of policies", config.algorithm)
+    cls = resolve("algorithm of policies", config.algorithm.name)
     if not issubclass(cls, PolicyMAML):
-        raise ConfigError(f"algorithm: expected a subclass of meta.policy.PolicyMAML, received '{config.algorithm}'")
+        raise ConfigError(
+            f"algorithm: expected a subclass of meta.policy.PolicyMAML, received '{config.algorithm.name}'"
+        )
     size = _observed(spec, informed=cls.informed)
     if cls.informed and spec.description < 1:
         raise ConfigError("algorithm: oracle expects a family that describes its tasks, this one does not")
@@ -172,15 +175,13 @@ def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
     model = _policy(config, size, spec)
     return cls(
         model=model,
-        inner_lr=config.inner.lr,
-        inner_steps=config.inner.steps,
+        inner=build_inner(config, model),
         horizon=spec.horizon,
-        adapt=adapted_of(config, model),
         estimator=config.inner.estimator,
         outer_estimator=outer.estimator,
         clip=outer.ppo.clip if clipped else None,
         kl_penalty=outer.ppo.kl_penalty if clipped else 0.0,
-        recompute=bool(config.inner.recompute),
+        **own_keys("algorithm of policies", config.algorithm, GIVEN_TO_ALGORITHMS),
     )
 
 

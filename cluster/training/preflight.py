@@ -99,8 +99,8 @@ def _part(setup: Setup, name: str, attempt: Callable[[], Any]) -> None:
         raise ConfigError(f"before the first outer step: {name}: {error}") from error
     except Exception as error:  # whatever a user's family, model or algorithm raises
         raise ConfigError(
-            f"before the first outer step: {name} of {config.algorithm} with model '{config.model.name}' on family "
-            f"'{config.task.family}' (engine {setup.choice.name}): {type(error).__name__}: {error}"
+            f"before the first outer step: {name} of {config.algorithm.name} with model '{config.model.name}' on "
+            f"family '{config.task.family}' (engine {setup.choice.name}): {type(error).__name__}: {error}"
         ) from error
 
 
@@ -123,8 +123,8 @@ def _require_figure(setup: Setup, params: Params) -> None:
 
     figure = None
     if figures.can_draw_regression(setup):
-        figure = figures.regression({setup.config.algorithm: (setup, params)}, task_indices=(0,))
+        figure = figures.regression({setup.config.algorithm.name: (setup, params)}, task_indices=(0,))
     elif figures.can_draw_episode(setup):
-        figure = figures.episode(setup, params, steps=setup.algorithm.inner_steps)
+        figure = figures.episode(setup, params, steps=setup.config.inner.steps)
     if figure is not None:
         figure.savefig(io.BytesIO(), format="png")

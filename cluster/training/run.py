@@ -162,7 +162,7 @@ def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
 def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
     setup, folder, saved = start.setup, start.folder, start.saved
     config = setup.config
-    label = f"{config.task.family} {config.algorithm}"
+    label = f"{config.task.family} {config.algorithm.name}"
     began = monotonic()
     with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
         recorder = Recorder(config, setup, folder, pool, shown)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.config.schema import Config
+from cluster.config.sections import NamedSection
 from cluster.errors import EngineError
 from cluster.progress import warn
 from cluster.runs import checkpoint as checkpoints
@@ -97,7 +98,7 @@ def baseline_of(start: Start, algorithm: str) -> Start:
         algorithm: name of the baseline.
     """
     alone = start.config.eval.model_copy(update={"baselines": ()})
-    update = {"algorithm": algorithm, "eval": alone, "cluster": start.setup.config.cluster}
+    update = {"algorithm": NamedSection(name=algorithm), "eval": alone, "cluster": start.setup.config.cluster}
     config = start.config.model_copy(update=update)
     path = start.folder.path / "baselines" / algorithm
     if (path / "run.json").exists():

@@ -20,6 +20,7 @@ from cluster.workers.messages import (
     shards_of,
     to_flat,
 )
+from meta.context import Context
 from meta.engine.native.ir import Unsupported
 from meta.engine.strategies import Engine
 from meta.episode import Episode
@@ -44,6 +45,14 @@ class EpisodeSource(Protocol):
     @property
     def engine(self) -> Engine:
         """The engine that computes meta-gradients and scores."""
+        ...
+
+    def context(self, step: int | None) -> Context:
+        """The scheduled numbers of an outer step, None being after training.
+
+        Args:
+            step: number of the outer step, from 0 on.
+        """
         ...
 
     def training_episodes(self, tasks: range) -> Episode:
@@ -96,16 +105,17 @@ class EpisodeWork:
     def _scores(self, request: ScoresRequest, params: Params) -> ScoresReply:
         tasks = request.tasks
         episodes = self._setup.held_out_episodes(tasks.split, tasks.indices)
-        scores = self._setup.engine.scores(params, episodes, request.inner_steps)
+        scores = self._setup.engine.scores(params, episodes, request.inner_steps, self._setup.context(None))
         return ScoresReply(request=request, buffer=to_flat(scores))
 
     def _gradient(self, request: GradientRequest, params: Params) -> GradientReply:
         total: TreeSum[Tensor] = TreeSum(len(request.parts))
+        now = self._setup.context(request.step)
         rows: list[Mapping[str, Tensor]] = []
         for number, tasks in enumerate(request.parts):
             # Shard by shard, whatever the block: the number of tasks at a time may decide bits.
             try:
-                gradient, metrics = self._setup.engine.meta_gradient(params, self._episodes(tasks))
+                gradient, metrics = self._setup.engine.meta_gradient(params, self._episodes(tasks), now)
             except Unsupported:
                 raise
             except Exception as error:
@@ -119,7 +129,7 @@ class EpisodeWork:
             request=request,
             buffer=to_flat(torch.cat([flat, *(row[name] for name in names for row in rows)])),
             metrics=names,
-            nonfinite=() if _is_finite(flat) else self._nonfinite(request.tasks, params),
+            nonfinite=() if _is_finite(flat) else self._nonfinite(request, params),
         )
 
     def between_requests(self) -> bool:
@@ -137,15 +147,15 @@ class EpisodeWork:
         drawn = self._drawn.pop(tasks, None)
         return self._setup.training_episodes(tasks.indices) if drawn is None else drawn
 
-    def _nonfinite(self, tasks: TaskRange, params: Params) -> tuple[int, ...]:
+    def _nonfinite(self, request: GradientRequest, params: Params) -> tuple[int, ...]:
         """Indices of the tasks whose own meta-gradient is not finite; all, if only their sum is not."""
-        indices = []
-        for index in tasks.indices:
+        indices, now = [], self._setup.context(request.step)
+        for index in request.tasks.indices:
             one = self._setup.training_episodes(range(index, index + 1))
-            gradient, _ = self._setup.engine.meta_gradient(params, one)
+            gradient, _ = self._setup.engine.meta_gradient(params, one, now)
             if not all(bool(torch.isfinite(part).all()) for part in gradient.values()):
                 indices.append(index)
-        return tuple(indices) or tuple(tasks.indices)
+        return tuple(indices) or tuple(request.tasks.indices)
 
 
 def _is_finite(vector: Tensor) -> bool:

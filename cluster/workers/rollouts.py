@@ -26,6 +26,7 @@ from cluster.workers.messages import (
     TaskRange,
     to_flat,
 )
+from meta.context import Context
 from meta.episode import Episode, Examples
 from meta.params import Layout, Params
 from meta.policy import PolicyMAML
@@ -80,8 +81,16 @@ class RolloutSource(Protocol):
         """Of tasks and rollouts."""
         ...
 
-    def inner_lr(self, inner_step: int, *, evaluation: bool) -> float:
-        """The step size α of inner step number ``inner_step``.
+    def context(self, step: int | None) -> Context:
+        """The scheduled numbers of an outer step, None being after training.
+
+        Args:
+            step: number of the outer step, from 0 on.
+        """
+        ...
+
+    def step_context(self, inner_step: int, *, evaluation: bool) -> Context:
+        """The context of inner step number ``inner_step``.
 
         Args:
             inner_step: number of the inner step, from 0 on.
@@ -146,15 +155,19 @@ class RolloutWork:
             params: θ.
             second: the parameters to compute at, or the vector to multiply.
         """
-        sampled, engine = self._sampled(request, params), self._setup.engine
+        setup, engine = self._setup, self._setup.engine
+        sampled = self._sampled(request, params)
         if isinstance(request, GradientAt):
             return self._gradient(request, second, sampled)
         if isinstance(request, FisherProduct):
-            product = sampled.products or engine.fisher_products(_copied(params), sampled.episodes)
+            product = sampled.products or engine.fisher_products(
+                _copied(params), sampled.episodes, setup.context(request.step)
+            )
             sampled.products = product
             return FisherReply(request=request, buffer=to_flat(self._setup.layout.flatten(product(second))))
         if isinstance(request, SurrogateAndKL):
-            return SurrogateReply(request=request, buffer=to_flat(engine.surrogate_and_kl(second, sampled.episodes)))
+            rows = engine.surrogate_and_kl(second, sampled.episodes, setup.context(request.step))
+            return SurrogateReply(request=request, buffer=to_flat(rows))
         raise TypeError(f"expected a request about rollouts, received {request.kind}")
 
     def _scores(self, request: ScoresRequest, params: Params) -> ScoresReply:
@@ -165,7 +178,7 @@ class RolloutWork:
 
     def _gradient(self, request: Request, params: Params, sampled: Sampled) -> GradientReply:
         setup = self._setup
-        gradient, means = setup.engine.meta_gradient(params, sampled.episodes)
+        gradient, means = setup.engine.meta_gradient(params, sampled.episodes, setup.context(request.step))
         metrics: dict[str, Tensor] = {**means, "return": self._row(sampled.returns[-1])}
         if len(sampled.returns) > 1:
             metrics["return_before"] = self._row(sampled.returns[0])
@@ -233,15 +246,15 @@ class RolloutWork:
             ``steps`` + 1 times the rollouts, and a function that gives them as the algorithm takes them, [T, B, …].
         """
         setup = self._setup
-        own = {name: value.expand(len(keys), *value.shape).clone() for name, value in params.items()}
+        own = setup.engine.begin(params, len(keys))
         for number in range(steps + 1):
-            rollouts = self.roll(keys, own, number)
+            rollouts = self.roll(keys, own.params, number)
             examples = cache(partial(self._examples, keys, rollouts))
             yield rollouts, examples
             if evaluation and setup.algorithm.informed:
                 return
             if number < steps:
-                own = setup.engine.step(own, examples(), setup.inner_lr(number, evaluation=evaluation))
+                own = setup.engine.step(own, examples(), setup.step_context(number, evaluation=evaluation))
 
     def _keys(self, tasks: TaskRange) -> list[TaskKey]:
         return [TaskKey(self._setup.seed, tasks.split, index) for index in tasks.indices]

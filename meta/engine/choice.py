@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from meta.algorithms import Algorithm
+from meta.algorithms import Algorithm, context_of
+from meta.context import FIXED, Context
 from meta.engine.machine import cache_folder
 from meta.engine.native.ir import Unsupported
 from meta.engine.native.strategy import native_memory
@@ -99,8 +100,8 @@ def choose(
         try:
             if tried_at is not None:
                 engine = build(choice.name, algorithm, limits)
-                require_gradient(engine, params, episodes)
-                require_scores(engine, params, episodes, tried_at)
+                require_gradient(engine, params, episodes, _now(algorithm, params, 0))
+                require_scores(engine, params, episodes, tried_at, _now(algorithm, params, None))
         except NoCompiler as error:
             passed_over[choice.name] = str(error)
             warning = fallen_back(choice.name, error)
@@ -173,7 +174,7 @@ def _native(algorithm: Algorithm, params: Params, episodes: Episode, limits: Lim
         Unsupported: if the algorithm has no translation.
     """
     probe()
-    need = limits.threads * native_memory(algorithm, params, episodes)
+    need = limits.threads * native_memory(algorithm, params, episodes, _now(algorithm, params, 0))
     recompute = limits.memory is not None and need > limits.memory
     reason = f"{why}; {need / 1e6:.0f} MB" + (", over the limit" if recompute else "")
     return Choice("native", reason, {}, recompute)
@@ -189,18 +190,19 @@ def fallen_back(engine: str, error: Exception) -> str:
     return f"engine {engine} was passed over, a slower one runs: {error}"
 
 
-def require_gradient(engine: Engine, params: Params, episodes: Episode) -> None:
+def require_gradient(engine: Engine, params: Params, episodes: Episode, context: Context = FIXED) -> None:
     """Computes a meta-gradient and checks the shapes of gradient and metrics.
 
     Args:
         engine: the engine to check.
         params: θ.
         episodes: a batch of tasks, [T, ...].
+        context: the scheduled numbers.
 
     Raises:
         ValueError: if a gradient's shape is not its parameter's, or a metric's is not [T].
     """
-    gradient, metrics = engine.meta_gradient(params, episodes)
+    gradient, metrics = engine.meta_gradient(params, episodes, context)
     for name, value in params.items():
         if gradient[name].shape != value.shape:
             received = tuple(gradient[name].shape)
@@ -213,7 +215,9 @@ def require_gradient(engine: Engine, params: Params, episodes: Episode) -> None:
             )
 
 
-def require_scores(engine: Engine, params: Params, episodes: Episode, steps: tuple[int, ...]) -> None:
+def require_scores(
+    engine: Engine, params: Params, episodes: Episode, steps: tuple[int, ...], context: Context = FIXED
+) -> None:
     """Computes scores and checks that their shape is [T, K].
 
     Args:
@@ -221,11 +225,12 @@ def require_scores(engine: Engine, params: Params, episodes: Episode, steps: tup
         params: θ.
         episodes: a batch of tasks, [T, ...].
         steps: K numbers of inner steps.
+        context: the scheduled numbers.
 
     Raises:
         ValueError: if the shape is another.
     """
-    scores = engine.scores(params, episodes, steps)
+    scores = engine.scores(params, episodes, steps, context)
     if scores.shape != (len(episodes.description), len(steps)):
         raise ValueError(
             f"scores: expected {len(steps)} numbers, one for each number of inner steps in {steps}, received shape "
@@ -256,12 +261,13 @@ def measure(algorithm: Algorithm, params: Params, episodes: Episode, limits: Lim
     """
     engines: dict[str, Engine] = {}
     passed_over: dict[str, str] = {}
+    now = _now(algorithm, params, 0)
     for name in STRATEGIES:
         if name == "eager" and engines:
             continue  # any other is faster
         engine = build(name, algorithm, limits)
         try:
-            engine.meta_gradient(params, episodes)
+            engine.meta_gradient(params, episodes, now)
         except (Unsupported, RuntimeError) as error:
             passed_over[name] = str(error)
         else:
@@ -270,12 +276,18 @@ def measure(algorithm: Algorithm, params: Params, episodes: Episode, limits: Lim
     for _ in range(ROUNDS):
         for name, engine in engines.items():
             began = time.perf_counter()
-            _settled(engine.meta_gradient(params, episodes).gradient)
+            _settled(engine.meta_gradient(params, episodes, now).gradient)
             times[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     best = min(medians, key=medians.__getitem__)
     slower = {name: f"{1e3 * value:.2f} ms a shard" for name, value in medians.items() if name != best}
     return Choice(best, f"measured: {1e3 * medians[best]:.2f} ms a shard", slower | passed_over)
+
+
+def _now(algorithm: Algorithm, params: Params, step: int | None) -> Context:
+    """Returns the context of an outer step, None being after training."""
+    example = next(iter(params.values()))
+    return context_of(algorithm, step, example.dtype, example.device)
 
 
 def _settled(gradient: Params) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from meta.context import FIXED, Context
 from meta.engine.native.ir import Unsupported
 from meta.engine.replay import Program
 from meta.episode import Episode, from_leaves, leaves, signature
@@ -21,6 +22,7 @@ class _Graph(NamedTuple):
     graph: Any
     params: Params
     episodes: Episode
+    numbers: tuple[Tensor, ...]
     outputs: Any
 
 
@@ -31,14 +33,17 @@ class Captured:
         """Makes an empty collection."""
         self._graphs: dict[Any, _Graph] = {}
 
-    def run(self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
-        """Returns ``function(params, episodes)``, captured at its first call for these shapes.
+    def run(
+        self, what: Any, function: Callable[..., Any], params: Params, episodes: Episode, context: Context = FIXED
+    ) -> Any:
+        """Returns ``function(params, episodes, context)``, captured at its first call for these shapes.
 
         Args:
             what: hashable label of the computation; calls with equal labels must compute the same function.
-            function: (θ, episodes) -> tensors, without side effects.
+            function: (θ, episodes, context) -> tensors, without side effects.
             params: θ, on a CUDA device.
             episodes: a batch of tasks on the same device, [T, ...].
+            context: whose numbers are inputs of the program.
 
         Raises:
             Unsupported: if the tensors are not on a CUDA device.
@@ -46,30 +51,33 @@ class Captured:
         device = next(iter(params.values())).device
         if device.type != "cuda":
             raise Unsupported(f"engine graph expects tensors on a CUDA device, received some on {device.type}")
-        key = (what, signature(episodes))
+        key = (what, context.key, signature(episodes))
         if key not in self._graphs:
-            self._graphs[key] = _capture(function, params, episodes)
+            self._graphs[key] = _capture(function, params, episodes, context)
         graph = self._graphs[key]
         for name, value in params.items():
             graph.params[name].copy_(value)
         for place, leaf in zip(leaves(graph.episodes), leaves(episodes), strict=True):
             place.copy_(leaf)
+        for place, number in zip(graph.numbers, context.numbers.values(), strict=True):
+            place.copy_(number)
         graph.graph.replay()
         # The next replay writes into the same tensors.
         return tree_map(lambda output: output.clone() if isinstance(output, Tensor) else output, graph.outputs)
 
 
-def _capture(function: Callable[..., Any], params: Params, episodes: Episode) -> _Graph:
+def _capture(function: Callable[..., Any], params: Params, episodes: Episode, context: Context) -> _Graph:
     params = {name: value.clone() for name, value in params.items()}
     episodes = from_leaves([leaf.clone() for leaf in leaves(episodes)])
-    program = Program(function, params, episodes)
+    context = context.replaced([number.clone() for number in context.numbers.values()])
+    program = Program(function, params, episodes, context)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
-            program(params, episodes)
+            program(params, episodes, context)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = program(params, episodes)
-    return _Graph(graph, params, episodes, outputs)
+        outputs = program(params, episodes, context)
+    return _Graph(graph, params, episodes, tuple(context.numbers.values()), outputs)

@@ -55,6 +55,11 @@ def _schema_is_mutable(node: Node) -> bool:
     return schema is not None and bool(schema.is_mutable)
 
 
+def changes_in_place(program: GraphModule) -> bool:
+    """Returns whether an operation of a recorded program changes a tensor in place."""
+    return any(node.op == "call_function" and _schema_is_mutable(node) for node in program.graph.nodes)
+
+
 def _layout(node: Node) -> tuple[Any, ...] | None:
     """Shape, strides and type of a node's tensor as recorded, or None where nothing was."""
     recorded: Any = node.meta.get("tensor_meta")
@@ -114,7 +119,7 @@ def simplify(program: GraphModule) -> GraphModule:
     graph: Graph = program.graph
     graph.eliminate_dead_code()
     calls = [node for node in graph.nodes if node.op == "call_function"]
-    if not any(_schema_is_mutable(node) for node in calls):
+    if not changes_in_place(program):
         seen: dict[Any, Node] = {}
         for node in calls:
             key = (node.target, _hashable(node.args), _hashable(node.kwargs))

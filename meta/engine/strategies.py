@@ -23,13 +23,14 @@ metrics.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from meta.algorithms import Algorithm, Metrics, gradient_of
+from meta.context import FIXED, Context
 from meta.engine.graph import Captured
 from meta.engine.native.strategy import Native
 from meta.engine.replay import Recorded
@@ -49,18 +50,47 @@ class MetaGradient(NamedTuple):
     metrics: Metrics
 
 
+class MetaGradients(Protocol):
+    """The summed meta-gradient of a batch of tasks."""
+
+    def __call__(self, params: Params, episodes: Episode, context: Context = FIXED) -> MetaGradient:
+        """Returns the sum of the tasks' meta-gradients, and their metrics.
+
+        Args:
+            params: θ.
+            episodes: a batch of tasks, [T, ...].
+            context: the scheduled numbers.
+        """
+        ...
+
+
+class Scores(Protocol):
+    """The query scores of a batch of tasks."""
+
+    def __call__(self, params: Params, episodes: Episode, steps: tuple[int, ...], context: Context = FIXED) -> Tensor:
+        """Returns the scores [T, K] after each number of inner steps.
+
+        Args:
+            params: θ.
+            episodes: a batch of tasks, [T, ...].
+            steps: K increasing numbers of inner steps.
+            context: the scheduled numbers.
+        """
+        ...
+
+
 class Engine(NamedTuple):
     """The two batch functions of an algorithm under one strategy.
 
     Attributes:
         name: the strategy.
-        meta_gradient: (θ, episodes [T, ...]) -> MetaGradient.
-        scores: (θ, episodes [T, ...], numbers of inner steps) -> query scores [T, K].
+        meta_gradient: (θ, episodes [T, ...], context) -> MetaGradient.
+        scores: (θ, episodes [T, ...], numbers of inner steps, context) -> query scores [T, K].
     """
 
     name: str
-    meta_gradient: Callable[[Params, Episode], MetaGradient]
-    scores: Callable[[Params, Episode, tuple[int, ...]], Tensor]
+    meta_gradient: "MetaGradients"
+    scores: "Scores"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +113,14 @@ Strategy = Callable[[Algorithm, Limits], Engine]
 NONE = Limits()
 
 
-def _over_tasks(function: Callable[[Params, Episode], Any], params: Params, episodes: Episode) -> Any:
-    """Returns ``function(params, episode)`` for every task of a batch, vectorised."""
+def _over_tasks(
+    function: Callable[[Params, Episode, Context], Any], params: Params, episodes: Episode, context: Context
+) -> Any:
+    """Returns ``function(params, episode, context)`` for every task of a batch, vectorised."""
     parts = leaves(episodes)
 
     def one(params: Params, *parts: Tensor) -> Any:
-        return function(params, from_leaves(parts))
+        return function(params, from_leaves(parts), context)
 
     return vmap(one, in_dims=(None, *[0] * len(parts)))(params, *parts)
 
@@ -107,15 +139,15 @@ def vmapped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     del limits
     one_gradient = gradient_of(algorithm)
 
-    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
-        gradients, metrics = _over_tasks(one_gradient, params, episodes)
+    def meta_gradient(params: Params, episodes: Episode, context: Context = FIXED) -> MetaGradient:
+        gradients, metrics = _over_tasks(one_gradient, params, episodes, context)
         return MetaGradient({name: value.sum(dim=0) for name, value in gradients.items()}, metrics)
 
-    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
-        def one(params: Params, episode: Episode) -> Tensor:
-            return algorithm.scores(params, episode, steps)
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...], context: Context = FIXED) -> Tensor:
+        def one(params: Params, episode: Episode, context: Context) -> Tensor:
+            return algorithm.scores(params, episode, steps, context)
 
-        result: Tensor = _over_tasks(one, params, episodes)
+        result: Tensor = _over_tasks(one, params, episodes, context)
         return result
 
     return Engine("vmap", meta_gradient, scores)
@@ -135,14 +167,14 @@ def traced(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     recorded = Recorded()
     most: dict[Any, int] = {}
 
-    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
-        shape = signature(episodes)
+    def meta_gradient(params: Params, episodes: Episode, context: Context = FIXED) -> MetaGradient:
+        shape = context.key, signature(episodes)
         if limits.memory is None:
             most[shape] = len(episodes.description)
         elif shape not in most:
-            most[shape] = recorded.tasks("gradient", reference.meta_gradient, params, episodes, limits.memory)
+            most[shape] = recorded.tasks("gradient", reference.meta_gradient, params, episodes, limits.memory, context)
         parts = [
-            MetaGradient(*recorded.run("gradient", reference.meta_gradient, params, part))
+            MetaGradient(*recorded.run("gradient", reference.meta_gradient, params, part, context))
             for part in split(episodes, most[shape])
         ]
         if len(parts) == 1:
@@ -168,21 +200,21 @@ def looped(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     one_gradient = gradient_of(algorithm)
     recorded = Recorded()
 
-    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+    def meta_gradient(params: Params, episodes: Episode, context: Context = FIXED) -> MetaGradient:
         total: Params = {}
         rows: list[Metrics] = []
         for task in range(len(episodes.description)):
-            gradient, metrics = recorded.run("gradient", one_gradient, params, unstack(episodes, task))
+            gradient, metrics = recorded.run("gradient", one_gradient, params, unstack(episodes, task), context)
             rows.append(metrics)
             total = {name: total[name].add_(part) if total else part.clone() for name, part in gradient.items()}
         return MetaGradient(total, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
-    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
-        def one(params: Params, episode: Episode) -> Tensor:
-            return algorithm.scores(params, episode, steps)
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...], context: Context = FIXED) -> Tensor:
+        def one(params: Params, episode: Episode, context: Context) -> Tensor:
+            return algorithm.scores(params, episode, steps, context)
 
         tasks = range(len(episodes.description))
-        return torch.stack([recorded.run(steps, one, params, unstack(episodes, task)) for task in tasks])
+        return torch.stack([recorded.run(steps, one, params, unstack(episodes, task), context) for task in tasks])
 
     return Engine("loop", meta_gradient, scores)
 
@@ -199,18 +231,18 @@ def eager(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     del limits
     one_gradient = gradient_of(algorithm)
 
-    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
+    def meta_gradient(params: Params, episodes: Episode, context: Context = FIXED) -> MetaGradient:
         total: Params = {}
         rows: list[Metrics] = []
         for task in range(len(episodes.description)):
-            gradient, metrics = one_gradient(params, unstack(episodes, task))
+            gradient, metrics = one_gradient(params, unstack(episodes, task), context)
             rows.append(metrics)
             total = {name: total[name] + part if total else part for name, part in gradient.items()}
         return MetaGradient(total, {name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
-    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...], context: Context = FIXED) -> Tensor:
         tasks = range(len(episodes.description))
-        return torch.stack([algorithm.scores(params, unstack(episodes, task), steps) for task in tasks])
+        return torch.stack([algorithm.scores(params, unstack(episodes, task), steps, context) for task in tasks])
 
     return Engine("eager", meta_gradient, scores)
 
@@ -224,8 +256,8 @@ def native(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     """
     programs = Native(algorithm, limits.threads)
 
-    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
-        return MetaGradient(*programs.gradient(params, episodes))
+    def meta_gradient(params: Params, episodes: Episode, context: Context = FIXED) -> MetaGradient:
+        return MetaGradient(*programs.gradient(params, episodes, context))
 
     return Engine("native", meta_gradient, programs.scores)
 
@@ -241,20 +273,20 @@ def graphed(algorithm: Algorithm, limits: Limits = NONE) -> Engine:
     reference = vmapped(algorithm)
     captured = Captured()
 
-    def meta_gradient(params: Params, episodes: Episode) -> MetaGradient:
-        return MetaGradient(*captured.run("gradient", reference.meta_gradient, params, episodes))
+    def meta_gradient(params: Params, episodes: Episode, context: Context = FIXED) -> MetaGradient:
+        return MetaGradient(*captured.run("gradient", reference.meta_gradient, params, episodes, context))
 
     return Engine("graph", meta_gradient, _scores(reference, captured))
 
 
-def _scores(reference: Engine, programs: Recorded | Captured) -> Callable[[Params, Episode, tuple[int, ...]], Tensor]:
+def _scores(reference: Engine, programs: Recorded | Captured) -> Scores:
     """Returns the scores function of an engine: one program for each tuple of numbers of inner steps."""
 
-    def scores(params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
-        def fixed(params: Params, episodes: Episode) -> Tensor:
-            return reference.scores(params, episodes, steps)
+    def scores(params: Params, episodes: Episode, steps: tuple[int, ...], context: Context = FIXED) -> Tensor:
+        def fixed(params: Params, episodes: Episode, context: Context) -> Tensor:
+            return reference.scores(params, episodes, steps, context)
 
-        result: Tensor = programs.run(steps, fixed, params, episodes)
+        result: Tensor = programs.run(steps, fixed, params, episodes, context)
         return result
 
     return scores

@@ -5,16 +5,18 @@ those of the adapted policy, [B, …], both packed by :mod:`meta.policy.samples`
 are the policies' probabilities of what was done.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp
 
-from meta.adapt import EVERY, matches, path, require_matches
-from meta.algorithms import Metrics
+from meta.algorithms.base import Metrics
+from meta.context import FIXED, Context
 from meta.episode import Episode, Examples
+from meta.inner import SGD, At, Exact, Inner, matches
 from meta.objectives import RETURN, Score
 from meta.params import Params
 from meta.policy.distributions import Policy
@@ -34,10 +36,7 @@ class PolicyMAML:
     Attributes:
         model: the policy.
         objective: the score, a return.
-        inner_lr: α.
-        inner_steps: inner steps J in training.
-        adapt: patterns of the names of the parameters that the inner loop moves.
-        recompute: compute inner steps again when they are differentiated, see :func:`meta.adapt.path`.
+        inner: how a task's policy is adapted, with J steps in training. Its derivative goes through the steps.
         horizon: rows of one trajectory.
         estimator: name of the inner objective in :data:`meta.policy.estimators.ESTIMATORS`.
         outer_estimator: ``likelihood_ratio``: the adapted policy's rollouts alone, as in the paper. ``dice``: with the
@@ -50,22 +49,31 @@ class PolicyMAML:
     """
 
     model: Policy
-    inner_lr: float
-    inner_steps: int
+    inner: Inner
     horizon: int
     objective: Score = RETURN
-    adapt: tuple[str, ...] = EVERY
-    recompute: bool = False
     estimator: str = "likelihood_ratio"
     outer_estimator: OuterEstimator = "likelihood_ratio"
     clip: float | None = None
     kl_penalty: float = 0.0
     informed: ClassVar[bool] = False  # whether observations come with the task's description
 
+    def __post_init__(self) -> None:
+        """Check the derivative.
+
+        Raises:
+            ValueError: if it does not go through the steps: each has rollouts of its own.
+        """
+        if self.inner.derivative.implicit:
+            raise ValueError(
+                f"inner.derivative: expected exact, first_order or truncated with RL tasks, whose inner steps have "
+                f"rollouts of their own, received {type(self.inner.derivative).__name__}"
+            )
+
     @property
     def trained_steps(self) -> int:
         """Number of inner steps in training, which is differentiated through."""
-        return self.inner_steps
+        return self.inner.steps
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
         """Returns the policy's initial parameters.
@@ -75,57 +83,59 @@ class PolicyMAML:
             dtype: floating-point type of the parameters.
 
         Raises:
-            ValueError: if a pattern of ``adapt`` fits none of them.
+            ValueError: if a pattern of ``inner.adapt`` fits none of them.
         """
-        params = self.model.init(generator, dtype)
-        require_matches(params, self.adapt)
-        return params
+        return self.inner.init(self.model.init(generator, dtype))
+
+    def numbers(self, step: int | None) -> Mapping[str, float | tuple[float, ...]]:
+        """Returns α under ``lr``; see :meth:`meta.algorithms.Algorithm.numbers`."""
+        del step
+        return self.inner.numbers
+
+    def stage(self, step: int | None) -> str:
+        """Returns an empty text: every outer step runs one program."""
+        del step
+        return ""
 
     def loss(self, params: Params, examples: Examples) -> Tensor:
         """Returns the inner objective on one inner step's rollouts ([B, ...], packed), a scalar."""
         samples = unpack(examples, self.model)
         return ESTIMATORS[self.estimator](self._log_probabilities(params, samples), samples, self.horizon)
 
-    def step(self, params: Params, examples: Examples, lr: float) -> Params:
-        """Returns θ - ``lr`` ∇L(θ; examples), the parameters after one inner step.
+    def step(self, at: At, examples: Examples, context: Context = FIXED) -> At:
+        """Returns the point of the inner loop after one more step, which nothing will be differentiated through.
 
         Args:
-            params: θ of one task.
+            at: the point before the step, of one task.
             examples: one step's rollouts, packed, [B, ...].
-            lr: α.
+            context: holds α under ``lr``.
         """
-        *_, (moved, _) = path(self.loss, params, examples, steps=1, lr=lr, names=self.adapt)
-        return moved
+        return replace(self.inner, recompute=False).step(self.loss, at, examples, at.number + 1, context)[0]
 
-    def adapted(self, params: Params, episode: Episode) -> list[Params]:
-        """Returns the parameters before and after each inner step on the episode's support, J + 1 dictionaries.
+    def adapted(self, params: Params, episode: Episode, context: Context = FIXED) -> list[Params]:
+        """Returns the policy's parameters before and after each inner step on the episode's support, J + 1 of them.
 
         Args:
             params: θ.
             episode: the task's rollouts; only the support [J, B, ...] is used.
+            context: holds α under ``lr``.
         """
-        walk = [params]
-        for number in range(self.trained_steps):
-            *_, (moved, _) = path(
-                self.loss,
-                walk[-1],
-                step_of(episode.support, number),
-                steps=1,
-                lr=self.inner_lr,
-                names=self.adapt,
-                recompute=self.recompute,
-            )
-            walk.append(moved)
+        at = self.inner.begin(params)
+        walk, steps = [at.params], self.trained_steps
+        for number in range(steps):
+            at, _ = self.inner.step(self.loss, at, step_of(episode.support, number), steps, context)
+            walk.append(at.params)
         return walk
 
-    def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
+    def meta_loss(self, params: Params, episode: Episode, context: Context = FIXED) -> tuple[Tensor, Metrics]:
         """Returns the outer objective of one task, a scalar, and metrics to report, scalars by name.
 
         Args:
             params: θ.
             episode: the task's rollouts: support [J, B, ...], query [B, ...].
+            context: the scheduled numbers of the outer step.
         """
-        *before, last = self.adapted(params, episode)
+        *before, last = self.adapted(params, episode, context)
         query = unpack(episode.query, self.model)
         loss = self.surrogate(self._log_probabilities(last, query), query)
         metrics: Metrics = {"surrogate": loss}
@@ -146,19 +156,26 @@ class PolicyMAML:
             return importance_ratio(log_probabilities, samples)
         return clipped_ratio(log_probabilities, samples, self.clip)
 
-    def outputs(self, params: Params, episode: Episode) -> Tensor:
-        """Returns distributions [B, M] of the adapted policy at the episode's query observations."""
-        return self.model.apply(self.adapted(params, episode)[-1], episode.query.inputs)
+    def outputs(self, params: Params, episode: Episode, context: Context = FIXED) -> Tensor:
+        """Returns distributions [B, M] of the adapted policy at the episode's query observations.
 
-    def surrogate_and_kl(self, params: Params, episode: Episode) -> Tensor:
+        Args:
+            params: θ.
+            episode: the task's rollouts.
+            context: holds α under ``lr``.
+        """
+        return self.model.apply(self.adapted(params, episode, context)[-1], episode.query.inputs)
+
+    def surrogate_and_kl(self, params: Params, episode: Episode, context: Context = FIXED) -> Tensor:
         """Returns surrogate and KL(old ‖ new) of the adapted policy on the query rollouts, [2].
 
         Args:
             params: θ.
             episode: the task's rollouts: support [J, B, ...], query [B, ...].
+            context: holds α under ``lr``.
         """
         query = unpack(episode.query, self.model)
-        outputs = self.outputs(params, episode)
+        outputs = self.outputs(params, episode, context)
         surrogate = importance_ratio(self.model.log_probability(outputs, query.actions), query)
         apart = require_shape("divergence [B]", self.model.divergence(query.outputs, outputs), query.weights.shape)
         divergence = (query.weights * apart).sum()
@@ -209,30 +226,60 @@ class PolicyOracle(PolicyPretrain):
     informed: ClassVar[bool] = True
 
 
-def fisher_product(algorithm: PolicyMAML, params: Params, vector: Params, episode: Episode) -> Params:
+def fisher_product(
+    algorithm: PolicyMAML, params: Params, vector: Params, episode: Episode, context: Context = FIXED
+) -> Params:
     """Returns ∇²_θ KL(π_old ‖ π_θ') v of one task, with the names and shapes of θ.
 
     KL is that of the adapted policy, averaged over the query steps, old being the adapted policy that sampled them.
     Where θ is still the one they were sampled under, KL's derivative by the policy's outputs z vanishes, and the
-    Hessian is exactly
-
-        Jᵀ F J v,  J = ∂z/∂θ' · Π_j (I - α P H_j)
-
-    with F the Hessian of KL in z, H_j that of the inner objective at step j, and P the projection on the parameters
-    that
-    the inner loop adapts. H_j is symmetric, so its transpose needs no reverse pass through the derivative:
-    Hessian-vector
-    products serve both directions.
+    Hessian is exactly Jᵀ F J v with J = ∂z/∂θ and F the Hessian of KL in z.
 
     Args:
         algorithm: gives policy, inner objective and inner steps.
         params: θ.
         vector: v, with the names and shapes of θ.
         episode: the task's rollouts.
+        context: holds α under ``lr``.
     """
     query = unpack(episode.query, algorithm.model)
-    *before, last = algorithm.adapted(params, episode)
     vector = {name: vector[name] for name in params}  # in whatever order they came
+
+    def divergence(outputs: Tensor) -> Tensor:
+        return (query.weights * algorithm.model.divergence(query.outputs, outputs)).sum()
+
+    inner = algorithm.inner
+    if type(inner.rule) is SGD and type(inner.derivative) is Exact:
+        return _through_descent(algorithm, params, vector, episode, context, divergence)
+
+    unrolled = replace(algorithm, inner=replace(inner, recompute=False))  # a forward derivative keeps nothing
+
+    def outputs(params: Params) -> Tensor:
+        return unrolled.outputs(params, episode, context)
+
+    along = jvp(outputs, (params,), (vector,))
+    weighted = jvp(grad(divergence), along[:1], along[1:2])[1]
+    pulled: tuple[Params] = vjp(outputs, params)[1](weighted)
+    return pulled[0]
+
+
+def _through_descent(
+    algorithm: PolicyMAML,
+    params: Params,
+    vector: Params,
+    episode: Episode,
+    context: Context,
+    divergence: Callable[[Tensor], Tensor],
+) -> Params:
+    """Returns the product of :func:`fisher_product` where inner steps are gradient descent.
+
+    J is then ∂z/∂θ' · Π_j (I - α P H_j) with H_j the Hessian of the inner objective at step j, and P the projection on
+    the parameters that the inner loop adapts. H_j is symmetric, so its transpose needs no reverse pass through the
+    derivative: Hessian-vector products serve both directions.
+    """
+    query, inner = unpack(episode.query, algorithm.model), algorithm.inner
+    lr: Tensor | float = context.numbers.get("lr", inner.lr)
+    *before, last = algorithm.adapted(params, episode, context)
 
     def curved(number: int, vector: Params) -> Params:
         """H_j v."""
@@ -248,19 +295,16 @@ def fisher_product(algorithm: PolicyMAML, params: Params, vector: Params, episod
     def outputs(params: Params) -> Tensor:
         return algorithm.model.apply(params, query.observations)
 
-    def divergence(outputs: Tensor) -> Tensor:
-        return (query.weights * algorithm.model.divergence(query.outputs, outputs)).sum()
-
     for number in range(len(before)):
-        step = _moving(curved(number, vector), algorithm.adapt)
-        vector = {name: value - algorithm.inner_lr * step[name] for name, value in vector.items()}
+        step = _moving(curved(number, vector), inner.adapt)
+        vector = {name: value - lr * step[name] for name, value in vector.items()}
     along = jvp(outputs, (last,), (vector,))
     weighted = jvp(grad(divergence), along[:1], along[1:2])[1]
     pulled: tuple[Params] = vjp(outputs, last)[1](weighted)
     (back,) = pulled
     for number in reversed(range(len(before))):
-        step = curved(number, _moving(back, algorithm.adapt))
-        back = {name: value - algorithm.inner_lr * step[name] for name, value in back.items()}
+        step = curved(number, _moving(back, inner.adapt))
+        back = {name: value - lr * step[name] for name, value in back.items()}
     return back
 
 

@@ -6,16 +6,20 @@ task's intermediates are kept. Meta-gradients go through the strategies of :mod:
 """
 
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
+from meta.context import FIXED, Context
 from meta.engine.calls import Calls, Prepared
 from meta.engine.strategies import Engine, MetaGradient
 from meta.episode import Episode, Examples, from_leaves, leaves
+from meta.inner import At
 from meta.params import Params
 from meta.policy.algorithms import PolicyMAML, fisher_product
 
@@ -66,37 +70,56 @@ class PolicyEngine:
         actions, outputs = self._calls.run("act", vmap(one), params, observations, noise)
         return actions[:tasks, :rows], outputs[:tasks, :rows]
 
-    def step(self, params: Params, examples: Examples, lr: float) -> Params:
-        """Returns each task's own parameters [T, ...] after one inner step.
+    def begin(self, params: Params, tasks: int) -> At:
+        """Returns each task's own point of the inner loop before the first step, every tensor [T, ...].
 
         Args:
-            params: each task's own parameters, [T, ...].
-            examples: each task's rollouts, packed, [T, B, ...].
-            lr: α.
+            params: θ.
+            tasks: T.
         """
+        at = self._algorithm.inner.begin(params)
+        parts = (at.params, at.state, at.learned)
+        own = tree_map(lambda value: value.expand(tasks, *value.shape).clone(), parts)
+        return At(own[0], own[1], 0, {}, own[2])
+
+    def step(self, at: At, examples: Examples, context: Context = FIXED) -> At:
+        """Returns each task's own point of the inner loop after one more step.
+
+        Args:
+            at: every tensor [T, ...].
+            examples: each task's rollouts, packed, [T, B, ...].
+            context: holds α under ``lr``.
+        """
+        number = at.number if self._algorithm.inner.rule.per_step else 0
         rows = []
+
+        def step(parts: tuple[Params, Any, Params], inputs: Tensor, targets: Tensor, numbers: Params) -> Any:
+            params, state, learned = parts
+            before = At(params, state, number, {}, learned)
+            after = self._algorithm.step(before, Examples(inputs, targets), Context(numbers))
+            return after.params, after.state
+
         for task in range(len(examples.inputs)):
-            own = {name: value[task].clone() for name, value in params.items()}  # clones are aligned, rows may not be
+            # Clones are aligned, rows may not be.
+            own = tree_map(lambda value, task=task: value[task].clone(), (at.params, at.state, at.learned))
             data = (examples.inputs[task].clone(), examples.targets[task].clone())
-            rows.append(self._calls.run(("step", lr), self._step(lr), own, *data))
-        return {name: torch.stack([row[name] for row in rows]) for name in params}
+            rows.append(self._calls.run(("step", number), step, own, *data, dict(context.numbers)))
+        params, state = tree_map(lambda *values: torch.stack(values), *rows)
+        return at._replace(params=params, state=state, number=at.number + 1)
 
-    def _step(self, lr: float) -> Callable[[Params, Tensor, Tensor], Params]:
-        def step(params: Params, inputs: Tensor, targets: Tensor) -> Params:
-            return self._algorithm.step(params, Examples(inputs, targets), lr)
-
-        return step
-
-    def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:
+    def meta_gradient(self, params: Params, episodes: Episode, context: Context = FIXED) -> MetaGradient:
         """Returns the sum of the tasks' meta-gradients, and their metrics, each [T].
 
         Args:
             params: θ.
             episodes: rollouts of T tasks: support [T, J, B, ...], query [T, B, ...].
+            context: the scheduled numbers.
         """
-        return self._gradients().meta_gradient(params, episodes)
+        return self._gradients().meta_gradient(params, episodes, context)
 
-    def fisher_products(self, params: Params, episodes: Episode) -> Callable[[Params], Params]:
+    def fisher_products(
+        self, params: Params, episodes: Episode, context: Context = FIXED
+    ) -> Callable[[Params], Params]:
         """Returns the function v -> the sum over tasks of :func:`meta.policy.algorithms.fisher_product`.
 
         The part that does not depend on v, two thirds of the work, is computed for each task at its first product and
@@ -105,10 +128,11 @@ class PolicyEngine:
         Args:
             params: θ.
             episodes: rollouts of T tasks, [T, ...].
+            context: holds α under ``lr``.
         """
 
-        def one(fixed: tuple[Params, tuple[Tensor, ...]], vector: Params) -> Params:
-            return fisher_product(self._algorithm, fixed[0], vector, from_leaves(fixed[1]))
+        def one(fixed: tuple[Params, tuple[Tensor, ...], Params], vector: Params) -> Params:
+            return fisher_product(self._algorithm, fixed[0], vector, from_leaves(fixed[1]), Context(fixed[2]))
 
         tasks = range(len(episodes.description))
         kept: dict[int, Prepared] = {}
@@ -116,7 +140,9 @@ class PolicyEngine:
         def prepared(task: int, vector: Params) -> Prepared:
             if task in kept:
                 return kept[task]
-            task_product = self._calls.prepare("fisher_product", one, (params, _apart(episodes, task)), vector)
+            task_product = self._calls.prepare(
+                "fisher_product", one, (params, _apart(episodes, task), dict(context.numbers)), vector
+            )
             if self._memory is None or sum(one.nbytes for one in self._kept) + task_product.nbytes <= self._memory:
                 kept[task] = task_product
                 self._kept.add(task_product)
@@ -131,19 +157,22 @@ class PolicyEngine:
 
         return product
 
-    def surrogate_and_kl(self, params: Params, episodes: Episode) -> Tensor:
+    def surrogate_and_kl(self, params: Params, episodes: Episode, context: Context = FIXED) -> Tensor:
         """Returns surrogate and KL divergence of each task's adapted policy, [T, 2].
 
         Args:
             params: θ.
             episodes: rollouts of T tasks: support [T, J, B, ...], query [T, B, ...].
+            context: holds α under ``lr``.
         """
-        tasks = range(len(episodes.description))
+        tasks, numbers = range(len(episodes.description)), dict(context.numbers)
 
-        def one(params: Params, parts: tuple[Tensor, ...]) -> Tensor:
-            return self._algorithm.surrogate_and_kl(params, from_leaves(parts))
+        def one(params: Params, parts: tuple[Tensor, ...], numbers: Params) -> Tensor:
+            return self._algorithm.surrogate_and_kl(params, from_leaves(parts), Context(numbers))
 
-        return torch.stack([self._calls.run("surrogate_and_kl", one, params, _apart(episodes, task)) for task in tasks])
+        return torch.stack(
+            [self._calls.run("surrogate_and_kl", one, params, _apart(episodes, task), numbers) for task in tasks]
+        )
 
 
 def _apart(episodes: Episode, task: int) -> tuple[Tensor, ...]:

@@ -124,7 +124,7 @@ def test_a_meta_batch_is_sixteen_shards_or_fewer_by_default() -> None:
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "unknown section": (["trackin.uri=x"], "trackin: unknown key; did you mean 'tracking'?"),
-    "unknown key": (["inner.step=3"], "inner.step: unknown key; did you mean 'steps'? (valid: lr, steps, adapt, rec"),
+    "unknown key": (["inner.step=3"], "inner.step: unknown key; did you mean 'steps'? (valid: lr, steps, adapt, rule"),
     "unknown key of the family": (["task.shots=5"], "task.shots: unknown key; did you mean 'shot'?"),
     "unknown key of the model": (["model.hiden=[8]"], "model.hiden: unknown key; did you mean 'hidden'?"),
     "key the builder gives": (["model.inputs=[3]"], "model.inputs: unknown key"),
@@ -362,8 +362,8 @@ class Module(nn.Module):
 class Still(MAML):
     """MAML that scores only what it started from."""
 
-    def scores(self, params, episode, steps):
-        return super().scores(params, episode, (0,)).expand(len(steps))
+    def scores(self, params, episode, steps, context):
+        return super().scores(params, episode, (0,), context).expand(len(steps))
 '''
 
 
@@ -390,7 +390,7 @@ def test_parts_of_the_user_s_own_take_part(own: Callable[..., Config], overrides
     result = setup.engine.meta_gradient(theta, episodes)
     assert all(bool(value.any()) for value in result.gradient.values())
     assert result.metrics["accuracy"].shape == (3,)
-    scores = setup.engine.scores(theta, episodes, (0, 5))
+    scores = setup.engine.scores(theta, episodes, (0, 5), setup.context(None))
     assert torch.equal(scores[:, 0], scores[:, 1])
     assert parse(yaml.safe_load(config.to_yaml())) == config
 

@@ -157,7 +157,7 @@ def test_probabilities_are_those_of_the_algorithm(
         episode = type(episodes)(
             *(type(p)(*(x[task] for x in p)) if isinstance(p, tuple) else p[task] for p in episodes)
         )
-        logits = setup.algorithm.predict(params, episode, episode.query.inputs, 2)
+        logits = setup.algorithm.predict(params, episode.support, episode.query.inputs, 2)
         close(found[task], torch.softmax(logits.detach(), dim=-1))
     hits = (found.argmax(dim=-1) == episodes.query.targets).to(setup.dtype).mean(dim=1)
     assert torch.equal(hits, setup.engine.scores(params, episodes, (2,))[:, 0])

@@ -76,7 +76,7 @@ def images(axes: Axes) -> list[np.ndarray]:
 
 def classes_after(setup: EpisodeSetup, params: Params, index: int, steps: int) -> tuple[Episode, list[int]]:
     episode = unstack(place(stack([setup.family.draw(TaskKey(5, "test", index))]), setup.dtype, "cpu"))
-    outputs = setup.algorithm.predict(params, episode, episode.query.inputs, steps)
+    outputs = setup.algorithm.predict(params, episode.support, episode.query.inputs, steps)
     return episode, outputs.argmax(dim=-1).tolist()
 
 

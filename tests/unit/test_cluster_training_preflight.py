@@ -16,6 +16,7 @@ from cluster.training.start import resume, slower
 from cluster.workers.pool import InlinePool
 from helpers.folders import new_run
 from meta.algorithms import MAML, Metrics
+from meta.context import FIXED, Context
 from meta.episode import Episode, Examples
 from meta.params import Params
 from tasks.sinusoid import Sinusoid
@@ -48,23 +49,27 @@ class Recurrent(nn.Module):
 
 
 class ManyScores(MAML):
-    def scores(self, params: Params, episode: Episode, steps: tuple[int, ...]) -> Tensor:
+    def scores(self, params: Params, episode: Episode, steps: tuple[int, ...], context: Context = FIXED) -> Tensor:
         return super().scores(params, episode, steps)[:1]
 
 
 class VectorMetric(MAML):
-    def meta_loss(self, params: Params, episode: Episode) -> tuple[Tensor, Metrics]:
+    def meta_loss(self, params: Params, episode: Episode, context: Context = FIXED) -> tuple[Tensor, Metrics]:
         loss, metrics = super().meta_loss(params, episode)
         return loss, metrics | {"each": torch.zeros(3)}
 
 
 class Unpredictable(MAML):
-    def predict(self, params: Params, episode: Episode, inputs: Tensor, steps: int) -> Tensor:
-        return super().predict(params, episode, inputs, steps)[:2]
+    def predict(
+        self, params: Params, support: Examples, inputs: Tensor, steps: int, context: Context = FIXED
+    ) -> Tensor:
+        return super().predict(params, support, inputs, steps, context)[:2]
 
 
 class RaisesWhenAsked(MAML):
-    def predict(self, params: Params, episode: Episode, inputs: Tensor, steps: int) -> Tensor:
+    def predict(
+        self, params: Params, support: Examples, inputs: Tensor, steps: int, context: Context = FIXED
+    ) -> Tensor:
         raise NotImplementedError("later")
 
 
@@ -169,5 +174,5 @@ def test_a_new_run_builds_its_parts_once(tmp_path: Path, engine: str) -> None:
     assert settled.family is built.family
     inner = built.config.inner.model_copy(update={"recompute": True})
     again = built.under(built.config.model_copy(update={"inner": inner}))
-    assert again.algorithm.recompute
-    assert not built.algorithm.recompute
+    assert again.algorithm.inner.recompute
+    assert not built.algorithm.inner.recompute

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from meta.adapt import EVERY, adapt
 from meta.algorithms import MAML, Algorithm, FirstOrderMAML, Metrics, Oracle, Pretrain
 from meta.engine.native.ir import Unsupported
 from meta.engine.strategies import STRATEGIES, Engine
-from meta.episode import Episode, Examples, leaves, place, stack, unstack
+from meta.episode import Episode, Examples, described, leaves, place, stack, unstack
+from meta.inner import EVERY, Inner
 from meta.models import MLP, Conv4, Model, ResNet12, TorchModel
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
@@ -144,15 +144,12 @@ def made(row: Row) -> Algorithm:
     if row.model in IMAGE_MODELS:
         model = IMAGE_MODELS[row.model](IMAGE, OUTPUTS)
     else:
-        (inputs,) = row.algorithm.input_shape((INPUTS,), DESCRIPTION)
+        inputs = INPUTS + (DESCRIPTION if row.algorithm.informed else 0)
         model = (MODELS | WIDE)[row.model](inputs, OUTPUTS)
     return row.algorithm(
         model=model,
         objective=OBJECTIVES[row.objective],
-        inner_lr=0.1,
-        inner_steps=row.steps,
-        adapt=row.adapt,
-        recompute=row.recompute,
+        inner=Inner(lr=0.1, steps=row.steps, adapt=row.adapt, recompute=row.recompute),
     )
 
 
@@ -163,7 +160,8 @@ def engine(row: Row, strategy: str) -> Engine:
 
 def drawn(row: Row) -> Episode:
     """Random episodes in float64."""
-    return _drawn(row.objective, IMAGE if row.model in IMAGE_MODELS else (INPUTS,))
+    episodes = _drawn(row.objective, IMAGE if row.model in IMAGE_MODELS else (INPUTS,))
+    return described(episodes) if row.algorithm.informed else episodes
 
 
 @cache
@@ -195,7 +193,7 @@ def flat(params: Params) -> Tensor:
 
 def compile_all() -> None:
     """Compile what these tests ask of ``native``, in about their order; a process of its own does it ahead of them."""
-    for row in sorted(ROWS, key=lambda row: row.algorithm.first_order):
+    for row in sorted(ROWS, key=lambda row: row.algorithm is FirstOrderMAML):
         engine(row, "native").meta_gradient(start(row), drawn(row))
     for row in filter(typical, ROWS):
         engine(row, "native").scores(start(row), drawn(row), SCORED)
@@ -227,7 +225,7 @@ def single(row: Row, theta: Params, episode: Episode) -> tuple[Params, Metrics]:
 
 
 @strategies
-@rows(lambda row: not row.algorithm.first_order)
+@rows(lambda row: row.algorithm is not FirstOrderMAML)
 def test_meta_gradient_agrees_with_central_finite_differences(row: Row, strategy: str) -> None:
     gradient = flat(engine(row, strategy).meta_gradient(start(row), drawn(row)).gradient)
     generator = torch.Generator().manual_seed(2)
@@ -238,7 +236,7 @@ def test_meta_gradient_agrees_with_central_finite_differences(row: Row, strategy
 
 
 @strategies
-@rows(lambda row: row.algorithm.first_order)
+@rows(lambda row: row.algorithm is FirstOrderMAML)
 def test_first_order_gradient_is_the_query_gradient_at_the_adapted_parameters(
     row: Row, strategy: str, close: Callable[..., None]
 ) -> None:
@@ -246,7 +244,7 @@ def test_first_order_gradient_is_the_query_gradient_at_the_adapted_parameters(
     expected = {name: torch.zeros_like(value) for name, value in theta.items()}
     for task in range(TASKS):
         episode = unstack(episodes, task)
-        there = adapt(algorithm.loss, theta, episode.support, steps=row.steps, lr=algorithm.inner_lr)
+        there = algorithm.inner.adapted(algorithm.loss, theta, episode.support)
         there = {name: value.detach().requires_grad_() for name, value in there.items()}
         parts = torch.autograd.grad(algorithm.loss(there, episode.query), list(there.values()))
         for name, part in zip(there, parts, strict=True):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from meta.adapt import adapt, path
 from meta.algorithms import MAML, FirstOrderMAML, Oracle, Pretrain
 from meta.engine.strategies import vmapped
-from meta.episode import Episode, Examples, stack
+from meta.episode import Episode, Examples, described, stack
+from meta.inner import Inner
 from meta.models import MLP
 from meta.objectives import MSE
 from meta.params import Params
@@ -61,7 +61,7 @@ def theta() -> Params:
 
 
 def meta_gradient(algorithm: type[MAML], steps: int, theta: Params, episodes: list[Episode]) -> Tensor:
-    learner = algorithm(model=Linear(), objective=MSE, inner_lr=ALPHA, inner_steps=steps)
+    learner = algorithm(model=Linear(), objective=MSE, inner=Inner(lr=ALPHA, steps=steps))
     return vmapped(learner).meta_gradient(theta, stack(episodes)).gradient["w"]
 
 
@@ -96,9 +96,9 @@ def test_first_order_leaves_the_jacobian_out(steps: int, theta: Params, episodes
 def test_adapt_follows_gradient_descent_and_leaves_its_start_alone(
     steps: int, theta: Params, episodes: list[Episode], close: Close
 ) -> None:
-    learner = MAML(model=Linear(), objective=MSE, inner_lr=ALPHA, inner_steps=0)
+    learner = MAML(model=Linear(), objective=MSE, inner=Inner(lr=ALPHA, steps=0))
     before = theta["w"].clone()
-    reached = adapt(learner.loss, theta, episodes[0].support, steps=steps, lr=ALPHA)
+    reached = learner.inner.adapted(learner.loss, theta, episodes[0].support, steps)
     close(reached["w"], adapted(before, episodes[0].support, steps))
     assert torch.equal(theta["w"], before)
 
@@ -106,8 +106,8 @@ def test_adapt_follows_gradient_descent_and_leaves_its_start_alone(
 def test_adapt_moves_the_parameters_that_are_named_and_no_others(episodes: list[Episode]) -> None:
     model = MLP(inputs=(FEATURES,), outputs=1, hidden=(3,))
     theta = model.init(torch.Generator().manual_seed(0), torch.float64)
-    learner = MAML(model=model, objective=MSE, inner_lr=ALPHA, inner_steps=0)
-    reached = adapt(learner.loss, theta, episodes[0].support, steps=2, lr=ALPHA, names=("layer1.*",))
+    learner = MAML(model=model, objective=MSE, inner=Inner(lr=ALPHA, steps=2, adapt=("layer1.*",)))
+    reached = learner.inner.adapted(learner.loss, theta, episodes[0].support)
     assert list(reached) == list(theta)
     assert {name for name in theta if not torch.equal(theta[name], reached[name])} == {"layer1.weight", "layer1.bias"}
 
@@ -117,14 +117,15 @@ def test_a_step_is_computed_anew_only_where_that_is_asked_for(
     recompute: bool, theta: Params, episodes: list[Episode]
 ) -> None:
     """Recomputing saves memory and costs time: the value is the same, the number of passes tells them apart."""
-    learner, passes = MAML(model=Linear(), objective=MSE, inner_lr=ALPHA, inner_steps=0), []
+    learner, passes = MAML(model=Linear(), objective=MSE, inner=Inner(lr=ALPHA, steps=0)), []
 
     def loss(params: Params, examples: Examples) -> Tensor:
         passes.append(1)
         return learner.loss(params, examples)
 
     w = theta["w"].clone().requires_grad_()
-    *_, (last, _) = path(loss, {"w": w}, episodes[0].support, steps=3, lr=ALPHA, recompute=recompute)
+    inner = Inner(lr=ALPHA, steps=3, recompute=recompute)
+    last = inner.adapted(loss, {"w": w}, episodes[0].support)
     assert len(passes) == 3
     last["w"].sum().backward()
     assert len(passes) == (6 if recompute else 3)
@@ -135,9 +136,9 @@ def test_a_step_is_computed_anew_only_where_that_is_asked_for(
 def test_path_gives_every_point_with_the_loss_that_led_to_it(
     theta: Params, episodes: list[Episode], close: Close
 ) -> None:
-    learner = MAML(model=Linear(), objective=MSE, inner_lr=ALPHA, inner_steps=0)
+    learner = MAML(model=Linear(), objective=MSE, inner=Inner(lr=ALPHA, steps=0))
     support = episodes[0].support
-    points, losses = zip(*path(learner.loss, theta, support, steps=3, lr=ALPHA), strict=True)
+    points, losses = zip(*learner.path(theta, support, 3), strict=True)
     assert losses[0] is None
     for number, point in enumerate(points):
         close(point["w"], adapted(theta["w"], support, number))
@@ -146,7 +147,7 @@ def test_path_gives_every_point_with_the_loss_that_led_to_it(
 
 
 def test_maml_reports_the_support_loss_before_adaptation(theta: Params, episodes: list[Episode], close: Close) -> None:
-    learner = MAML(model=Linear(), objective=MSE, inner_lr=ALPHA, inner_steps=3)
+    learner = MAML(model=Linear(), objective=MSE, inner=Inner(lr=ALPHA, steps=3))
     _, metrics = learner.meta_loss(theta, episodes[0])
     close(metrics["support_loss"], learner.loss(theta, episodes[0].support))
 
@@ -155,9 +156,9 @@ def test_maml_reports_the_support_loss_before_adaptation(theta: Params, episodes
 def test_predictions_on_the_query_inputs_give_the_scores(
     steps: int, theta: Params, episodes: list[Episode], close: Close
 ) -> None:
-    learner = MAML(model=Linear(), objective=MSE, inner_lr=ALPHA, inner_steps=1)
+    learner = MAML(model=Linear(), objective=MSE, inner=Inner(lr=ALPHA, steps=1))
     (score,) = learner.scores(theta, episodes[0], (steps,))
-    outputs = learner.predict(theta, episodes[0], episodes[0].query.inputs, steps)
+    outputs = learner.predict(theta, episodes[0].support, episodes[0].query.inputs, steps)
     close(((outputs - episodes[0].query.targets) ** 2).mean(), score)
 
 
@@ -178,25 +179,21 @@ class TestOracle:
         return episodes[0]._replace(description=torch.tensor([0.5, -0.5], dtype=torch.float64))
 
     @pytest.fixture
-    def oracle(self) -> Oracle:
-        inputs = Oracle.input_shape((FEATURES,), 2)
-        return Oracle(model=MLP(inputs=inputs, outputs=1), objective=MSE, inner_lr=ALPHA, inner_steps=1)
+    def informed(self, episode: Episode) -> Episode:
+        return described(episode)
 
-    def test_scores_the_same_after_any_number_of_steps(self, oracle: Oracle, episode: Episode) -> None:
+    @pytest.fixture
+    def oracle(self) -> Oracle:
+        return Oracle(model=MLP(inputs=(FEATURES + 2,), outputs=1), objective=MSE, inner=Inner(lr=ALPHA, steps=1))
+
+    def test_scores_the_same_after_any_number_of_steps(self, oracle: Oracle, informed: Episode) -> None:
         theta = oracle.init(torch.Generator().manual_seed(0), torch.float64)
-        scores = oracle.scores(theta, episode, (0, 1, 10))
+        scores = oracle.scores(theta, informed, (0, 1, 10))
         assert scores.shape == (3,)
         assert scores.unique().numel() == 1
 
     def test_sees_the_description(self, oracle: Oracle, episode: Episode) -> None:
         theta = oracle.init(torch.Generator().manual_seed(0), torch.float64)
-        told = [
-            oracle.predict(theta, episode._replace(description=described), episode.query.inputs, 0)
-            for described in (episode.description, -episode.description)
-        ]
+        both = [described(episode._replace(description=sign * episode.description)) for sign in (1, -1)]
+        told = [oracle.predict(theta, one.support, one.query.inputs, 0) for one in both]
         assert not torch.equal(*told)
-
-    @pytest.mark.parametrize(("inputs", "description"), [((4,), 0), ((1, 28, 28), 2), ((), 2)])
-    def test_refuses_families_that_cannot_inform_it(self, inputs: tuple[int, ...], description: int) -> None:
-        with pytest.raises(ValueError, match="expects a family of vector inputs that describes its tasks"):
-            Oracle.input_shape(inputs, description)

@@ -18,6 +18,7 @@ from meta.engine.native.ir import Index, Unsupported, contiguous, strides
 from meta.engine.native.program import Program, translated
 from meta.engine.strategies import Limits, build
 from meta.episode import Episode, Examples, place, stack, unstack
+from meta.inner import Inner
 from meta.models import MLP, Conv4, TorchModel
 from meta.objectives import CROSS_ENTROPY
 from meta.params import Params
@@ -39,7 +40,7 @@ def episodes(tasks: int = 3, shape: tuple[int, ...] = (3,), support: int = 4, qu
 
 
 def maml(model: object, **changed: object) -> MAML:
-    return MAML(**{"model": model, "objective": CROSS_ENTROPY, "inner_lr": 0.1, "inner_steps": 1} | changed)
+    return MAML(model=model, objective=CROSS_ENTROPY, inner=Inner(**{"lr": 0.1, "steps": 1} | changed))
 
 
 def small() -> MAML:
@@ -148,7 +149,7 @@ def test_memory_does_not_grow_with_tasks_and_hardly_with_recomputed_steps() -> N
     model = Conv4(inputs=(1, 12, 12), outputs=2, channels=8)
     need = {}
     for steps, recompute in ((2, False), (8, False), (2, True), (8, True)):
-        algorithm = maml(model, inner_steps=steps, recompute=recompute)
+        algorithm = maml(model, steps=steps, recompute=recompute)
         theta = start(algorithm)
         sizes = [
             translated(grad(algorithm.meta_loss, has_aux=True), theta, episodes(tasks, (1, 12, 12)), adds=True).memory

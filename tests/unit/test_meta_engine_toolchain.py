@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 
 from meta.algorithms import MAML
+from meta.context import FIXED, Context
 from meta.engine.choice import choose, rules
 from meta.engine.native import toolchain
 from meta.engine.native.toolchain import NoCompiler, probe
 from meta.engine.strategies import STRATEGIES, build
 from meta.episode import Episode, Examples, stack
+from meta.inner import Inner
 from meta.models import MLP
 from meta.objectives import MSE
 from meta.params import Params
 
-ALGORITHM = MAML(model=MLP(inputs=(1,), outputs=1, hidden=(3,)), objective=MSE, inner_lr=0.1, inner_steps=1)
+ALGORITHM = MAML(model=MLP(inputs=(1,), outputs=1, hidden=(3,)), objective=MSE, inner=Inner(lr=0.1, steps=1))
 PARAMS = ALGORITHM.init(torch.Generator().manual_seed(0), torch.float32)
 EXAMPLES = Examples(torch.linspace(-1, 1, 4)[:, None], torch.linspace(0, 1, 4)[:, None])
 EPISODES = stack([Episode(EXAMPLES, EXAMPLES, torch.zeros(0))] * 2)
@@ -174,12 +176,12 @@ class Branching:
 
 
 class Unscorable(MAML):
-    def scores(self, params: Params, episode: Episode, steps: tuple[int, ...]) -> Tensor:
+    def scores(self, params: Params, episode: Episode, steps: tuple[int, ...], context: Context = FIXED) -> Tensor:
         return torch.zeros(3)
 
 
 def test_a_model_that_cannot_be_recorded_runs_without_recording() -> None:
-    algorithm = MAML(model=Branching(), objective=MSE, inner_lr=0.1, inner_steps=1)
+    algorithm = MAML(model=Branching(), objective=MSE, inner=Inner(lr=0.1, steps=1))
     params = algorithm.init(torch.Generator(), torch.float32)
     choice = choose(algorithm, params, EPISODES, torch.device("cpu"), MANY, tried_at=(0, 1))
     assert choice.name == "eager"
@@ -197,7 +199,7 @@ def test_a_model_that_cannot_be_recorded_runs_without_recording() -> None:
 
 
 def test_what_no_strategy_runs_is_refused_with_the_reason() -> None:
-    algorithm = Unscorable(model=MLP(inputs=(1,), outputs=1, hidden=(3,)), objective=MSE, inner_lr=0.1, inner_steps=1)
+    algorithm = Unscorable(model=MLP(inputs=(1,), outputs=1, hidden=(3,)), objective=MSE, inner=Inner(lr=0.1, steps=1))
     with pytest.raises(ValueError, match=r"no engine runs.*expected 2 numbers, one for each.*received shape \(3,\)"):
         choose(algorithm, PARAMS, EPISODES, torch.device("cpu"), 1, tried_at=(0, 1))
 

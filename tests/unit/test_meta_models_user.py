@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from meta.algorithms import MAML, gradient_of, noise_size
 from meta.engine.strategies import build
 from meta.episode import Episode, Examples, stack, unstack, with_noise
+from meta.inner import Inner
 from meta.models import TorchModel
 from meta.models.elementary import Elementary
 from meta.models.examine import examine
@@ -78,7 +79,7 @@ PLAIN: dict[str, Callable[[], nn.Module]] = {
 
 
 def algorithm(make: Callable[[], nn.Module], *, steps: int = 2, recompute: bool = False) -> MAML:
-    return MAML(model=TorchModel(make), objective=MSE, inner_lr=0.1, inner_steps=steps, recompute=recompute)
+    return MAML(model=TorchModel(make), objective=MSE, inner=Inner(lr=0.1, steps=steps, recompute=recompute))
 
 
 def batch(tasks: int = 3) -> Episode:

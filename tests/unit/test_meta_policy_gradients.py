@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from meta.adapt import EVERY
 from meta.engine.native.ir import Unsupported
 from meta.engine.strategies import STRATEGIES
 from meta.episode import Episode, Examples, unstack
+from meta.inner import EVERY, Inner
 from meta.params import Layout, Params
 from meta.policy import CategoricalPolicy, GaussianPolicy, Policy, PolicyMAML, PolicyOracle, PolicyPretrain
 from meta.policy.estimators import ESTIMATORS
@@ -78,11 +78,8 @@ COMPILED = TYPICAL[:3]
 def made(row: Row) -> PolicyMAML:
     return row.algorithm(
         model=POLICIES[row.policy],
-        inner_lr=0.3,
-        inner_steps=row.steps,
+        inner=Inner(lr=0.3, steps=row.steps, adapt=row.adapt, recompute=row.recompute),
         horizon=HORIZON,
-        adapt=row.adapt,
-        recompute=row.recompute,
         estimator=row.estimator,
         outer_estimator=row.outer,
         clip=row.clip,
@@ -168,11 +165,11 @@ def test_every_strategy_agrees_with_central_finite_differences(row: Row, strateg
 def by_hand(algorithm: PolicyMAML, params: Params, episode: Episode) -> list[Params]:
     """Every inner step by ordinary reverse differentiation."""
     walk = [params]
-    for number in range(algorithm.inner_steps):
+    for number in range(algorithm.inner.steps):
         moving = {name: value.detach().requires_grad_() for name, value in walk[-1].items()}
         slopes = torch.autograd.grad(algorithm.loss(moving, step_of(episode.support, number)), list(moving.values()))
         after = {
-            name: value - algorithm.inner_lr * slope
+            name: value - algorithm.inner.lr * slope
             for (name, value), slope in zip(walk[-1].items(), slopes, strict=True)
         }
         walk.append(after)
@@ -188,12 +185,12 @@ def test_each_inner_step_descends_on_rollouts_of_its_own(
     expected = by_hand(algorithm, start(policy), episode)
     found = algorithm.adapted(start(policy), episode)
     assert len(found) == 4
-    one = start(policy)
+    at = algorithm.inner.begin(start(policy))
     for number in range(4):
         close(flat(found[number]), flat(expected[number]))
-        close(flat(one), flat(expected[number]))
+        close(flat(at.params), flat(expected[number]))
         if number < 3:
-            one = algorithm.step(one, step_of(episode.support, number), algorithm.inner_lr)
+            at = algorithm.step(at, step_of(episode.support, number))
     assert (flat(found[2]) - flat(found[3])).norm() > 1e-3
 
 

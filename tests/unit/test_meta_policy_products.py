@@ -1,6 +1,7 @@
 """Products with the Hessian of the divergence, and the other batch functions of the engine for policies."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import NamedTuple
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacrev, vmap
 
-from meta.adapt import EVERY
+from meta.context import context
 from meta.engine.calls import Calls, Prepared
 from meta.engine.strategies import STRATEGIES
 from meta.episode import Episode, Examples, from_leaves, leaves, stack, unstack
+from meta.inner import EVERY, At, Inner, LearnedSGD
 from meta.params import Layout, Params
 from meta.policy import CategoricalPolicy, GaussianPolicy, Policy, PolicyMAML
 from meta.policy.algorithms import fisher_product
@@ -53,11 +55,8 @@ ONE = Row("gaussian", "low_variance", 1)
 def made(row: Row) -> PolicyMAML:
     return PolicyMAML(
         model=POLICIES[row.policy],
-        inner_lr=0.4,
-        inner_steps=row.steps,
+        inner=Inner(lr=0.4, steps=row.steps, adapt=row.adapt, recompute=row.recompute),
         horizon=HORIZON,
-        adapt=row.adapt,
-        recompute=row.recompute,
         estimator=row.estimator,
     )
 
@@ -199,7 +198,7 @@ UNEVEN = {
 
 
 def acting(policy: str) -> tuple[PolicyMAML, PolicyEngine]:
-    algorithm = PolicyMAML(model=UNEVEN[policy], inner_lr=0.4, inner_steps=1, horizon=5, estimator="low_variance")
+    algorithm = PolicyMAML(model=UNEVEN[policy], inner=Inner(lr=0.4, steps=1), horizon=5, estimator="low_variance")
     return algorithm, PolicyEngine(algorithm, lambda: STRATEGIES["vmap"](algorithm))
 
 
@@ -256,17 +255,23 @@ def test_steps_judgements_and_products_of_a_task_are_alike_alone_and_among_other
     episodes, theta = Episode(support, query, torch.zeros(TASKS, 0, dtype=dtype)), unstacked(one_of(params, 0))
     alone = [from_leaves([leaf[task : task + 1].clone() for leaf in leaves(episodes)]) for task in range(TASKS)]
 
-    moved, judged = one.step(params, query, 0.3), one.surrogate_and_kl(theta, episodes)
+    now = context({"lr": 0.3}, dtype, "cpu")
+    moved, judged = one.step(point(params), query, now).params, one.surrogate_and_kl(theta, episodes)
     for task, part in enumerate(alone):
         own = one_of(params, task)
-        assert same_bits(one.step(own, part.query, 0.3), one_of(moved, task))
-        expected = algorithm.step(unstacked(own), unstack(part).query, 0.3)
+        assert same_bits(one.step(point(own), part.query, now).params, one_of(moved, task))
+        expected = algorithm.step(algorithm.inner.begin(unstacked(own)), unstack(part).query, now).params
         for name, value in expected.items():
             close(moved[name][task], value)
         assert torch.equal(one.surrogate_and_kl(theta, part)[0], judged[task])
         close(judged[task], algorithm.surrogate_and_kl(theta, unstack(part)))
     together, *parts = (one.fisher_products(theta, given)(theta) for given in (episodes, *alone))
     assert same_bits(together, {name: parts[0][name] + parts[1][name] + parts[2][name] for name in theta})
+
+
+def point(params: Params) -> At:
+    """Before the first step, from each task's own parameters [T, …]."""
+    return At(params, {}, 0, {}, {})
 
 
 def unstacked(params: Params) -> Params:
@@ -277,8 +282,26 @@ def test_the_rate_of_a_step_is_what_it_is_asked_for(close: Callable[..., None]) 
     one, own = engine(ONE), {name: value[None] for name, value in start(ONE).items()}
     query = unstack(batch(ONE)).query
     data = Examples(query.inputs[None], query.targets[None])
-    moves = [flat(one.step(own, data, lr)) - flat(own) for lr in (0.3, 0.6)]
+    moves = [
+        flat(one.step(point(own), data, context({"lr": lr}, torch.float64, "cpu")).params) - flat(own)
+        for lr in (0.3, 0.6)
+    ]
     torch.testing.assert_close(moves[1], 2 * moves[0], rtol=1e-9, atol=1e-15)
+
+
+def test_products_through_other_rules_are_those_through_the_same_steps(close: Callable[..., None]) -> None:
+    """Learned step sizes that have yet to move: the same steps, by forward and reverse derivatives in general."""
+    plain = made(ONE)
+    learned = replace(plain, inner=replace(plain.inner, rule=LearnedSGD()))
+    theta, episode = start(ONE), unstack(batch(ONE))
+    wide = learned.init(torch.Generator().manual_seed(0), torch.float64)
+    wide = {**wide, **theta}
+    generator = torch.Generator().manual_seed(7)
+    vector = {name: torch.randn(value.shape, dtype=value.dtype, generator=generator) for name, value in theta.items()}
+    still = {name: vector.get(name, torch.zeros_like(value)) for name, value in wide.items()}
+    product = fisher_product(learned, wide, still, episode)
+    close(flat({name: product[name] for name in theta}), flat(fisher_product(plain, theta, vector, episode)))
+    assert all(bool(product[name].any()) for name in wide if name.startswith("inner/"))
 
 
 def test_meta_gradients_go_through_the_engine_that_is_given(same_bits: Same) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import grad, hessian, vmap
 
 from meta.episode import Episode, Examples, stack
+from meta.inner import Inner
 from meta.params import Layout
 from meta.policy import CategoricalPolicy, PolicyMAML
 from meta.policy.estimators import ESTIMATORS
@@ -114,8 +115,7 @@ def differs(found: Tensor, expected: Tensor) -> None:
 def algorithm(problem: Problem, lr: float, steps: int, estimator: str, outer: str = "likelihood_ratio") -> PolicyMAML:
     return PolicyMAML(
         model=problem.policy,
-        inner_lr=lr,
-        inner_steps=steps,
+        inner=Inner(lr=lr, steps=steps),
         horizon=problem.horizon,
         estimator=estimator,
         outer_estimator=outer,

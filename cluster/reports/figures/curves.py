@@ -80,9 +80,11 @@ def _task_panel(
     truth = floats(np.asarray(setup.family.function(key)(x)).tolist())  # type: ignore[attr-defined]
     axes.plot(x, truth, color=STYLE["ink"], linewidth=3.2, alpha=0.3, label="truth")
     inputs = torch.from_numpy(x).to(points)[:, None]
+    if setup.algorithm.informed:
+        inputs = torch.cat([inputs, episode.description.expand(len(inputs), -1)], dim=1)
     shown = [truth]
     for number, look in zip(steps, stage_looks(len(steps)), strict=True):
-        outputs = setup.algorithm.predict(params, episode, inputs, number)[:, 0]
+        outputs = setup.algorithm.predict(params, episode.support, inputs, number, setup.context(None))[:, 0]
         shown.append(floats(outputs.tolist()))
         axes.plot(x, shown[-1], label=stage(number), **look)
     support = [leaf[:, 0].tolist() for leaf in episode.support]

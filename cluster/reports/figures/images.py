@@ -89,7 +89,8 @@ def can_draw_episode(setup: Setup) -> TypeGuard[EpisodeSetup]:
 def _task(setup: EpisodeSetup, params: Params, index: int, steps: int) -> _Task:
     drawn = held_out(setup, params, index)
     before, after = (
-        setup.algorithm.predict(params, drawn, drawn.query.inputs, number).argmax(dim=-1) for number in (0, steps)
+        setup.algorithm.predict(params, drawn.support, drawn.query.inputs, number, setup.context(None)).argmax(dim=-1)
+        for number in (0, steps)
     )
     images = _shown(np.concatenate([part.inputs.double().cpu().numpy() for part in (drawn.support, drawn.query)]))
     count = len(drawn.support.inputs)

@@ -8,7 +8,8 @@ A convolution is bilinear, so the derivatives of the three maps below, of every 
 
 torch differentiates its own convolution twice by convolutions with exchanged dimensions, whose kernels are as large as
 images; these keep the shapes that kernels are written for. Max-pooling is linear once the maxima are found: pooling,
-:func:`unpool` (the adjoint) and :func:`pick` (the same entries of another tensor) are closed likewise.
+:func:`unpool` (the adjoint) and :func:`pick` (the same entries of another tensor) are closed likewise. Forward
+derivatives are the same maps at the tangents.
 
 Each map is an operator of the library ``metaray``, so that a recorded program names it. :class:`Closed` puts them in
 the place of torch's own while a function is recorded, in models of any origin.
@@ -86,6 +87,12 @@ def _apply(function: Any, *args: Any) -> Any:
     return function.apply(*args)
 
 
+def _sum(*terms: Tensor | None) -> Tensor | None:
+    """The sum of those terms that there are."""
+    there = [term for term in terms if term is not None]
+    return sum(there[1:], there[0]) if there else None
+
+
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -96,6 +103,13 @@ class _Conv(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
         x, w, ctx.stride, ctx.padding = inputs
         ctx.save_for_backward(x, w)
+        ctx.save_for_forward(x, w)
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, dw: Tensor | None, *_: None) -> Any:
+        (x, w), size = ctx.saved_tensors, (ctx.stride, ctx.padding)
+        of_x = None if dx is None else _apply(_Conv, dx, w, *size)
+        return _sum(of_x, None if dw is None else _apply(_Conv, x, dw, *size))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -114,8 +128,15 @@ class _ConvData(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
-        g, w, ctx.stride, ctx.padding = inputs[:4]
+        g, w, ctx.stride, ctx.padding, ctx.size = inputs
         ctx.save_for_backward(g, w)
+        ctx.save_for_forward(g, w)
+
+    @staticmethod
+    def jvp(ctx: Any, dg: Tensor | None, dw: Tensor | None, *_: None) -> Any:
+        (g, w), size = ctx.saved_tensors, (ctx.stride, ctx.padding, ctx.size)
+        of_g = None if dg is None else _apply(_ConvData, dg, w, *size)
+        return _sum(of_g, None if dw is None else _apply(_ConvData, g, dw, *size))
 
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> Any:
@@ -134,8 +155,15 @@ class _ConvWeight(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
-        x, g, ctx.stride, ctx.padding = inputs[:4]
+        x, g, ctx.stride, ctx.padding, ctx.kernel = inputs
         ctx.save_for_backward(x, g)
+        ctx.save_for_forward(x, g)
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, dg: Tensor | None, *_: None) -> Any:
+        (x, g), size = ctx.saved_tensors, (ctx.stride, ctx.padding, ctx.kernel)
+        of_x = None if dx is None else _apply(_ConvWeight, dx, g, *size)
+        return _sum(of_x, None if dg is None else _apply(_ConvWeight, x, dg, *size))
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Any:
@@ -155,7 +183,12 @@ class _Pool(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.size = list(inputs[0].shape[2:])
         ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
         ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, *_: None) -> Any:
+        return _apply(_Pick, dx, ctx.saved_tensors[0]), None
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Any) -> Any:
@@ -170,7 +203,13 @@ class _Unpool(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
+        ctx.size = inputs[2]
         ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def jvp(ctx: Any, dg: Tensor, *_: None) -> Any:
+        return _apply(_Unpool, dg, ctx.saved_tensors[0], ctx.size)
 
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> Any:
@@ -187,6 +226,11 @@ class _Pick(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
         ctx.size = list(inputs[0].shape[2:])
         ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, *_: None) -> Any:
+        return _apply(_Pick, dx, ctx.saved_tensors[0])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:

@@ -12,17 +12,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, decomposition_table
+from torch.func import functionalize
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from meta.context import FIXED, Context
 from meta.engine.native.emit import source
 from meta.engine.native.ir import Input, Unsupported
 from meta.engine.native.lower import KINDS, lower
 from meta.engine.native.operations import Closed
 from meta.engine.native.schedule import Output, Plan
 from meta.engine.native.toolchain import Library, load
-from meta.engine.simplify import RECORDER, require_repeatable, simplify
+from meta.engine.simplify import RECORDER, changes_in_place, require_repeatable, simplify
 from meta.episode import Episode, from_leaves, leaves, unstack
 from meta.params import Params
 
@@ -43,13 +45,16 @@ class _Translated(NamedTuple):
     outputs: Any
 
 
-def translated(function: Callable[..., Any], params: Params, episodes: Episode, *, adds: bool) -> _Translated:
+def translated(
+    function: Callable[..., Any], params: Params, episodes: Episode, context: Context = FIXED, *, adds: bool
+) -> _Translated:
     """Record a function of one task, plan it, and write it in C++.
 
     Args:
-        function: (θ, episode of one task) -> tensors; with ``adds`` a pair, of which the first part is added up.
+        function: (θ, episode of one task, context) -> tensors; with ``adds`` a pair, whose first part is added up.
         params: θ, for its shapes.
         episodes: a batch, for the shapes of one task.
+        context: whose numbers are inputs of the program.
         adds: whether there is such a part.
 
     Raises:
@@ -59,8 +64,10 @@ def translated(function: Callable[..., Any], params: Params, episodes: Episode, 
     if dtype not in REALS:
         raise Unsupported(f"parameters of type {dtype}")
     example = unstack(episodes)
-    graph, structure = _record(function, params, example)
-    inputs = _inputs([*params.values()], shared=True) + _inputs(leaves(example), shared=False)
+    graph, structure = _record(function, params, example, context)
+    inputs = _inputs([*params.values(), *context.numbers.values()], shared=True) + _inputs(
+        leaves(example), shared=False
+    )
     values = lower(graph, inputs, dtype)
     totals = [False] * len(values)
     if adds:
@@ -87,7 +94,14 @@ class Program:
     """
 
     def __init__(
-        self, function: Callable[..., Any], params: Params, episodes: Episode, *, adds: bool, threads: int = 1
+        self,
+        function: Callable[..., Any],
+        params: Params,
+        episodes: Episode,
+        context: Context = FIXED,
+        *,
+        adds: bool,
+        threads: int = 1,
     ) -> None:
         """Translate and compile; see :func:`translated`.
 
@@ -96,7 +110,7 @@ class Program:
         """
         self._names = tuple(params)
         self._threads = threads
-        text, _, self._shapes, self._outputs = translated(function, params, episodes, adds=adds)
+        text, _, self._shapes, self._outputs = translated(function, params, episodes, context, adds=adds)
         self._library: Library = load(text)
         self._shared = _memory(self._library.shared_bytes)
         self._arenas = [_memory(self._library.arena_bytes) for _ in range(threads)]
@@ -108,9 +122,10 @@ class Program:
         twin._arenas = [_memory(self._library.arena_bytes) for _ in range(self._threads)]
         return twin
 
-    def __call__(self, params: Params, episodes: Episode) -> Any:
+    def __call__(self, params: Params, episodes: Episode, context: Context = FIXED) -> Any:
         """The outputs for a batch."""
-        theta = [params[name].contiguous() for name in self._names]
+        shared = [*(params[name] for name in self._names), *context.numbers.values()]
+        theta = [value.contiguous() for value in shared]
         given = [leaf.contiguous() for leaf in leaves(episodes)]
         count = len(episodes.description)
         runs = min(self._threads, count)
@@ -123,13 +138,13 @@ class Program:
             [each[n] if n in each else theta[0].new_empty(prod(shape)) for n, (shape, _, _) in enumerate(self._shapes)]
             for _ in range(runs)
         ]
-        where, episode, shared = _pointers(theta), _pointers(given), self._shared.data_ptr()
-        self._library.prepare(where, shared)
+        where, episode, prepared = _pointers(theta), _pointers(given), self._shared.data_ptr()
+        self._library.prepare(where, prepared)
 
         def run(number: int) -> None:
             first, last = count * number // runs, count * (number + 1) // runs
             arena, outputs = self._arenas[number].data_ptr(), _pointers(parts[number])
-            self._library.run(where, episode, shared, arena, outputs, first, last)
+            self._library.run(where, episode, prepared, arena, outputs, first, last)
 
         if runs == 1:
             run(0)
@@ -166,23 +181,37 @@ def _inputs(tensors: Sequence[Tensor], *, shared: bool) -> list[Input]:
     return found
 
 
-def _record(function: Callable[..., Any], params: Params, episode: Episode) -> tuple[GraphModule, Any]:
+def _record(
+    function: Callable[..., Any], params: Params, episode: Episode, context: Context
+) -> tuple[GraphModule, Any]:
     """Record a function of one task in operators that have a translation; the program, and its outputs' structure."""
     outputs: Any = None
+    parts = len(params), len(params) + len(context.numbers)
 
     def flat(*tensors: Tensor) -> list[Tensor]:
         nonlocal outputs
-        given = dict(zip(params, tensors[: len(params)], strict=True))
+        theta = dict(zip(params, tensors[: parts[0]], strict=True))
+        numbers = context.replaced(tensors[parts[0] : parts[1]])
         with Closed():
-            found, outputs = tree_flatten(function(given, from_leaves(tensors[len(params) :])))
+            found, outputs = tree_flatten(function(theta, from_leaves(tensors[parts[1] :]), numbers))
         return found
 
-    # Fake tensors have shapes and no numbers: recording computes nothing and takes no memory for results.
-    recorder = make_fx(flat, decomposition_table=_decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
-    with RECORDER:
-        program = recorder(*params.values(), *leaves(episode))
+    tensors = [*params.values(), *context.numbers.values(), *leaves(episode)]
+    program = _recorded(flat, tensors)
+    if changes_in_place(program):
+        program = _recorded(functionalize(program), tensors)
     require_repeatable(program)
     return simplify(program), outputs
+
+
+def _recorded(function: Callable[..., list[Tensor]], tensors: list[Tensor]) -> GraphModule:
+    # Fake tensors have shapes and no numbers: recording computes nothing and takes no memory for results.
+    recorder = make_fx(
+        function, decomposition_table=_decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True
+    )
+    with RECORDER:
+        program: GraphModule = recorder(*tensors)
+    return program
 
 
 @functools.cache

@@ -1,0 +1,68 @@
+"""CAVIA: adapt a few context parameters, not the network."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meta.algorithms.maml import MAML
+from meta.episode import Examples
+from meta.params import Params
+
+CONTEXT = "context"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CAVIA(MAML):
+    """Fast context adaptation (Zintgraf et al. 2019, eq. 3 and 4): θ is shared, φ adapted from 0 for each task.
+
+    φ is appended to every input. It takes the inner steps; θ moves in the outer loop alone.
+
+    Attributes:
+        size: numbers of context parameters.
+    """
+
+    size: int = 5
+
+    def __post_init__(self) -> None:
+        """Let the inner loop move the context alone.
+
+        Raises:
+            ValueError: if there is no context parameter.
+        """
+        if self.size < 1:
+            raise ValueError(f"size: expected 1 or more context parameters, received {self.size}")
+        object.__setattr__(self, "inner", replace(self.inner, adapt=(CONTEXT,)))
+
+    @classmethod
+    def sizes(cls, inputs: tuple[int, ...], outputs: int, description: int, **keys: Any) -> tuple[tuple[int, ...], int]:
+        """Returns the shape of vector inputs with the context appended, [I + C], and the outputs as they are.
+
+        Raises:
+            ValueError: if inputs are not vectors.
+        """
+        del description
+        if len(inputs) != 1:
+            raise ValueError(f"algorithm cavia: expected a family of vector inputs, received inputs of shape {inputs}")
+        return (inputs[0] + int(keys.get("size", cls.size)),), outputs
+
+    def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
+        """Returns the model's initial parameters; the context is no part of θ."""
+        params = self.inner.init({**self.model.init(generator, dtype), CONTEXT: torch.zeros(self.size, dtype=dtype)})
+        return {name: value for name, value in params.items() if name != CONTEXT}
+
+    def start(self, params: Params, support: Examples) -> Params:
+        """Returns θ with a context of zeros."""
+        del support
+        return {**params, CONTEXT: next(iter(params.values())).new_zeros(self.size)}
+
+    def loss(self, params: Params, examples: Examples) -> Tensor:
+        """Returns the objective's loss on ``examples`` under the context, a scalar."""
+        return self.objective.loss(self.outputs(params, examples.inputs, examples), examples.targets)
+
+    def outputs(self, params: Params, inputs: Tensor, support: Examples) -> Tensor:
+        """Returns the model's outputs [B, ...] for inputs [B, I] with the context appended."""
+        shared = {name: value for name, value in params.items() if name != CONTEXT}
+        context = params[CONTEXT].expand(len(inputs), -1)
+        return super().outputs(shared, torch.cat([inputs, context], dim=1), support)

@@ -1,0 +1,76 @@
+"""What methods with a head of their own share: features below a linear head, and means by class."""
+
+import torch
+from torch import Tensor
+
+from meta.models.base import Model
+from meta.params import Params
+
+
+def head_width(model: Model, head: str) -> int:
+    """Returns the number of features that the linear layer is given that a model ends in.
+
+    Args:
+        model: the network.
+        head: name of the layer.
+
+    Raises:
+        ValueError: if there is no matrix ``HEAD.weight`` or no vector ``HEAD.bias``.
+    """
+    params = model.init(torch.Generator().manual_seed(0), torch.float32)
+    dims = {part: params[f"{head}.{part}"].dim() for part in ("weight", "bias") if f"{head}.{part}" in params}
+    if dims != {"weight": 2, "bias": 1}:
+        matrices = [name.removesuffix(".weight") for name, value in params.items() if value.dim() == 2]
+        raise ValueError(
+            f"algorithm.head: expected the name of the linear layer that the model ends in, with a bias, received "
+            f"'{head}'; linear layers are {', '.join(matrices) or 'none'}"
+        )
+    return params[f"{head}.weight"].shape[1]
+
+
+def without_head(params: Params, head: str) -> Params:
+    """Returns the parameters below the head, by name.
+
+    Args:
+        params: the model's parameters.
+        head: name of the linear layer that the model ends in.
+    """
+    return {name: value for name, value in params.items() if name not in (f"{head}.weight", f"{head}.bias")}
+
+
+def features(model: Model, params: Params, inputs: Tensor, head: str, size: int) -> Tensor:
+    """Returns what the head is given, [B, F]: the model's outputs with the identity as its head.
+
+    Args:
+        model: ends in the linear layer ``head``, with nothing behind it.
+        params: the model's parameters; those of the head are not used.
+        inputs: [B, ...].
+        head: name of the layer.
+        size: F.
+    """
+    example = next(iter(params.values()))
+    eye = torch.eye(size, dtype=example.dtype, device=example.device)
+    return model.apply({**params, f"{head}.weight": eye, f"{head}.bias": eye.new_zeros(size)}, inputs)
+
+
+def one_hot(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Returns the indicators [B, N] of class numbers [B].
+
+    Args:
+        targets: class numbers, int64.
+        classes: N.
+        dtype: of the result.
+    """
+    return torch.stack([targets == number for number in range(classes)], dim=1).to(dtype)
+
+
+def class_means(embedded: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Returns the mean of the rows of each class, [N, F]; zeros for a class without rows.
+
+    Args:
+        embedded: [B, F].
+        targets: class numbers [B].
+        classes: N.
+    """
+    members = one_hot(targets, classes, embedded.dtype)
+    return members.t() @ embedded / members.sum(dim=0).clamp(min=1)[:, None]
