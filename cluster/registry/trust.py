@@ -20,13 +20,6 @@ OWN = ("meta", "tasks", "torch.nn", "torch.optim")
 # Sections without classes; the others may name one in any value.
 _PLAIN_SECTIONS = frozenset({"tracking", "checkpoint", "cluster"})
 NOT_ADAPTING = ("task", "eval", "outer")
-_NAMED = (
-    "algorithm",
-    "inner.rule",
-    "inner.derivative",
-    "outer.optimizer",
-    "outer.schedule",
-)  # or a section with a name
 # What a ":" in them is for is known.
 _CLASSES = frozenset(
     {"task.family", "model.name", "eval.baselines", *SHORTHANDS, *(f"{key}.name" for key in SHORTHANDS)}
