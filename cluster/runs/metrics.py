@@ -75,6 +75,21 @@ def recorded(path: Path) -> tuple[dict[str, int], int]:
     return last, whole
 
 
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of metrics that may be growing, up to a line that is not whole yet.
+
+    Args:
+        path: the file; one that is not there has no records.
+    """
+    whole = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            whole.append(json.loads(line))
+        except ValueError:
+            break  # the last line, cut short by a crash or being written
+    return whole
+
+
 class MetricsLog:
     """Appends metrics to ``metrics.jsonl``; each metric is recorded once per step.
 

@@ -1,4 +1,4 @@
-"""Table of a search on standard error: redrawn on a terminal, a line now and then elsewhere."""
+"""Table of trials on standard error: redrawn on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cluster.search.folder import Trial, by_value
+from cluster.search.trials import Trial, by_value
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 SHOWN = 20  # trials on a terminal: those under way and the best
@@ -21,19 +21,28 @@ class Board:
     """Shows the state of the trials."""
 
     def __init__(
-        self, console: Console, metric: str, keys: Sequence[str], total: int, steps: int, *, higher: bool
+        self,
+        console: Console,
+        metric: str,
+        keys: Sequence[str],
+        total: int,
+        steps: int,
+        *,
+        higher: bool,
+        noun: str = "search",
     ) -> None:
         """Show nothing yet.
 
         Args:
             console: where to.
             metric: what trials are judged by.
-            keys: what is searched.
+            keys: of the trials' values.
             total: number of trials.
             steps: outer steps of a whole trial.
             higher: whether larger scores are better.
+            noun: what the trials are of.
         """
-        self._console, self._metric, self._keys = console, metric, keys
+        self._console, self._metric, self._keys, self._noun = console, metric, keys, noun
         self._total, self._steps, self._higher = total, steps, higher
         self._trials: dict[int, Trial] = {}
         self._live: Live | None = None
@@ -49,11 +58,11 @@ class Board:
             self._console.print(self.line(), soft_wrap=True)
 
     def line(self) -> str:
-        """State of the search, in a line."""
+        """State of all trials, in a line."""
         over = [trial for trial in self._trials.values() if trial.over]
         kinds = {kind: sum(trial.status == kind for trial in over) for kind in ("stopped", "diverged", "failed")}
         notes = [f"{count} {kind}" for kind, count in kinds.items() if count]
-        text = f"search: {len(over)} of {self._total} trials over" + (f" ({', '.join(notes)})" if notes else "")
+        text = f"{self._noun}: {len(over)} of {self._total} trials over" + (f" ({', '.join(notes)})" if notes else "")
         running = sorted(trial.number for trial in self._trials.values() if trial.status == "running")
         if running:
             text += f", {', '.join(str(number) for number in running)} under way"
@@ -91,18 +100,21 @@ def words(values: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def board(metric: str, keys: Sequence[str], total: int, steps: int, *, higher: bool) -> Iterator[Board]:
-    """Show a search's trials while the block runs.
+def board(
+    metric: str, keys: Sequence[str], total: int, steps: int, *, higher: bool, noun: str = "search"
+) -> Iterator[Board]:
+    """Show trials while the block runs.
 
     Args:
         metric: name of the validation score.
-        keys: the keys that are searched.
+        keys: of the trials' values.
         total: number of trials.
         steps: outer steps of a trial.
         higher: whether larger scores are better.
+        noun: what the trials are of.
     """
     console = Console(stderr=True, highlight=False, file=sys.stderr)
-    shown = Board(console, metric, keys, total, steps, higher=higher)
+    shown = Board(console, metric, keys, total, steps, higher=higher, noun=noun)
     if not console.is_terminal:
         yield shown
         return

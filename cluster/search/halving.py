@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from cluster.search.folder import Trial
+from cluster.search.trials import Trial
 
 STEP, SCORE = "step", "score"  # names in what a trial reports; higher scores are better
 

@@ -10,9 +10,10 @@ from cluster.evaluation.intervals import Kinds
 from cluster.evaluation.scores import Scores, difference, interval
 from cluster.progress import progress
 from cluster.search import confirm
-from cluster.search.folder import SearchFolder, Trial, by_value
+from cluster.search.folder import SearchFolder
 from cluster.search.points import base_number
 from cluster.search.settings import Search
+from cluster.search.trials import Trial, by_value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from cluster.errors import Interrupted
 from cluster.interrupts import SignalFlag
@@ -10,12 +11,13 @@ from cluster.runs.checkpoint import newest
 from cluster.runs.folder import write_json
 from cluster.runs.metrics import recorded
 from cluster.search.board import board
-from cluster.search.folder import RESULT, SearchFolder, Trial
+from cluster.search.folder import SearchFolder
 from cluster.search.picture import draw
 from cluster.search.points import Point, points, total
 from cluster.search.ranking import Result, rank
 from cluster.search.settings import Search
 from cluster.search.track import Tracked
+from cluster.search.trials import RESULT, Trial
 from cluster.setups.build import build
 from cluster.workers.session import ray_session
 
@@ -96,23 +98,38 @@ def _run_trials(
     higher: bool,
 ) -> None:
     """Run the trials that are not over."""
-    from cluster.search.tuner import run_trials  # Ray Tune and Optuna take seconds to load
+    from cluster.search.schedulers import scheduler  # Ray Tune and Optuna take seconds to load
+    from cluster.search.trial import train_trial
+    from cluster.search.tuner import Suggested, oriented, run_trials
     from cluster.search.watch import Watch
 
     over = {trial.number for trial in past if trial.over}
     if len(over) == total(search):
         return
     waiting = {trial.number: dict(trial.values) for trial in past if not trial.over}
-    suggest: Suggest | None = None
+    searcher = None
     if search.settings.searcher == "tpe":
+        known = max((trial.number for trial in past), default=-1) + 1
         suggest = _suggesting(search, folder, higher=higher)
+        searcher = Suggested(waiting, suggest, range(known, search.settings.trials or 0))
     else:
         for number, point in enumerate(points(search)):
             if number not in over and number not in waiting:
                 folder.write(Trial(number=number, values=point))
                 waiting[number] = point
     watch = Watch(search, folder, stop, changed, higher=higher)
-    run_trials(search, folder, watch, past, waiting, suggest, stop, higher_is_better=higher)
+    stopping = scheduler(search, past, partial(oriented, higher_is_better=higher))
+    run_trials(
+        search,
+        train_trial,
+        folder,
+        watch,
+        waiting,
+        stop,
+        higher_is_better=higher,
+        searcher=searcher,
+        scheduler=stopping,
+    )
 
 
 def _suggesting(search: Search, folder: SearchFolder, *, higher: bool) -> Suggest:

@@ -6,10 +6,10 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
 
-from cluster.search.folder import Trial
 from cluster.search.halving import SCORE, STEP, Halving
 from cluster.search.points import base_number
 from cluster.search.settings import Search
+from cluster.search.trials import Trial
 
 WORST = 1e30  # stands in for a score that is not finite: schedulers interpolate between scores
 BRACKETS = 3  # of Hyperband

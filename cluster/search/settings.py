@@ -1,7 +1,7 @@
 """A search file: a base configuration, what is changed in it, and the section ``search``."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from cluster.config.schema import (
 from cluster.config.sections import Count, CountOrNone, Section
 from cluster.errors import ConfigError
 from cluster.search.space import Domain, Space
+from cluster.search.trials import Trial, by_value
 
 MUTABLE = ("inner", "outer", "advantage")  # sections whose numbers may change while θ is trained
 
@@ -128,6 +129,36 @@ class Search:
             values[key] = value
         return values
 
+    @property
+    def at_once(self) -> int | None:
+        """Trials at a time; None: the members of a population take turns, in the room that there is."""
+        return None if self.population else self.settings.at_once
+
+    @property
+    def retries(self) -> int:
+        """Times that a trial whose process dies goes on from its checkpoint."""
+        return self.settings.retries
+
+    @property
+    def population(self) -> bool:
+        """Whether trials take over the states and values of others."""
+        return self.settings.scheduler == "pbt"
+
+    def metric(self, values: Mapping[str, Any]) -> str:
+        """Key of the validation score that trials are judged by, the same for all."""
+        del values
+        return self.settings.metric
+
+    def kept_values(self, values: Mapping[str, Any], plain: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The searched values in the configuration of a trial's state: members of a population take over others'."""
+        del values
+        return self.values_of(plain)
+
+    def overview(self, over: Sequence[Trial], *, higher: bool) -> dict[str, float]:
+        """The best validation score so far, as a metric of the search."""
+        best = by_value(over, higher=higher)
+        return {} if not best or best[0].value is None else {"search/best": best[0].value}
+
     def config(self, values: Mapping[str, Any]) -> Config:
         """The configuration of a trial.
 
@@ -162,8 +193,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Search:
     raw = with_overrides(read_yaml(path), overrides)
     settings = _settings(raw, path)
     own = {key: value for key, value in raw.items() if key != "search"}
-    merged = _merged(read_yaml(path.parent / settings.base), own)
-    return _checked(settings, merged)
+    return _checked(settings, merged(read_yaml(path.parent / settings.base), own))
 
 
 def reload(path: Path, overrides: Iterable[str] = ()) -> Search:
@@ -216,14 +246,20 @@ def _settings(raw: Mapping[str, Any], path: Path) -> SearchConfig:
         raise ConfigError("\n".join(problems(error, SearchConfig, "search."))) from error
 
 
-def _merged(base: dict[str, Any], own: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``base`` with the sections of ``own`` laid over it."""
+def merged(base: dict[str, Any], own: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A copy of ``base`` with the sections of ``own`` laid over it.
+
+    Args:
+        base: nested plain values.
+        own: nested plain values that take precedence.
+        prefix: dotted key of the section that both are, with a dot at the end.
+    """
     result = copy.deepcopy(base)
     for key, value in own.items():
         if isinstance(value, dict) and isinstance(result.get(key), str) and prefix + key in SHORTHANDS:
             result[key] = {"name": result[key]}
         if isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = _merged(result[key], value, f"{prefix}{key}.")
+            result[key] = merged(result[key], value, f"{prefix}{key}.")
         else:
             result[key] = copy.deepcopy(value)
     return result
@@ -231,7 +267,14 @@ def _merged(base: dict[str, Any], own: Mapping[str, Any], prefix: str = "") -> d
 
 def _trial(raw: dict[str, Any], inner_steps: int) -> Config:
     """A checked configuration whose best θ is picked by what the search judges by, and saved as often."""
-    config = parse(with_values(raw, {"eval.baselines": [], "eval.select_steps": inner_steps}))
+    return as_trial(parse(with_values(raw, {"eval.baselines": [], "eval.select_steps": inner_steps})))
+
+
+def as_trial(config: Config) -> Config:
+    """A configuration for a trial among others: saved as often as validated, and computed in the trial's own process.
+
+    A number of workers that is named stays.
+    """
     if config.cluster.workers == "auto":  # trials run side by side; each computes in its own process
         config = parse(with_values(config.model_dump(mode="json"), {"cluster.workers": 0}))
     saved = min(config.checkpoint.every, config.eval.every or config.checkpoint.every)

@@ -9,10 +9,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from cluster.search.folder import Trial
 from cluster.search.points import Point, base_point
 from cluster.search.settings import Search
 from cluster.search.space import Domain
+from cluster.search.trials import Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.schema import Config, parse
-from cluster.errors import ClusterError, ConfigError, DivergedError
+from cluster.errors import ConfigError, DivergedError
 from cluster.interrupts import StopFlag
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
@@ -14,8 +14,9 @@ from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder, plan
 from cluster.runs.metrics import MetricsLog
 from cluster.runs.storage import write_file
-from cluster.search.folder import INFO, Status
 from cluster.search.settings import Search
+from cluster.search.study import Report, Study
+from cluster.search.trials import Status
 from cluster.setups.build import build
 from cluster.training.recorder import Recorder, Validated
 from cluster.training.run import learn
@@ -23,14 +24,13 @@ from cluster.workers.open import open_pool
 from meta.engine.arithmetic import fix_arithmetic
 
 LOST = 0.5  # share of diverged validation tasks from which on a trial is given up
-Report = Callable[[int, float, Checkpoint], None]
 
 
 class _Diverged(Exception):  # noqa: N818 - an outcome, not a fault
     """Raised where training diverges; the message says which number did."""
 
 
-class _Quiet:
+class Quiet:
     """Progress that is not shown."""
 
     def update(self, step: int, metrics: object) -> None:
@@ -58,29 +58,49 @@ def train_trial(
     Returns:
         ``finished``, ``diverged`` or ``failed`` (a configuration that cannot run), and why.
     """
-    if not (path.parents[1] / INFO).is_file():
-        raise ClusterError(
-            f"expected the search's folder {path.parents[1]} on every machine of the cluster, found none; put runs "
-            "where all see them, with checkpoint.root"
-        )
-    fix_arithmetic(threads=1)
-    try:
-        config, folder = search.config(values), RunFolder(path)
-        if not (path / "run.json").exists():
-            setup = build(config)
-            folder = plan(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
-            folder.settle("config.yaml", config.to_yaml())
-        write_file(path / "config.yaml", config.to_yaml().encode())
-        config = with_engine_of(folder, config)
+
+    def work() -> None:
+        config, folder = opened(search, values, name, path)
         if taken_over is not None:
             _take_over(folder, config, values, taken_over)
         _train(config, folder, report)
         _settle(folder)
+
+    return ended(work)
+
+
+def ended(work: Callable[[], None]) -> tuple[Status, str | None]:
+    """How a trial's work ended: ``finished``, ``diverged`` or ``failed`` (a configuration that cannot run), and why.
+
+    Args:
+        work: trains; other errors than these are raised as they are, and the trial is tried again.
+    """
+    fix_arithmetic(threads=1)
+    try:
+        work()
     except (DivergedError, _Diverged) as error:
         return "diverged", str(error)
     except ConfigError as error:
         return "failed", str(error)
     return "finished", None
+
+
+def opened(study: Study, values: Mapping[str, Any], name: str, path: Path) -> tuple[Config, RunFolder]:
+    """The configuration of a trial under the engine of its run, and the run's folder, made if there is none.
+
+    Args:
+        study: what it is a trial of.
+        values: of the trial.
+        name: of its run.
+        path: its folder.
+    """
+    config, folder = study.config(values), RunFolder(path)
+    if not (path / "run.json").exists():
+        setup = build(config)
+        folder = plan(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
+        folder.settle("config.yaml", config.to_yaml())
+    write_file(path / "config.yaml", config.to_yaml().encode())
+    return with_engine_of(folder, config), folder
 
 
 def _train(config: Config, folder: RunFolder, report: Report) -> None:
@@ -94,7 +114,7 @@ def _train(config: Config, folder: RunFolder, report: Report) -> None:
             report(step, score, validated.state)
 
     with open_pool(setup) as pool:
-        recorder = Recorder(config, setup, folder, pool, _Quiet(), on_validation)
+        recorder = Recorder(config, setup, folder, pool, Quiet(), on_validation)
         learn(pool, config, setup, recorder, checkpoints.newest(folder.checkpoints), StopFlag())
 
 

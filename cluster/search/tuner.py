@@ -1,7 +1,7 @@
-"""A search on Ray Tune: every trial a whole training whose workers live in the trial's placement group.
+"""Trials on Ray Tune: every one a whole training whose workers live in the trial's placement group.
 
-Ray Tune decides which trials go on. What it keeps on disk for that is pickled and is never read again: an interrupted
-search goes on from the trials' own folders.
+Ray Tune decides which trials go on. What it keeps on disk for that is pickled and is never read again: what was
+interrupted goes on from the trials' own folders.
 """
 
 import json
@@ -9,10 +9,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Read when ray.tune is imported.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -21,21 +21,23 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer reporter prints ev
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths in configurations are relative to where the user is
 
 from ray import tune
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from cluster.errors import ClusterError
 from cluster.interrupts import StopFlag
 from cluster.runs.checkpoint import Checkpoint, decode, encode
-from cluster.search.folder import SearchFolder, Trial, scores
 from cluster.search.halving import SCORE, STEP
 from cluster.search.points import Point
-from cluster.search.schedulers import WORST, scheduler
-from cluster.search.settings import Search
-from cluster.search.trial import train_trial
+from cluster.search.schedulers import WORST
+from cluster.search.study import Study, Train
+from cluster.search.trials import TrialsFolder, scores
 from cluster.search.watch import Watch
 
 STATE = "state.safetensors"
 KEPT = 4  # states of a trial that others may take over
+S = TypeVar("S", bound=Study)
 
 
 def oriented(value: float | None, *, higher_is_better: bool) -> float:
@@ -51,55 +53,54 @@ def oriented(value: float | None, *, higher_is_better: bool) -> float:
 
 
 def run_trials(
-    search: Search,
-    folder: SearchFolder,
+    study: S,
+    train: Train[S],
+    folder: TrialsFolder,
     watch: Watch,
-    past: Sequence[Trial],
     points: Mapping[int, Point],
-    suggest: Callable[[int], Point] | None,
     stop: StopFlag,
     *,
     higher_is_better: bool,
+    searcher: Searcher | None = None,
+    scheduler: TrialScheduler | None = None,
+    reuse: bool = True,
 ) -> None:
     """Run the trials that are not over, until they are or until asked to stop.
 
     Args:
-        search: the search.
-        folder: its folder.
+        study: what they are trials of.
+        train: trains one, in a process of its own.
+        folder: where their folders are.
         watch: is told of everything, and keeps the record.
-        past: trials of the search before it was interrupted.
         points: values of the trials to run, by number.
-        suggest: gives the values of a trial by its number where they depend on others; ``points`` are tried first.
         stop: whether to stop.
         higher_is_better: whether larger validation scores are better.
+        searcher: gives the trials in the place of ``points``.
+        scheduler: stops trials early; by default none is.
+        reuse: whether a process trains one trial after another; a new one takes seconds to load what a trial needs.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trials' errors are in the record
-    score = partial(oriented, higher_is_better=higher_is_better)
-    population = search.settings.scheduler == "pbt"
-    trainable = partial(_run_trial, search=search, root=folder.path, higher_is_better=higher_is_better)
-    known = max((number for number in (*points, *(trial.number for trial in past))), default=-1) + 1
-    searcher = None if suggest is None else Suggested(points, suggest, range(known, search.settings.trials or 0))
+    trainable = partial(_run_trial, study=study, train=train, folder=folder, higher_is_better=higher_is_better)
     grid = [{"number": number, **point} for number, point in points.items()]
     shutil.rmtree(folder.state, ignore_errors=True)
     try:
         tune.Tuner(
-            tune.with_resources(trainable, _resources(search)),
+            tune.with_resources(trainable, _resources(study)),
             param_space={} if searcher is not None else {"point": tune.grid_search(grid)},
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=scheduler(search, past, score),
+                scheduler=scheduler,
                 num_samples=-1 if searcher is not None else 1,
-                # The members of a population take turns.
-                max_concurrent_trials=None if population else search.settings.at_once,
-                reuse_actors=True,  # a new process takes seconds to load what a trial needs
+                max_concurrent_trials=study.at_once,
+                reuse_actors=reuse,
                 trial_name_creator=_named,
                 trial_dirname_creator=_named,
             ),
             run_config=tune.RunConfig(
                 name="state",
                 storage_path=str(folder.state),
-                failure_config=tune.FailureConfig(max_failures=search.settings.retries),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT if population else None),
+                failure_config=tune.FailureConfig(max_failures=study.retries),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT if study.population else None),
                 callbacks=[watch],
                 stop=_OnRequest(stop),
                 verbose=0,
@@ -114,23 +115,29 @@ def _named(trial: Any) -> str:
     return f"{trial.config['point']['number']:03d}"
 
 
-def _resources(search: Search) -> tune.PlacementGroupFactory:
+def _resources(study: Study) -> tune.PlacementGroupFactory:
     """The learner's bundle, which is empty where workers compute, and one for each worker."""
-    cluster = search.base.cluster
+    cluster = study.base.cluster
     worker = {"CPU": float(cluster.threads)} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
     return tune.PlacementGroupFactory([{}, *[worker] * cluster.count] if cluster.count else [worker])
 
 
-def _run_trial(config: dict[str, Any], *, search: Search, root: Path, higher_is_better: bool) -> None:
+def _run_trial(
+    config: dict[str, Any], *, study: S, train: Train[S], folder: TrialsFolder, higher_is_better: bool
+) -> None:
     """The function that Ray Tune runs, in a process of its own."""
+    if not (folder.path / folder.description).is_file():
+        raise ClusterError(
+            f"expected the {folder.noun}'s folder {folder.path} on every machine of the cluster, found none; put runs "
+            "where all see them, with checkpoint.root"
+        )
     point = {key: value for key, value in config["point"].items() if key != "number"}
     number = int(tune.get_context().get_trial_name())  # the other one is of the trial whose values were taken over
-    population = search.settings.scheduler == "pbt"
-    run = SearchFolder(root).run(number)
+    run = folder.run(number)
 
     def report(step: int, value: float, state: Checkpoint) -> None:
         metrics = {STEP: step, SCORE: oriented(value, higher_is_better=higher_is_better), "value": value}
-        if not population:
+        if not study.population:
             tune.report(metrics)
             return
         with tempfile.TemporaryDirectory() as written:
@@ -138,9 +145,9 @@ def _run_trial(config: dict[str, Any], *, search: Search, root: Path, higher_is_
             (Path(written) / "origin.json").write_text(json.dumps({"number": number}))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(written))
 
-    name = f"{root.name}-{number:03d}"
-    status, error = train_trial(search, point, name, run.path, _taken_over(number), report)
-    history = scores(run, search.settings.metric)
+    name = f"{folder.path.name}-{number:03d}"
+    status, error = train(study, point, name, run.path, _taken_over(number), report)
+    history = scores(run, study.metric(point))
     step, value = history[-1] if history else (0, None)
     kept = value if status == "finished" else None
     score = oriented(kept, higher_is_better=higher_is_better)
@@ -159,7 +166,7 @@ def _taken_over(number: int) -> Checkpoint | None:
 
 
 class _OnRequest(Stopper):
-    """Stops the search when the user or the system asks."""
+    """Stops all trials when the user or the system asks."""
 
     def __init__(self, stop: StopFlag) -> None:
         self._stop = stop
@@ -200,7 +207,7 @@ class Suggested(Searcher):
         """Do nothing: results are read from the record."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the record is in the search's folder."""
+        """Do nothing: the record is in the trials' folders."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: the record is in the search's folder."""
+        """Do nothing: the record is in the trials' folders."""

@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002 - the signatures are Ray Tune's
-"""Keeps the record of a search while Ray Tune runs it: trials' folders, the table on the screen, MLflow."""
+"""Keeps the record of trials while Ray Tune runs them: their folders, the table on the screen, MLflow."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 from ray import tune
 
 from cluster.interrupts import StopFlag
-from cluster.search.folder import SearchFolder, Status, Trial
 from cluster.search.points import Point
-from cluster.search.settings import Search
+from cluster.search.study import Study
+from cluster.search.trials import Status, Trial, TrialsFolder
 
 Changed = Callable[[Trial], None]
 
@@ -19,18 +19,18 @@ class Watch(tune.Callback):
     """Records trials as Ray Tune reports them."""
 
     def __init__(
-        self, search: Search, folder: SearchFolder, stop: StopFlag, changed: Sequence[Changed], *, higher: bool
+        self, study: Study, folder: TrialsFolder, stop: StopFlag, changed: Sequence[Changed], *, higher: bool
     ) -> None:
-        """Note the search and its folder; Ray Tune calls the other methods.
+        """Note what the trials are of and their folder; Ray Tune calls the other methods.
 
         Args:
-            search: the search.
+            study: a search or a comparison.
             folder: its folder.
             stop: if set, a trial that ends has only been interrupted.
             changed: called with a trial whenever something of it has changed.
             higher: whether larger validation scores are better.
         """
-        self._search, self._folder, self._stop = search, folder, stop
+        self._study, self._folder, self._stop = study, folder, stop
         self._changed, self._higher = changed, higher
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Watch(tune.Callback):
             self._keep(self._refreshed(record))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record a trial that did not end by itself as stopped, unless the whole search is being stopped."""
+        """Record a trial that did not end by itself as stopped, unless all are being stopped."""
         record = self._folder.read(_point(trial)[0])
         if not record.over and not self._stop:
             self._end(record, "stopped", None)
@@ -66,12 +66,12 @@ class Watch(tune.Callback):
         record = self._refreshed(record)
         if status == "finished":  # with the values of its best θ
             plain = self._folder.run(record.number).config.model_dump(mode="json")
-            record = dataclasses.replace(record, values=self._search.values_of(plain))
+            record = dataclasses.replace(record, values=self._study.kept_values(record.values, plain))
         value = None if status in ("diverged", "failed") else record.value
         self._keep(dataclasses.replace(record, status=status, value=value, error=error))
 
     def _refreshed(self, record: Trial) -> Trial:
-        return self._folder.refreshed(record, self._search.settings.metric, higher=self._higher)
+        return self._folder.refreshed(record, self._study.metric(record.values), higher=self._higher)
 
     def _keep(self, record: Trial) -> None:
         self._folder.write(record)

@@ -18,11 +18,12 @@ from cluster.errors import ConfigError
 from cluster.evaluation.scores import difference, interval
 from cluster.search.board import Board
 from cluster.search.confirm import ranked
-from cluster.search.folder import SearchFolder, Trial, find, scores
+from cluster.search.folder import SearchFolder, find
 from cluster.search.points import base_number, points, total
 from cluster.search.settings import Search, load, reload
 from cluster.search.space import Domain, Space
 from cluster.search.tpe import Suggestions
+from cluster.search.trials import Trial, scores
 from helpers.folders import make_search
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,11 @@ import yaml
 
 from cluster.errors import MetarayError
 from cluster.runs import checkpoint as checkpoints
-from cluster.search.folder import SearchFolder, Trial
+from cluster.search.folder import SearchFolder
 from cluster.search.ranking import rank
 from cluster.search.settings import Search, load
 from cluster.search.trial import train_trial
+from cluster.search.trials import Trial
 from cluster.setups.build import build
 from cluster.workers.messages import ScoresRequest, TaskRange
 from cluster.workers.worker import Worker
