@@ -5,6 +5,7 @@ import sys
 import typer
 
 from cluster.commands.bench import bench
+from cluster.commands.compare import compare
 from cluster.commands.data import data
 from cluster.commands.evaluate import evaluate
 from cluster.commands.plan import plan
@@ -38,6 +39,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(report)
 app.command()(tune)
+app.command()(compare)
 app.command()(register)
 app.command()(serve)
 app.command()(bench)

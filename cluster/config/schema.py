@@ -254,6 +254,16 @@ def with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
         except yaml.YAMLError as error:
             reason = getattr(error, "problem", None) or str(error)
             raise ConfigError(f"{dotted}: expected a YAML value, received '{value}': {reason}") from error
+    return with_changes(raw, values)
+
+
+def with_changes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``raw`` with values set at dotted keys, without what another class named there does not take.
+
+    Args:
+        raw: nested plain values, left as they are.
+        values: plain values by dotted key.
+    """
     return with_values(_for_other_classes(raw, values), values)
 
 

@@ -228,9 +228,38 @@ def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Sp
         theta: θ [P].
         split: of the tasks.
     """
-    steps, tasks = sorted({0, *config.eval.steps}), config.eval.tasks
-    ticket = start(pool, config, theta, step=0, split=split, tasks=tasks, steps=steps)
-    scores = table(pool.gather(ticket))
+    scores = held_out_scores(pool, config, theta, split=split)
+    return held_out_figures(config, setup, scores, split=split)
+
+
+def scored_steps(config: Config) -> list[int]:
+    """The K numbers of inner steps that an evaluation scores after: ``eval.steps``, and 0."""
+    return sorted({0, *config.eval.steps})
+
+
+def held_out_scores(pool: Pool, config: Config, theta: Flat, *, split: Split) -> Scores:
+    """Scores of flat θ on the first ``eval.tasks`` tasks of a split after each of :func:`scored_steps`, [T, K].
+
+    Args:
+        pool: workers built from ``config``.
+        config: the configuration, whose ``eval`` is the protocol.
+        theta: θ [P].
+        split: of the tasks.
+    """
+    tasks, steps = config.eval.tasks, scored_steps(config)
+    return table(pool.gather(start(pool, config, theta, step=0, split=split, tasks=tasks, steps=steps)))
+
+
+def held_out_figures(config: Config, setup: Setup, scores: Scores, *, split: Split) -> dict[str, Any]:
+    """The evaluation that scores come to, under the protocol of ``config``.
+
+    Args:
+        config: the configuration, whose ``eval`` is the protocol.
+        setup: what ``config`` builds.
+        scores: of :func:`held_out_scores`, [T, K].
+        split: of the tasks.
+    """
+    steps, tasks = scored_steps(config), config.eval.tasks
     objective = setup.algorithm.objective
     kinds = task_kinds(setup, split, tasks)
     return {

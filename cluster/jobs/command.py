@@ -18,7 +18,7 @@ from cluster.errors import ConfigError
 from cluster.jobs.packaging import Tree, module_files, require_size, tree
 from cluster.runs.folder import new_name, require_name
 
-CONTINUED = ("train", "tune")  # commands that go on under a name where they were interrupted
+CONTINUED = ("train", "tune", "compare")  # commands that go on under a name where they were interrupted
 OWN = ("benchmarks", "cluster", "meta", "tasks")  # packages that come with metaray, on the cluster too
 _IMPORT_PATH = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*")
 
@@ -138,9 +138,10 @@ def _named_modules(config: Path | None, words: Sequence[str], root: Path) -> set
     """Top-level names of the import paths, ``package.module:Name``, in a configuration and its overrides."""
     overrides = [word for word in words[1:] if re.match(r"[a-z_.]+=", word)]
     raw: list[dict[str, Any]] = [with_overrides({} if config is None else read_yaml(root / config), overrides)]
-    base = raw[0].get("search", {}).get("base") if isinstance(raw[0].get("search"), dict) else None
-    if config is not None and isinstance(base, str):
-        raw.append(read_yaml((root / config).parent / base))
+    for section in (raw[0].get(name) for name in ("search", "compare")):
+        base = section.get("base") if isinstance(section, dict) else None
+        if config is not None and isinstance(base, str):
+            raw.append(read_yaml((root / config).parent / base))
     matches = (_IMPORT_PATH.fullmatch(text) for one in raw for text in _texts(one))
     return {match[1] for match in matches if match}
 

@@ -1,4 +1,4 @@
-"""Sends what a training could not send to MLflow, for runs and searches in which nothing runs now."""
+"""Sends what a training could not send to MLflow, for runs, searches and comparisons in which nothing runs now."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,9 +12,8 @@ from cluster.config.credentials import without_credentials
 from cluster.errors import ConfigError, MetarayError
 from cluster.runs.folder import DescribedFolder, find
 from cluster.tracking.sender import Sender
-from cluster.tracking.spool import RUNNING, Spool, ending, original_of
+from cluster.tracking.spool import DESCRIPTIONS, RUNNING, Spool, ending, original_of
 
-DESCRIPTIONS = ("run.json", "search.json")
 NOT_STARTED, UNSENT = "NOT_STARTED", "UNSENT"
 
 

@@ -159,8 +159,9 @@ def test_modules_that_only_the_base_of_a_search_names(tree, tmp_path, monkeypatc
     (tmp_path / "elsewhere" / "based.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     (tree / "small.yaml").write_text(yaml.safe_dump(SETTINGS | {"algorithm": "based:Algorithm"}))
-    (tree / "find.yaml").write_text(yaml.safe_dump({"search": {"base": "small.yaml"}}))
-    assert "based.py" in prepare(["tune", "find.yaml"], "n", tree).files
+    for command, section in (("tune", "search"), ("compare", "compare")):
+        (tree / "find.yaml").write_text(yaml.safe_dump({section: {"base": "small.yaml"}}))
+        assert "based.py" in prepare([command, "find.yaml"], "n", tree).files
 
 
 BAD = [
@@ -309,7 +310,7 @@ def test_a_search_in_a_job_is_not_kept_at_a_uri(tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "tune"])
+@pytest.mark.parametrize("command", ["train", "tune", "compare"])
 def test_a_name_and_a_run_to_resume_exclude_each_other(tree, command):
     result = CliRunner().invoke(app, [command, "--resume", "x", "--name", "y"])
     assert (result.exit_code, "received both" in result.stderr) == (2, True)

@@ -121,13 +121,14 @@ def test_where_mlflow_is(monkeypatch, tmp_path):
     assert tracking_uri(TrackingConfig(uri="http://own")) == "http://own"
 
 
-def test_runs_are_found_outermost_first_with_those_they_are_a_part_of(tmp_path, monkeypatch):
+@pytest.mark.parametrize("description", ["search.json", "compare.json"])
+def test_runs_are_found_outermost_first_with_those_they_are_a_part_of(tmp_path, monkeypatch, description):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "runs"
     trial, oracle = root / "search" / "trials" / "000", root / "run" / "baselines" / "oracle"
     for path in (trial, oracle, root / "run"):
         make_run(path)
-    make_run(root / "search", "search.json")
+    make_run(root / "search", description)
     everything = [root / "run", root / "search", oracle, trial]
     assert [path.absolute() for path in tracked_folders([])] == everything
     assert [path.absolute() for path in tracked_folders(["run"])] == [root / "run", oracle]

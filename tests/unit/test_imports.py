@@ -75,7 +75,7 @@ DOORS = {
         *(f"cluster.reports.figures.{module}" for module in ("curves", "images", "policies", "scores", "style")),
         *(
             f"cluster.reports.figures.{module}"
-            for module in ("coordinates", "landscapes", "rulers", "searches", "trials")
+            for module in ("compared", "coordinates", "landscapes", "rulers", "searches", "trials")
         ),
     },
 }
@@ -92,6 +92,7 @@ FLOORS = (
     {"reports", "registry"},
     {"training", "serving"},
     {"search", "bench"},
+    {"compare"},
     {"commands"},
     {"__main__"},
 )

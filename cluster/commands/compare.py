@@ -1,0 +1,112 @@
+"""``metaray compare``: variants of a configuration on one budget, from several seeds, in one table."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
+from cluster.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.compare.folder import CompareFolder
+    from cluster.compare.settings import Comparison
+
+
+@reports_errors
+def compare(
+    comparison: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="A YAML file with a section 'compare'.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. compare.seeds=5 compare.budget.steps=500")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="COMPARISON", help="Go on with this comparison.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the comparison; one that is there goes on.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train rows of changes to a configuration on one budget and several seeds; table, intervals, picture.
+
+    With --resume the file is left out; the comparison goes on with its own.
+    """
+    del debug
+    from cluster.compare.run import run
+    from cluster.interrupts import stop_on_signals
+
+    loaded, folder = _chosen(comparison, overrides or [], resume, name)
+    with stop_on_signals() as stop:
+        result = run(loaded, folder, stop)
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    plain = result.as_json() | {"figures": [str(path) for path in result.figures]}
+    if as_json:
+        print_json(plain)
+        return
+    _print_rows(plain)
+    lines = {"comparison": plain["compare_dir"], "page": plain["page"]}
+    lines |= {f"figure {Path(path).stem}": path for path in plain["figures"]}
+    if plain["run_id"] is not None:
+        lines["MLflow"] = f"run {plain['run_id']}"
+    print_lines(lines)
+
+
+def _chosen(
+    comparison: str | None, overrides: list[str], resume: str | None, name: str | None
+) -> "tuple[Comparison, CompareFolder]":
+    """The comparison that is asked for and its folder, one that is there or a new one."""
+    from cluster.compare import folder as folders
+    from cluster.compare.settings import load, reload
+    from cluster.runs.folder import new_name
+
+    if resume is not None and name is not None:
+        raise ConfigError(
+            "expected --resume COMPARISON or --name NAME, received both; a comparison has its name already"
+        )
+    if resume is not None:
+        folder = folders.find(resume)
+        words = [*([] if comparison is None else [comparison]), *overrides]
+        return reload(folder.path / folders.SETTINGS, words), folder
+    if comparison is None:
+        raise ConfigError(
+            "expected a comparison file, received none; for example: metaray compare tune_configs/compare/sinusoid.yaml"
+        )
+    loaded = load(Path(comparison), overrides)
+    if name is not None:
+        return loaded, folders.plan_named(loaded, name)
+    return loaded, folders.plan(loaded, new_name(f"compare-{Path(comparison).stem}"))
+
+
+def _print_rows(plain: Mapping[str, Any]) -> None:
+    first, metric = plain["rows"][0]["name"], plain["metric"]
+    table = Table(
+        title=f"{metric}, mean ± 95 % interval over tasks, ± over {len(plain['seeds'])} seeds; difference to {first}, "
+        "positive where better"
+    )
+    table.add_column("row", overflow="fold")
+    for name in ("score", "seeds", "difference", "seeds", "outer steps", "seconds", "peak MB", "parameters"):
+        table.add_column(name, justify="right")
+    for row in plain["rows"]:
+        evaluation, difference = row["evaluation"], row["difference"]
+        score = None if evaluation is None else evaluation["steps"][str(row["inner_steps"])]
+        used = {"steps": ",d", "seconds": ",.1f", "peak_memory_mb": ",.0f", "parameters": ",d"}
+        table.add_row(
+            row["name"],
+            *_interval(score, missing="no score"),
+            *_interval(difference, missing=""),
+            *("" if row[key] is None else format(row[key], form) for key, form in used.items()),
+        )
+    print_table(table)
+
+
+def _interval(figures: Mapping[str, Any] | None, missing: str) -> tuple[str, str]:
+    """A mean with its half-width over tasks, and the half-width over seeds."""
+    from cluster.evaluation.protocol import mean_in_words
+
+    if figures is None or figures["mean"] is None:
+        return missing, ""
+    seeds = "" if figures["ci95_seeds"] is None else f"± {figures['ci95_seeds']:.2g}"
+    return mean_in_words(figures, mean=".4g", half=".2g"), seeds
