@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from cluster.config import strict_yaml
+from cluster.config.components import strictly
 from cluster.config.problems import problems
 from cluster.config.schema import (
     Config,
@@ -16,7 +17,6 @@ from cluster.config.schema import (
     parse,
     read_yaml,
     require_no_secrets,
-    strictly,
     with_changes,
     with_overrides,
     with_values,
