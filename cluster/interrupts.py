@@ -14,6 +14,7 @@ class StopFlag:
     def __init__(self) -> None:
         """The flag is not set."""
         self.reason: str | None = None
+        self.head_lost: float | None = None  # seconds without an answer, if the cluster's head is the reason
 
     def __bool__(self) -> bool:
         """Whether a stop was requested."""

@@ -1,7 +1,7 @@
 """``metaray train``: meta-train, evaluate, draw."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from cluster.commands.console import AsJson, Debug, Overrides, print_json, print
 from cluster.commands.tables import print_evaluation
 from cluster.errors import ConfigError
 from cluster.progress import warn
+from cluster.runs.events import Event, summary
 
 
 @reports_errors
@@ -64,10 +65,23 @@ def train(
     rate = f"{outcome.steps} outer steps, {outcome.seconds:.0f} s"
     print_lines(
         {"trained": rate}
+        | ({"events": _lost(outcome.events)} if outcome.events else {})
         | ({"frozen": ", ".join(frozen)} if (frozen := folder.info.get("frozen")) else {})
         | {"run": folder.path, "page": folder.path / "report.html"}
         | {f"figure {path.stem}": path for path in outcome.figures}
         | {"MLflow": _tracked(folder.info)}
+    )
+
+
+def _lost(events: Sequence[Event]) -> str:
+    """Events of workers and nodes by kind, with their seconds.
+
+    >>> _lost([Event(kind="worker lost", text="", seconds=1.24), Event(kind="node joined", text="")])
+    'worker lost: 1 (1.2 s), node joined: 1'
+    """
+    return ", ".join(
+        f"{kind}: {count}" + (f" ({seconds:.1f} s)" if seconds else "")
+        for kind, (count, seconds) in summary(events).items()
     )
 
 

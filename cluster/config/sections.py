@@ -209,6 +209,7 @@ class ClusterConfig(Section):
     order_timeout: Positive = 600.0
     heartbeat_timeout: Positive = 5.0
     max_failures: CountOrNone = 20
+    failure_window: Positive = 600.0
     copies: bool = True
     mixed: bool = False
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +19,14 @@ from cluster.evaluation.protocol import protocol, rows
 from cluster.reports import figures as drawing
 from cluster.reports.figures import Trained, curve, learners
 from cluster.reports.html import NOT_FINITE, embedded, interval, rounded, template
+from cluster.runs.events import read_events, summary
 from cluster.runs.folder import RunFolder
 from cluster.runs.storage import write_file
 from meta.objectives import DIVERGED
 
 ABSENT = "not recorded"
 WITHOUT_INNER_LOOP = ("pretrain", "oracle")  # in training
+SHOWN_EVENTS = 100  # of a run, the last ones
 CURVE = re.compile(r"train/(loss|return)|val/.+_\d+")  # metrics that have a place in the learning curves
 
 
@@ -100,6 +103,7 @@ def write_report(run_dir: Path, figures: Sequence[Path], notes: Sequence[str] = 
         interval=INTERVAL,
         diverged=f"{DIVERGED:g}",
         warnings=_warnings(info, evaluation),
+        events=_events(folder),
         figures=[embedded(path) for path in figures],
         notes=notes,
         metric=(evaluation or {}).get("metric"),
@@ -211,6 +215,26 @@ def _warnings(info: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> 
     """Warnings about the training, each sentence once."""
     warnings = [*(info.get("warnings") or []), *((evaluation or {}).get("warnings") or [])]
     return [without_credentials(warning) for warning in dict.fromkeys(warnings)]
+
+
+def _events(folder: RunFolder) -> dict[str, Any] | None:
+    """What happened to workers and nodes as the template wants it: totals by kind, and the last events."""
+    events = read_events(folder.events_path)
+    if not events:
+        return None
+    totals = [(kind, str(count), f"{seconds:.1f}") for kind, (count, seconds) in summary(events).items()]
+    rows = [
+        (
+            datetime.fromtimestamp(event.time, UTC).isoformat(sep=" ", timespec="seconds"),
+            event.kind,
+            "" if event.step is None else str(event.step),
+            event.node or "",
+            f"{event.seconds:.1f}",
+            event.text,
+        )
+        for event in events[-SHOWN_EVENTS:]
+    ]
+    return {"totals": totals, "rows": rows, "left_out": len(events) - len(rows)}
 
 
 def _settings(config: str) -> tuple[str, int | None]:

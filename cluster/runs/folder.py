@@ -17,6 +17,7 @@ from filelock import FileLock
 from cluster.config.credentials import masked
 from cluster.config.schema import Config, parse, read_yaml
 from cluster.errors import CheckpointError, ConfigError, MetarayError
+from cluster.runs.events import EVENTS
 from cluster.runs.lasting import require_lasting_root, require_lasting_store
 from cluster.runs.storage import Store, write_file
 from meta.engine.choice import Choice
@@ -77,7 +78,7 @@ class DescribedFolder:
 
 
 class RunFolder(DescribedFolder):
-    """``config.yaml``, ``run.json``, ``metrics.jsonl``, ``checkpoints/``, ``evaluation.json``, ``figures/``.
+    """``config.yaml``, ``run.json``, ``metrics.jsonl``, ``events.jsonl``, ``checkpoints/``, ``evaluation.json``, ….
 
     The checkpoints of a run whose ``checkpoint.root`` is a URI lie there; all else is local.
     """
@@ -115,7 +116,13 @@ class RunFolder(DescribedFolder):
     @property
     def artifacts(self) -> list[Path]:
         """Files and folders that belong in MLflow beside the metrics; some may not be there."""
-        return [self.path / name for name in ("config.yaml", "run.json", "evaluation.json", "report.html", "figures")]
+        names = ("config.yaml", "run.json", "evaluation.json", EVENTS, "report.html", "figures")
+        return [self.path / name for name in names]
+
+    @property
+    def events_path(self) -> Path:
+        """The events of the cluster, one JSON object a line; there once there was one."""
+        return self.path / EVENTS
 
 
 def beginning(name: str) -> dict[str, Any]:

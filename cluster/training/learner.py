@@ -156,6 +156,7 @@ class Learner:
         if self._ema is not None:
             self._ema.copy_(self.layout.flatten(_under("ema.", state)))
         self._optimizer.load(_under("optimizer.", state))
+        self._moves = []
         self.step, self.skipped = step, skipped
 
 

@@ -1,6 +1,7 @@
 """The training loop: hand out a meta-batch, add up the meta-gradients, step, record meanwhile."""
 
 from cluster.config.schema import Config
+from cluster.errors import ClusterError
 from cluster.interrupts import StopFlag
 from cluster.training.learner import Learner
 from cluster.training.outer_step import outer_step
@@ -22,7 +23,17 @@ def meta_train(config: Config, learner: Learner, pool: Pool, recorder: Recorder,
         pool: the workers.
         recorder: records metrics, validation and checkpoints.
         stop: ends the loop after the current outer step once set.
+
+    Raises:
+        ClusterError: if no workers are left to go on with; the state after the last whole step is saved.
     """
+    try:
+        _train(config, learner, pool, recorder, stop)
+    except ClusterError as error:
+        raise type(error)(f"{error}; {recorder.give_up(learner)}") from error
+
+
+def _train(config: Config, learner: Learner, pool: Pool, recorder: Recorder, stop: StopFlag) -> None:
     if learner.step < config.outer.steps:
         ticket = _hand_out(config, learner, pool)
     while learner.step < config.outer.steps and not stop:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cluster.config.schema import Config
+from cluster.errors import ClusterError
 from cluster.training.learner import Learner
 from cluster.training.reduction import GradientSum, sum_gradients, sum_products, sum_surrogates
 from cluster.workers.messages import FisherProduct, Flat, GradientAt, Reply, Request, RolloutRequest, SurrogateAndKL
@@ -138,10 +139,18 @@ def clipped_steps(config: Config, learner: Learner, rollouts: RolloutRequests, t
         learner: holds θ.
         rollouts: requests about the gradient's rollouts.
         total: sum of meta-gradients [P] and metrics over the meta-batch.
+
+    Raises:
+        ClusterError: if the workers are lost; the learner is then as it was before the step.
     """
+    before = learner.state()
     norm = learner.descend(total.gradient, total.tasks)
     for _ in range(config.outer.ppo.epochs - 1):
-        later = rollouts.gradient_at(learner.theta)
+        try:
+            later = rollouts.gradient_at(learner.theta)
+        except ClusterError:
+            learner.load(before, learner.step, learner.skipped)
+            raise
         if not later.finite:
             raise later.diverged(learner.step, config)
         learner.descend(later.gradient, later.tasks)

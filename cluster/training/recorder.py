@@ -10,6 +10,7 @@ from cluster.evaluation.scores import Scores, diverged_tasks, is_better, mean_sc
 from cluster.progress import Progress
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
+from cluster.runs.events import EventLog
 from cluster.runs.folder import RunFolder
 from cluster.runs.metrics import MetricsLog
 from cluster.setups.build import Setup
@@ -71,6 +72,7 @@ class Recorder:
         self._progress = progress
         self._on_validation = on_validation
         self._log = MetricsLog(folder.metrics_path)
+        self._events = EventLog(folder.events_path)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[str] | None = None
         self._validation: _Validation | None = None
@@ -92,6 +94,7 @@ class Recorder:
             metrics: means over the meta-batch by name.
         """
         self._record(learner.step, metrics)
+        self._note_events(learner.step)
         self._progress.update(learner.step, metrics)
         share = learner.lr_share(learner.step - 1)
         if self._standstill.update(learner.step, metrics, moved=learner.moved, lr_share=share):
@@ -103,6 +106,17 @@ class Recorder:
             self.start_validation(learner)
         if self._due(learner.step, self._config.checkpoint.every):
             self.checkpoint(learner)
+
+    def _note_events(self, step: int) -> None:
+        """Write what happened to workers and nodes since the last call, and what it has cost so far."""
+        if self._events.follow(self._pool.events):
+            self._log.write(
+                step, {"cluster/failures": self._events.count, "cluster/seconds_lost": self._events.seconds}
+            )
+
+    def note_late_events(self) -> None:
+        """Write what happened to workers and nodes after the training, in the evaluation for one."""
+        self._events.follow(self._pool.events)
 
     def _due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self._config.outer.steps)
@@ -151,6 +165,7 @@ class Recorder:
 
     def finish(self, learner: Learner) -> None:
         """Wait for what is under way and save the last state."""
+        self._note_events(learner.step)
         self._standstill.finish()
         self._note_warnings()
         self._settle_validation(wait=True)
@@ -158,6 +173,26 @@ class Recorder:
         if self._written != learner.step:
             self._write(self._snapshot(learner))
         self.close()
+
+    def give_up(self, learner: Learner) -> str:
+        """Save the last state although there are no workers to wait for, so that no step has to be computed again.
+
+        Args:
+            learner: after its last whole step.
+
+        Returns:
+            What is saved, for a message.
+        """
+        self._note_events(learner.step)
+        validation, self._validation, self._deferred = self._validation, None, None
+        self._record_window(learner.step)
+        if self._written != learner.step:
+            self._write(self._snapshot(learner))
+        self.close()
+        saved = f"the state after step {learner.step} of {self._config.outer.steps} is saved"
+        if validation is not None:
+            saved += f", without the validation of step {validation.state.step}, which was under way"
+        return f"{saved}; go on with: metaray train --resume {self._folder.path}"
 
     def close(self) -> None:
         """Wait until the checkpoint under way is written, and close the files."""

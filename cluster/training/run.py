@@ -12,6 +12,7 @@ from cluster.interrupts import SignalFlag, StopFlag
 from cluster.progress import progress, say
 from cluster.reports.draw import draw
 from cluster.runs import checkpoint as checkpoints
+from cluster.runs.events import Event, EventLog
 from cluster.runs.folder import RunFolder, write_json
 from cluster.runs.metrics import record_evaluation
 from cluster.setups.build import Setup
@@ -38,7 +39,8 @@ class Outcome:
         seconds: wall-clock time of training, evaluation not included.
         theta_sha256: fingerprint of the last θ.
         checkpoint: path or URI of the checkpoint that was evaluated.
-        failures: workers lost on the way.
+        failures: a line for each worker that was lost on the way.
+        events: what happened to workers and nodes, and what it cost.
         evaluation: the held-out figures.
         figures: files that were drawn.
         warnings: sentences about things that could not be done and did not stop the run.
@@ -50,6 +52,7 @@ class Outcome:
     theta_sha256: str
     checkpoint: str
     failures: list[str]
+    events: list[Event]
     evaluation: dict[str, Any]
     figures: list[Path]
     warnings: list[str]
@@ -64,6 +67,7 @@ class Outcome:
             "seconds": self.seconds,
             "theta_sha256": self.theta_sha256,
             "failures": self.failures,
+            "events": [event.as_json() for event in self.events],
             "figures": [str(path) for path in self.figures],
             "warnings": self.warnings,
             "evaluation": self.evaluation,
@@ -105,6 +109,7 @@ def _run(own: Start, stop: SignalFlag) -> Outcome:
                 baseline = _train(start, stop, baseline_tracking)
             baselines[algorithm] = baseline.evaluation
             outcome.failures.extend(baseline.failures)
+            outcome.events.extend(baseline.events)
             outcome.warnings.extend(f"baseline {algorithm}: {warning}" for warning in baseline.warnings)
         if baselines:
             outcome.evaluation.update(with_baselines(outcome.evaluation, baselines))
@@ -149,7 +154,7 @@ class _Tracking:
 def _train(start: Start, stop: StopFlag, tracking: _Tracking) -> Outcome:
     """Train after a trial of the workers; nothing is written before the trial has passed."""
     try:
-        with open_pool(start.setup) as pool:
+        with open_pool(start.setup, stop) as pool:
             try_workers(pool, start.setup)
             start.folder.settle("config.yaml", start.config.to_yaml())
             tracking.begin()
@@ -169,6 +174,7 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
         learner = learn(pool, config, setup, recorder, saved, stop)
     seconds = monotonic() - began
     if learner.step < config.outer.steps:
+        _note_lost_head(folder, learner.step, stop)
         raise Interrupted(
             f"{label} was stopped by {stop.reason} after step {learner.step} of {config.outer.steps}, "
             "the state is saved"
@@ -179,6 +185,7 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
         evaluation["warnings"] = recorder.warnings
     write_json(folder.path / "evaluation.json", evaluation)
     record_evaluation(folder, evaluation)
+    recorder.note_late_events()
     return Outcome(
         folder=folder,
         steps=learner.step,
@@ -186,6 +193,7 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
         theta_sha256=learner.fingerprint,
         checkpoint=folder.checkpoints.where(name),
         failures=list(pool.failures),
+        events=list(pool.events),
         evaluation=evaluation,
         figures=[],
         warnings=[
@@ -195,6 +203,13 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
             *recorder.warnings,
         ],
     )
+
+
+def _note_lost_head(folder: RunFolder, step: int, stop: StopFlag) -> None:
+    """Write an event if the loss of the cluster's head has stopped the run."""
+    if stop.head_lost is not None:
+        event = Event(kind="head lost", text=f"{stop.reason}", seconds=stop.head_lost, step=step)
+        EventLog(folder.events_path).write([event])
 
 
 def _with_workers(start: Start) -> Start:

@@ -1,6 +1,7 @@
 """The Ray actor around a worker. Ray starts, places and watches it; requests and replies travel over a link."""
 
 import os
+import platform
 import threading
 import time
 import traceback
@@ -51,16 +52,23 @@ class WorkerActor:
         Raises:
             ClusterError: if the pool cannot be reached.
         """
-        same_machine = ray.get_runtime_context().get_node_id() == node
+        own: str = ray.get_runtime_context().get_node_id()
         try:
-            link = connect(address, same_machine=same_machine, patience=CONNECTING)
+            link = connect(address, same_machine=own == node, patience=CONNECTING)
         except (OSError, Refused) as error:
             raise ClusterError(
                 f"a worker cannot reach the run at {address.host}:{address.port}: {error}; let the nodes of the "
                 "cluster connect to each other on all ports, as Ray needs too, or start the run on a node of it with "
                 "'metaray submit'"
             ) from error
-        hello = {"number": number, "pid": os.getpid(), "data": self._data, "arithmetic": arithmetic()}
+        hello = {
+            "number": number,
+            "pid": os.getpid(),
+            "node": own,
+            "host": platform.node(),
+            "data": self._data,
+            "arithmetic": arithmetic(),
+        }
         try:
             link.send({"hello": hello})
             threading.Thread(target=_beat, args=(link,), name="beat", daemon=True).start()

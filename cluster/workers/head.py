@@ -39,6 +39,7 @@ def _watch(address: str, stop: StopFlag, ended: threading.Event) -> None:
         if answers(address):
             answered = time.monotonic()
         elif time.monotonic() - answered > PATIENCE and not stop:
+            stop.head_lost = time.monotonic() - answered
             stop.reason = f"the loss of the cluster's head at {address}"
             warn(f"the head of the Ray cluster at {address} has not answered for {PATIENCE:g} s; saving the state")
             return

@@ -18,6 +18,7 @@ from ray.exceptions import (
 
 from cluster import errors
 from cluster.errors import MetarayError
+from cluster.workers.nodes import label
 from cluster.workers.transport.link import Bytes, Link, Message
 from cluster.workers.transport.memory import received
 from cluster.workers.vectors import Receiver
@@ -38,6 +39,8 @@ class Member:
         link: to it, once it has connected.
         heard: when anything last arrived from it.
         receiver: what it has been sent.
+        node: Ray's identity of its node, once it has connected.
+        host: the node's name.
         segments: its shared memory by number.
     """
 
@@ -49,7 +52,14 @@ class Member:
     pid: int | None = None
     heard: float = 0.0
     receiver: Receiver | None = None
+    node: str = ""
+    host: str = ""
     segments: dict[int, Bytes] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str | None:
+        """Its node in messages and events, once it has connected."""
+        return label(self.node, self.host) if self.node else None
 
     def cause(self) -> str:
         """Why the worker has ended, as Ray says.

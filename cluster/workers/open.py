@@ -11,11 +11,12 @@ from cluster.workers.worker import Workable
 
 
 @contextmanager
-def open_pool(setup: Workable) -> Iterator[Pool]:
+def open_pool(setup: Workable, stop: StopFlag | None = None) -> Iterator[Pool]:
     """Workers for a set-up: Ray actors, or this process itself with ``cluster.workers=0``.
 
     Args:
         setup: whose number of workers is settled; see :func:`cluster.workers.auto.settled`.
+        stop: set when too many workers are lost, which is an error without it.
     """
     with shared_session(setup.config):
         if setup.config.cluster.workers == 0:
@@ -23,7 +24,7 @@ def open_pool(setup: Workable) -> Iterator[Pool]:
         else:
             from cluster.workers.ray_pool import RayPool  # Ray is loaded only where it is used
 
-            pool = RayPool(setup)
+            pool = RayPool(setup, stop)
         try:
             yield pool
         finally:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cluster.runs.events import Event
 from cluster.workers.messages import Flat, Reply, Request
 from cluster.workers.worker import Workable, Worker
 
@@ -36,10 +37,12 @@ class Pool(Protocol):
 
     Attributes:
         failures: one line per worker that was lost.
+        events: what happened to workers and nodes, and what it cost.
         workers: number of workers beside this process.
     """
 
     failures: list[str]
+    events: list[Event]
     workers: int
 
     @property
@@ -123,6 +126,7 @@ class InlinePool:
     def __init__(self, setup: Workable) -> None:
         """Make the worker."""
         self.failures: list[str] = []
+        self.events: list[Event] = []
         self.workers = 0
         self._level = level_of(setup, 1, 1)
         self._worker = Worker(setup)

@@ -12,14 +12,17 @@ from typing import Any
 import ray
 
 from cluster.config.schema import Config
-from cluster.config.sections import ClusterConfig
 from cluster.errors import ClusterError
+from cluster.interrupts import StopFlag
 from cluster.progress import warn
 from cluster.workers.actor import start_actor
 from cluster.workers.arithmetic import Arithmetic, differences
+from cluster.workers.ledger import Ledger
 from cluster.workers.member import Member, fault
 from cluster.workers.messages import Flat, Reply, Request
+from cluster.workers.nodes import Nodes, label
 from cluster.workers.pool import Ticket, level_of
+from cluster.workers.room import amounts, short_of_room
 from cluster.workers.schedule import Job, Schedule
 from cluster.workers.transport.hub import Hub
 from cluster.workers.transport.link import Link, LinkClosed, Message
@@ -28,21 +31,27 @@ from cluster.workers.wire import decode_reply, encode_request
 from cluster.workers.worker import Workable
 
 MOST_SILENCES = 3  # workers in turn that give no reply to one request: then it is the request that takes too long
+REMEDY = "look for memory or node failures, or raise cluster.max_failures"
 LONGEST_WAIT = 0.5  # seconds between two looks at what Ray knows and at deadlines
 
 
 class RayPool:
     """``cluster.workers`` actors on the connected Ray cluster."""
 
-    def __init__(self, setup: Workable) -> None:
+    def __init__(self, setup: Workable, stop: StopFlag | None = None) -> None:
         """Start the actors and wait until the first of them is ready.
+
+        Args:
+            setup: what workers are built from.
+            stop: set when more workers are lost than ``cluster.max_failures`` allows; without it that is an error.
 
         Raises:
             ClusterError: if none is within ``cluster.start_timeout`` seconds, or one has other data than we have.
         """
-        self.failures: list[str] = []
-        self._setup, self._config = setup, setup.config
+        self._setup, self._config, self._stop = setup, setup.config, stop
         self.workers = _number(self._config)
+        self._ledger = Ledger(most=self._most_failures, window=self._config.cluster.failure_window)
+        self.failures, self.events = self._ledger.failures, self._ledger.events
         self._failed_in_a_row = 0
         self._most = 0  # workers that were ready at a time
         self._members: dict[int, Member] = {}
@@ -51,6 +60,8 @@ class RayPool:
         self._looked = time.monotonic()
         self._node: str = ray.get_runtime_context().get_node_id()
         self._schedule = Schedule(copies=self._config.cluster.copies)
+        self._schedule.on_slow = self._on_slow
+        self._nodes = Nodes()
         self._vectors = Vectors()
         own_address: Callable[[], str] = ray.util.get_node_ip_address
         self._hub = Hub(own_address())
@@ -78,13 +89,7 @@ class RayPool:
         ]
 
     def _short_of_room(self) -> str | None:
-        """A warning if the cluster has room for fewer workers than are asked for."""
-        if self._config.cluster.workers == "auto" or (room := _room(self._config.cluster)) >= self.workers:
-            return None
-        return (
-            f"cluster.workers: {self.workers} workers were asked for, the cluster has room for {room} "
-            f"({_resources(ray.cluster_resources)} in all); lower cluster.workers, or add nodes"
-        )
+        return short_of_room(self._config.cluster, self.workers, _resources(ray.cluster_resources))
 
     @property
     def pids(self) -> list[int]:
@@ -132,6 +137,7 @@ class RayPool:
         self._by_link.clear()
         for member in members.values():
             ray.kill(member.actor)
+        self._nodes.close()
         self._hub.close()
         self._vectors.close()
 
@@ -162,6 +168,7 @@ class RayPool:
         if time.monotonic() - self._looked > LONGEST_WAIT:
             self._looked = time.monotonic()
             self._ask_ray()
+            self._look_at_nodes()
             self._check_deadlines()
         self._hand_out()
 
@@ -190,6 +197,8 @@ class RayPool:
         self._require_same_arithmetic(hello["arithmetic"])
         member.link, member.pid, member.heard = link, hello["pid"], time.monotonic()
         member.receiver = Receiver(shares_memory=link.shares_memory)
+        member.node, member.host = hello["node"], hello["host"]
+        self._ledger.joined(member.number, label(member.node, member.host))
         self._by_link[link] = member
         self._schedule.join(member.number)
         self._most = max(self._most, len(self._by_link))
@@ -237,23 +246,52 @@ class RayPool:
         for ref in done:
             self._replace(calls[ref], calls[ref].cause())
 
-    def _replace(self, member: Member, reason: str) -> None:
+    def _look_at_nodes(self) -> None:
+        """Note nodes that have come or gone, and replace the workers of those that have gone."""
+        for node, host, joined in self._nodes.changes():
+            if joined:
+                self._ledger.node_joined(label(node, host))
+                continue
+            for member in list(self._by_link.values()):
+                if member.node == node:
+                    self._replace(member, "its node was lost")
+            self._ledger.node_lost(label(node, host))
+
+    def _on_slow(self, worker: int, job: Job, excess: float) -> None:
+        self._ledger.slow(worker, job.request.step, excess, self._members[worker].where)
+
+    def _replace(self, member: Member, reason: str, *, hung: bool = False) -> None:
         """Put a new actor in a lost member's place and its jobs back at the head of their queues."""
+        seconds = self._schedule.waited(member.number)
         held = self._schedule.leave(member.number)
-        at = next((f" at step {job.request.step}" for job in held), "")
-        self.failures.append(f"worker {member.number} was lost{at} ({reason}); its shards were computed again")
+        step = next((job.request.step for job in held), None)
+        self._ledger.lost(member.number, reason, hung=hung, step=step, node=member.where, seconds=seconds)
         self._failed_in_a_row += 1
         if member.link is not None:
             self._by_link.pop(member.link, None)
             self._hub.drop(member.link)
         ray.kill(member.actor)
-        # A node takes all of its workers with it, and perhaps their first replacements.
-        if self._failed_in_a_row > max(self._config.cluster.max_failures, 2 * self.workers):
+        if self._failed_in_a_row > self._most_failures:
             raise ClusterError(
-                f"lost {self._failed_in_a_row} workers without one result between (last: {reason}); look for memory "
-                "or node failures, or raise cluster.max_failures"
+                f"lost {self._failed_in_a_row} workers without one result between (last: {reason}); {REMEDY}"
             )
+        self._stop_for_failures()
         self._start(member.number)
+
+    @property
+    def _most_failures(self) -> int:
+        """Lost workers that a run goes on with: a node takes all of its own with it, and perhaps replacements."""
+        return max(self._config.cluster.max_failures, 2 * self.workers)
+
+    def _stop_for_failures(self) -> None:
+        """Ask for a stop after the step, or raise an error where nobody can be asked, if too many workers were lost."""
+        reason = self._ledger.too_many
+        if reason is None or self._stop:
+            return
+        if self._stop is None:
+            raise ClusterError(f"expected fewer failures, received {reason}; {REMEDY}")
+        warn(f"{reason}; {REMEDY}; saving the state")
+        self._stop.reason = reason
 
     def _count_silence(self, job: Job) -> None:
         """Give up on a request that one worker after another does not reply to: it is too long for its deadline.
@@ -274,18 +312,18 @@ class RayPool:
         now, limits = time.monotonic(), self._config.cluster
         for member in list(self._by_link.values()):
             if now - member.heard > limits.heartbeat_timeout:
-                self._replace(member, f"no sign of life for {limits.heartbeat_timeout:g} s")
+                self._replace(member, f"no sign of life for {limits.heartbeat_timeout:g} s", hung=True)
                 continue
             oldest = self._schedule.oldest(member.number)
             if oldest is not None and oldest[1] > limits.order_timeout:
                 self._count_silence(oldest[0])
-                self._replace(member, f"no answer for {limits.order_timeout:g} s")
+                self._replace(member, f"no answer for {limits.order_timeout:g} s", hung=True)
         if not self._by_link and now - min(one.since for one in self._members.values()) > limits.start_timeout:
+            total, free = _resources(ray.cluster_resources), _resources(ray.available_resources)
             raise ClusterError(
                 f"expected a worker with {limits.threads} CPU and {limits.gpus_per_worker:g} GPU to start within "
-                f"{limits.start_timeout:g} s; the cluster has {_resources(ray.cluster_resources)} in all and "
-                f"{_resources(ray.available_resources)} free. Lower cluster.threads or cluster.gpus_per_worker, or "
-                "add nodes"
+                f"{limits.start_timeout:g} s; the cluster has {amounts(total)} in all and {amounts(free)} free. Lower "
+                "cluster.threads or cluster.gpus_per_worker, or add nodes"
             )
 
 
@@ -296,15 +334,6 @@ def _number(config: Config) -> int:
     return config.shards
 
 
-def _room(limits: ClusterConfig) -> int:
-    """Workers that the cluster has room for."""
-    total: Callable[[], dict[str, float]] = ray.cluster_resources
-    resources = total()
-    room = int(resources.get("CPU", 0) // limits.threads)
-    return min(room, int(resources.get("GPU", 0) / limits.gpus_per_worker)) if limits.gpus_per_worker > 0 else room
-
-
-def _resources(ask: Callable[[], dict[str, float]]) -> str:
-    """CPUs and GPUs out of what Ray tells of its resources."""
-    amounts = ask()
-    return f"{amounts.get('CPU', 0):g} CPU and {amounts.get('GPU', 0):g} GPU"
+def _resources(ask: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Resources by name; Ray's functions have no types."""
+    return ask()

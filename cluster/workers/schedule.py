@@ -34,7 +34,7 @@ class Job:
         vectors: what travels beside it; the pool's.
         silences: workers that gave no reply to it in time.
         holders: number of workers that hold it.
-        settled: whether its reply has been delivered.
+        ended: when its reply was delivered, on the schedule's clock.
     """
 
     ticket: Ticket
@@ -42,7 +42,12 @@ class Job:
     vectors: Any
     silences: int = 0
     holders: int = 0
-    settled: bool = False
+    ended: float | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether its reply has been delivered."""
+        return self.ended is not None
 
     @property
     def background(self) -> bool:
@@ -73,10 +78,10 @@ class _Times:
         """Seconds from assignment after which a job is late."""
         return max(LEAST, LATE * tasks * self._wait)
 
-    def is_slow(self, tasks: int, work: float) -> bool:
-        """Whether computing has taken much longer than usual."""
+    def excess(self, tasks: int, work: float) -> float:
+        """Seconds by which computing has taken longer than usual if it has taken much longer, else 0."""
         usual = tasks * self._work
-        return work > SLOW * usual and work - usual > LEAST
+        return work - usual if work > SLOW * usual and work - usual > LEAST else 0.0
 
 
 class Schedule:
@@ -105,6 +110,7 @@ class Schedule:
         self._latest: dict[int, int] = {}  # by shard: the worker that had its latest request
         self._times: dict[str, _Times] = {}  # by kind
         self.copied = 0  # jobs that were given to a second worker because they were late
+        self.on_slow: Callable[[int, Job, float], None] | None = None  # worker, job, seconds longer than usual
 
     @property
     def fast(self) -> int:
@@ -160,6 +166,12 @@ class Schedule:
                 self._idle_slow[worker] = None
         elif held < DEPTH:
             self._holding[held][worker] = None
+
+    def waited(self, worker: int) -> float:
+        """Seconds for which the oldest job that a worker holds has waited for it, at most until another's reply."""
+        now, jobs = self._clock(), self._jobs.get(worker, {})
+        ends = ((now if job.ended is None else job.ended) - self._out[number][2] for number, job in jobs.items())
+        return max(ends, default=0.0)
 
     def oldest(self, worker: int) -> tuple[Job, float] | None:
         """The unsettled job that a worker has held longest and the seconds since then, or None."""
@@ -252,7 +264,10 @@ class Schedule:
         _, _, since = self._out.pop(assignment)
         job.holders -= 1
         times, tasks = self._times_of(job), len(job.request.tasks.indices)
-        if (self._copies and times.is_slow(tasks, seconds)) != (worker in self._slow):
+        excess = times.excess(tasks, seconds)
+        if excess > 0 and self.on_slow is not None:
+            self.on_slow(worker, job, excess)
+        if (self._copies and excess > 0) != (worker in self._slow):
             self._slow ^= {worker}
             self._sort()
         else:
@@ -260,5 +275,5 @@ class Schedule:
         if job.settled:
             return None
         times.add(tasks, self._clock() - since, seconds)
-        job.settled = True
+        job.ended = self._clock()
         return job

@@ -66,7 +66,7 @@ def test_same_bits_through_chaos(
         tracking__every=100,
         eval__every=0,
         cluster__workers=4,
-        cluster__max_failures=100,
+        cluster__max_failures=1000,
     )
     nodes = beside(NODES)
     assert nodes.stdout is not None

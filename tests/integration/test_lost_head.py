@@ -10,6 +10,7 @@ import psutil
 import yaml
 
 from cluster.runs import checkpoint as checkpoints
+from cluster.runs.events import read_events
 from cluster.runs.folder import RunFolder
 from helpers.waiting import wait_for
 
@@ -53,6 +54,9 @@ def test_a_lost_head_saves_the_state_and_says_how_to_go_on(
     saved = checkpoints.newest(folder.checkpoints)
     assert saved is not None
     assert saved.step > 100
+    *_, event = read_events(folder.events_path)
+    assert (event.kind, event.step) == ("head lost", saved.step)
+    assert 10 < event.seconds < 30
 
     further = f"outer.steps={saved.step + 5}"
     resumed = metaray(

@@ -120,7 +120,8 @@ pool.close()
 ray.shutdown()
 cluster.shutdown()
 print(json.dumps({
-    "alone": alone, "beside": learner.fingerprint, "first": at_first, "last": at_last, "failures": pool.failures
+    "alone": alone, "beside": learner.fingerprint, "first": at_first, "last": at_last, "failures": pool.failures,
+    "events": [event.as_json() for event in pool.events],
 }))
 """
 
@@ -199,6 +200,10 @@ def test_nodes_that_go_and_come_change_no_bit_and_new_ones_take_part(make_config
     # Ray may put the first replacement on the lost node, before it notices: then that one is lost too.
     assert {failure.split(" was lost")[0] for failure in result["failures"]} <= {f"worker {n}" for n in range(6)}
     assert 1 <= len(result["failures"]) <= 3
+    kinds = [event["kind"] for event in result["events"]]
+    assert {kind: kinds.count(kind) for kind in ("node lost", "node joined")} == {"node lost": 1, "node joined": 2}
+    assert "worker replaced" in kinds
+    assert max(event["seconds"] for event in result["events"] if event["kind"] == "node lost") < 10
 
 
 def test_a_hung_worker_is_replaced_and_changes_no_bit(local_ray, make_config, opened):
@@ -216,6 +221,8 @@ def test_a_hung_worker_is_replaced_and_changes_no_bit(local_ray, make_config, op
         wait_for(missed, "the hung worker to be missed")
     (failure,) = pool.failures
     assert "no sign of life for 5 s" in failure
+    assert pool.events[0].kind == "worker hung"
+    assert pool.events[0].seconds < 10
     wait_for(lambda: not psutil.pid_exists(stopped), "the hung process to end")
 
 

@@ -10,7 +10,8 @@ import torch
 
 from cluster.config.schema import parse
 from cluster.errors import MetarayError
-from cluster.reports.run_page import draw_figures, read_metrics, write_report
+from cluster.reports.run_page import SHOWN_EVENTS, draw_figures, read_metrics, write_report
+from cluster.runs.events import Event, EventLog
 from cluster.setups.build import build
 from helpers.pages import Page
 from meta.objectives import DIVERGED, MSE, is_diverged
@@ -77,6 +78,21 @@ def written(run: Path, figures: list[Path] | None = None) -> Page:
 
 
 # --- the page ---
+
+
+def test_what_was_lost_is_on_the_page_with_its_seconds(run: Path) -> None:
+    assert "Workers and nodes lost" not in written(run).text
+    events = [Event(kind="worker lost", text=f"worker <{n}> was lost", seconds=2.0) for n in range(SHOWN_EVENTS)]
+    events.append(Event(kind="node lost", text="node two was lost", seconds=4.5, node="two (a1b2c3d4)", time=1.7e9))
+    EventLog(run / "events.jsonl").write(events)
+    page = written(run)
+    totals, shown = page.tables[-2:]
+    assert ["worker lost", "100", "200.0"] in totals
+    last = ["2023-11-14 22:13:20+00:00", "node lost", "", "two (a1b2c3d4)", "4.5", "node two was lost"]
+    assert shown[-1] == last
+    assert len(shown) == 1 + SHOWN_EVENTS
+    assert "worker <99> was lost" in page.text
+    assert "without the first 1, which events.jsonl holds" in page.text
 
 
 def test_the_evaluation_is_one_table_of_learners_by_inner_steps(run: Path) -> None:

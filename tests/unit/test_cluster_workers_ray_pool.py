@@ -8,8 +8,11 @@ import pytest
 
 from cluster.config.schema import parse, with_overrides
 from cluster.errors import ClusterError
+from cluster.interrupts import StopFlag
 from cluster.workers import ray_pool
+from cluster.workers.ledger import Ledger
 from cluster.workers.messages import GradientRequest, TaskRange
+from cluster.workers.nodes import Change
 from cluster.workers.pool import Ticket
 from cluster.workers.schedule import Job, Schedule
 from cluster.workers.vectors import Receiver, Vectors
@@ -20,6 +23,7 @@ BASE: dict[str, Any] = {
     "outer": {"steps": 4},
     "meta_batch": 4,
 }
+NODE = "0b741a54d58f"
 
 
 @pytest.fixture
@@ -30,17 +34,20 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(ray_pool, "time", SimpleNamespace(monotonic=lambda: clock.now))
     made = object.__new__(ray_pool.RayPool)
     made.clock = clock  # type: ignore[attr-defined]
-    made.failures, made._failed_in_a_row = [], 0
+    made._failed_in_a_row, made._stop = 0, None
     made._config = parse(with_overrides(BASE, ["cluster.order_timeout=5"]))
     made.workers = 1
+    made._ledger = Ledger(most=20, window=600.0, clock=lambda: clock.now)
+    made.failures, made.events = made._ledger.failures, made._ledger.events
     made._schedule = Schedule(clock=lambda: clock.now)
+    made._schedule.on_slow = made._on_slow
     made._vectors = Vectors()
     made._hub = SimpleNamespace(drop=lambda link: None)  # type: ignore[assignment]
     made._members, made._by_link = {}, {}
 
     def start(number: int) -> None:
         link: Any = Sink()
-        member = ray_pool.Member(number, None, None, clock.now, link=link, heard=clock.now)
+        member = ray_pool.Member(number, None, None, clock.now, link=link, heard=clock.now, node=NODE, host="one")
         member.receiver = Receiver(shares_memory=True)
         made._members[number] = member
         made._by_link[link] = member
@@ -104,6 +111,50 @@ def test_a_worker_without_a_sign_of_life_is_replaced_long_before_its_order_is_du
     pool._check_deadlines()
     assert pool.failures == ["worker 0 was lost at step 7 (no sign of life for 2 s); its shards were computed again"]
     assert [one.request.step for _, _, one in pool._schedule.assign()] == [7]
+    (event,) = pool.events
+    assert (event.kind, event.worker, event.node, event.step) == ("worker hung", 0, "one (0b741a54)", 7)
+    assert event.seconds == pytest.approx(2.1), "since the job was given to it"
+
+
+def test_an_idle_worker_that_is_lost_costs_nothing(pool: Any) -> None:
+    pool.clock.now += 100
+    pool._replace(pool._members[0], "ActorDiedError")
+    assert [(event.kind, event.seconds, event.step) for event in pool.events] == [("worker lost", 0.0, None)]
+
+
+def test_a_lost_node_takes_its_workers_with_it(pool: Any) -> None:
+    changes = [Change("a1b2c3d4e5", "two", joined=True), Change(NODE, "one", joined=False)]
+    pool._nodes = SimpleNamespace(changes=lambda: changes)
+    pool._schedule.add(job(pool))
+    pool._hand_out()
+    pool.clock.now += 3
+    pool._look_at_nodes()
+    assert [event.kind for event in pool.events] == ["node joined", "worker lost", "node lost"]
+    assert [event.node for event in pool.events] == ["two (a1b2c3d4)", "one (0b741a54)", "one (0b741a54)"]
+    assert [event.seconds for event in pool.events] == pytest.approx([0, 3, 3])
+    assert len(pool.failures) == 1
+
+
+def lose_in_turn(pool: Any, count: int, every: float) -> None:
+    """Lose a worker now and then, with a result between."""
+    for _ in range(count):
+        pool._failed_in_a_row = 0
+        pool.clock.now += every
+        pool._replace(pool._members[0], "OutOfMemoryError")
+
+
+def test_too_many_failures_within_the_window_stop_the_run_after_its_step(pool: Any) -> None:
+    pool._ledger._most, pool._stop = 3, StopFlag()
+    lose_in_turn(pool, 3, every=1)
+    assert not pool._stop
+    lose_in_turn(pool, 1, every=600)  # the first ones are forgotten
+    assert not pool._stop
+    lose_in_turn(pool, 3, every=1)
+    assert pool._stop.reason.startswith("the loss of 4 workers within 600 s (the last: worker 0, OutOfMemoryError")
+    lose_in_turn(pool, 1, every=1)  # what is under way is finished all the same
+    pool._stop = None
+    with pytest.raises(ClusterError, match=r"6 workers within 600 s.*raise cluster\.max_failures"):
+        lose_in_turn(pool, 1, every=1)
 
 
 @pytest.mark.parametrize(("workers", "most"), [(1, 3), (8, 16)])
@@ -143,6 +194,7 @@ def test_on_a_cluster_auto_asks_for_a_worker_a_shard_without_a_warning(pool: Any
     config = parse(with_overrides(BASE, ["meta_batch=40", "cluster.address=10.0.0.1:6379"]))
     assert ray_pool._number(config) == 14  # shards of three
     pool._config, pool.workers, pool._most = config, 14, 2
+    ray_pool.ray.cluster_resources = lambda: {"CPU": 2.0}
     assert pool.warnings == []
     assert pool._short_of_room() is None
 

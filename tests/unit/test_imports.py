@@ -37,6 +37,7 @@ DOORS = {
             "cluster.jobs.client",
             "cluster.workers.head",
             "cluster.workers.member",
+            "cluster.workers.nodes",
             "cluster.workers.ray_pool",
             "cluster.workers.session",
         ),
