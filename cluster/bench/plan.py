@@ -110,7 +110,7 @@ def plan(config: Config, cluster: Cluster, network: Network) -> Plan:
     """
     fix_arithmetic(threads=config.cluster.threads)
     keep_freed_memory()
-    setup = require_episodes(build(config))
+    setup = require_episodes(build(config)).placed()
     worker, theta = Worker(setup), setup.layout.flatten(setup.initial_params()).numpy()
     costs = _measured(setup, worker, theta, network)
     sizes = sorted({1, *(2**k for k in range(1, 15) if 2**k < cluster.workers), cluster.workers})

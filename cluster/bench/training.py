@@ -204,7 +204,7 @@ def _compute(end: Connection, text: str, number: int) -> None:
     config = parse(strict_yaml.read(text))
     fix_arithmetic(config.cluster.threads)
     keep_freed_memory()
-    setup = require_episodes(build(config))
+    setup = require_episodes(build(config)).placed()
     tasks = shards("train", 0, config.meta_batch, config.shard_size)[number]
     episodes = draw_batch(setup.family, setup.seed, "train", tasks.indices, setup.dtype, setup.device)
     params = {name: value.to(setup.device) for name, value in setup.initial_params().items()}

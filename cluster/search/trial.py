@@ -17,11 +17,13 @@ from cluster.runs.storage import write_file
 from cluster.search.settings import Search
 from cluster.search.study import Report, Study
 from cluster.search.trials import Status
-from cluster.setups.build import build
+from cluster.setups.build import Setup, build
+from cluster.training.preflight import tried_on_a_worker
 from cluster.training.recorder import Recorder, Validated
 from cluster.training.run import learn
 from cluster.workers.open import open_pool
 from meta.engine.arithmetic import fix_arithmetic
+from meta.engine.choice import Choice
 
 LOST = 0.5  # share of diverged validation tasks from which on a trial is given up
 
@@ -97,10 +99,18 @@ def opened(study: Study, values: Mapping[str, Any], name: str, path: Path) -> tu
     config, folder = study.config(values), RunFolder(path)
     if not (path / "run.json").exists():
         setup = build(config)
-        folder = plan(config, name, setup.choice, path, setup.family.spec.data, setup.frozen)
+        folder = plan(config, name, _choice(setup), path, setup.family.spec.data, setup.frozen)
         folder.settle("config.yaml", config.to_yaml())
     write_file(path / "config.yaml", config.to_yaml().encode())
     return with_engine_of(folder, config), folder
+
+
+def _choice(setup: Setup) -> Choice:
+    """The engine of a trial, chosen on a worker where workers have GPUs: a trial's own process has none of them."""
+    cluster = setup.config.cluster
+    if cluster.gpus_per_worker > 0 and cluster.workers != 0:
+        return tried_on_a_worker(setup.config)
+    return setup.placed().choice
 
 
 def _train(config: Config, folder: RunFolder, report: Report) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 
 from cluster.config.schema import Config
+from cluster.workers.gpus import require_gpu_here
 from cluster.workers.worker import Work
 from meta.context import Context, context
 from meta.engine.choice import Choice
@@ -15,6 +16,7 @@ from meta.engine.strategies import Limits
 from meta.params import Layout, Params
 from tasks.family import Split
 
+CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -28,8 +30,8 @@ class BaseSetup(ABC):
         layout: the parameters' places in θ.
         frozen: names of the parameters that the outer loop leaves alone.
         dtype: type of θ.
-        device: where workers compute.
         seed: of θ, tasks and rollouts.
+        device: where this process computes: the processor, unless it is a worker; see :meth:`placed`.
     """
 
     config: Config
@@ -37,8 +39,8 @@ class BaseSetup(ABC):
     layout: Layout
     frozen: tuple[str, ...]
     dtype: torch.dtype
-    device: torch.device
     seed: int
+    device: torch.device = CPU
 
     family: Any
     algorithm: Any
@@ -53,6 +55,15 @@ class BaseSetup(ABC):
             return replace(self, config=config)
         built: Self = self.builder(config)  # type: ignore[assignment]
         return built
+
+    def placed(self) -> Self:
+        """The set-up as a worker computes with it: on its GPU, if the configuration gives it one.
+
+        Raises:
+            ConfigError: if it does and there is none here.
+        """
+        require_gpu_here(self.config.cluster)
+        return replace(self, device=torch.device("cuda")) if self.config.cluster.gpus_per_worker > 0 else self
 
     @property
     def limits(self) -> Limits:

@@ -179,7 +179,6 @@ def build_episodes(
     builder: Callable[[Config], BaseSetup],
     family: Family,
     dtype: torch.dtype,
-    device: torch.device,
 ) -> EpisodeSetup:
     """Construct model and algorithm for a family of drawn tasks.
 
@@ -188,7 +187,6 @@ def build_episodes(
         builder: builds the same set-up in another process.
         family: where episodes come from.
         dtype: type of θ.
-        device: where workers compute.
 
     Raises:
         ConfigError: if the parts do not fit together.
@@ -213,7 +211,6 @@ def build_episodes(
         builder=builder,
         layout=Layout.of(params),
         dtype=dtype,
-        device=device,
         seed=config.seed,
     )
 

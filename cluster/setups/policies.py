@@ -110,7 +110,6 @@ def build_policies(
     builder: Callable[[Config], BaseSetup],
     family: EnvironmentFamily,
     dtype: torch.dtype,
-    device: torch.device,
 ) -> PolicySetup:
     """Construct policy and algorithm for a family of environments.
 
@@ -119,7 +118,6 @@ def build_policies(
         builder: builds the same set-up in another process.
         family: the environments.
         dtype: type of θ.
-        device: where workers compute.
 
     Raises:
         ConfigError: if the parts do not fit together.
@@ -137,7 +135,6 @@ def build_policies(
         builder=builder,
         layout=Layout.of(params),
         dtype=dtype,
-        device=device,
         seed=config.seed,
     )
 

@@ -139,6 +139,7 @@ class OuterOptimizer:
         Raises:
             CheckpointError: if a name is of no parameter or group of this optimizer.
         """
+        self._optimizer.state.clear()  # of steps after those that the state is of
         for full, tensor in sorted(state.items()):
             value = tensor.item() if full.endswith(NUMBER) else tensor.clone()
             path = full.removesuffix(NUMBER)

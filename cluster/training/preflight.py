@@ -1,29 +1,74 @@
 """A small trial of the whole path before the first outer step: an error that would come after hours comes at once.
 
-On the driver: the optimizer, and meta-gradient, scores, predictions, checkpoint and a figure of one task, in the
-strategy of the run. On the workers: meta-gradient and scores of one task each. Parts of metaray itself are not tried
-where nothing about them depends on the machine.
+On the driver, or on one worker where workers have GPUs that the driver may not have: the optimizer, and meta-gradient,
+scores, predictions, checkpoint and a figure of one task, in the strategy of the run. On all workers: meta-gradient and
+scores of one task each. Parts of metaray itself are not tried where nothing about them depends on the machine.
 """
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from cluster.config.outer import optimizer_class
+from cluster.config.schema import Config
 from cluster.errors import ConfigError, MetarayError
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
-from cluster.setups.build import Setup
+from cluster.setups.build import Setup, build
 from cluster.training.learner import Learner
+from cluster.workers.auto import gpus_elsewhere
 from cluster.workers.messages import GradientRequest, ScoresRequest, TaskRange
+from cluster.workers.open import shared_session
 from cluster.workers.pool import Pool
+from meta.engine.choice import Choice
 from meta.params import Params
+
+
+def tried(setup: Setup) -> Choice:
+    """The engine of a run, after a trial of the whole path: here, or on a worker where workers have GPUs of their own.
+
+    Raises:
+        ConfigError: naming the part that fails, and why.
+        ClusterError: if the cluster has no room for a worker.
+    """
+    if not gpus_elsewhere(setup.config):
+        return _tried_here(setup.placed())
+    with shared_session(setup.config):
+        return tried_on_a_worker(setup.config)
+
+
+def tried_on_a_worker(config: Config) -> Choice:
+    """The engine of a run, after a trial of the whole path in a process with the GPUs of a worker.
+
+    Args:
+        config: the run's, in an open Ray session.
+
+    Raises:
+        ConfigError: naming the part that fails, and why.
+        ClusterError: if the cluster has no room for a worker.
+    """
+    from cluster.workers.remote import on_a_worker  # Ray is loaded only where it is used
+
+    return Choice(**json.loads(on_a_worker(config, _tried_there)))
+
+
+def _tried_there(config: Config) -> str:
+    return json.dumps(_tried_here(build(config).placed())._asdict())
+
+
+def _tried_here(setup: Setup) -> Choice:
+    require_path(setup)
+    return setup.choice
 
 
 def require_path(setup: Setup) -> None:
     """Run everything that a training will do, on one task, in this process.
+
+    Args:
+        setup: on the device of the workers.
 
     Raises:
         ConfigError: naming the part that fails, and why.

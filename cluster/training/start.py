@@ -13,7 +13,7 @@ from cluster.runs.folder import RunFolder, place, plan, require_name
 from cluster.runs.metrics import recorded
 from cluster.setups.build import Setup, build
 from cluster.tracking import require_own_checkpoints
-from cluster.training.preflight import require_path
+from cluster.training.preflight import tried
 from meta.engine.choice import fallen_back
 
 
@@ -64,10 +64,10 @@ def begin(config: Config, name: str, path: Path | None = None) -> Start:
         ConfigError: if the parts do not fit together, or one fails on a single task.
     """
     setup = build(config)
-    require_path(setup)
-    if setup.choice.warning:
-        warn(setup.choice.warning)
-    folder = plan(config, name, setup.choice, path, setup.data, setup.frozen)
+    choice = tried(setup)
+    if choice.warning:
+        warn(choice.warning)
+    folder = plan(config, name, choice, path, setup.data, setup.frozen)
     return _under_its_engine(config, folder, setup)
 
 

@@ -37,7 +37,7 @@ class WorkerActor:
 
     def __init__(self, builder: Callable[[Config], Workable], config: Config) -> None:
         """Build the set-up from its configuration, and the worker."""
-        setup = builder(config)
+        setup = builder(config).placed()
         self._worker = Worker(setup)
         self._data, self._dtype = setup.data, np.dtype(config.dtype)
 

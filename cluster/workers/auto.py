@@ -113,12 +113,22 @@ def _count(setup: Workable, requests: Sequence[Request], batches: int) -> Worker
 
 def elsewhere(config: Config) -> bool:
     """Whether workers run where this process cannot measure for them."""
-    return config.cluster.address != "local" or in_job() or config.cluster.gpus_per_worker > 0
+    return _joins(config) or config.cluster.gpus_per_worker > 0
+
+
+def gpus_elsewhere(config: Config) -> bool:
+    """Whether workers have GPUs that this process may not have."""
+    return config.cluster.gpus_per_worker > 0 and config.cluster.workers != 0 and _joins(config)
+
+
+def _joins(config: Config) -> bool:
+    """Whether the workers run on a cluster that the command joins."""
+    return config.cluster.address != "local" or in_job()
 
 
 def _timed(setup: Workable, request: Request, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds that a request takes, what is compiled for it left out."""
-    worker = Worker(setup)
+    worker = Worker(setup.placed())
     theta: Flat = setup.layout.flatten(setup.initial_params()).numpy()
 
     def once() -> float:

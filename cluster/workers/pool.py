@@ -129,7 +129,7 @@ class InlinePool:
         self.events: list[Event] = []
         self.workers = 0
         self._level = level_of(setup, 1, 1)
-        self._worker = Worker(setup)
+        self._worker = Worker(setup.placed())
         self._waiting: deque[tuple[Ticket, Request, Flat, Flat | None]] = deque()
 
     @property

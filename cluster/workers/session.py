@@ -4,18 +4,21 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.state import state
 from ray.job_config import JobConfig
 
 from cluster.config.sections import ClusterConfig
 from cluster.errors import ClusterError, ConfigError
 from cluster.own_packages import HOME
 from cluster.runs.lasting import in_job
+from cluster.workers.gpus import require_gpu_here, require_gpus
 
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 LONGEST_SOCKET = 107  # bytes, on Linux
@@ -37,15 +40,18 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
 
     Raises:
         ClusterError: if no cluster answers at the address.
+        ConfigError: if workers are to have GPUs and there are none.
     """
     if ray.is_initialized():
         yield
         return
+    # Ray tells the command of a job where its cluster is, which it then finds by 'auto'.
+    address = "auto" if config.address == "local" and in_job() else config.address
+    if address == "local":
+        require_gpu_here(config)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        # Ray tells the command of a job where its cluster is, which it then finds by 'auto'.
-        address = "auto" if config.address == "local" and in_job() else config.address
         if address == "local":
             _start_local(config, at_once)
         else:
@@ -61,6 +67,9 @@ def ray_session(config: ClusterConfig, at_once: int = 1) -> Iterator[None]:
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or ~/.ray/auth_token"
         ) from error
     try:
+        if address != "local" and config.workers != 0:
+            nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+            require_gpus(config, nodes(), state.get_max_resources_from_cluster_config())
         yield
     finally:
         ray.shutdown()

@@ -1,7 +1,7 @@
 """A worker computes requests about either kind of tasks. It is a plain class."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -61,7 +61,11 @@ class Workable(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Device on which workers compute."""
+        """Device on which this process computes."""
+        ...
+
+    def placed(self) -> Self:
+        """The set-up on the device on which workers compute."""
         ...
 
     def initial_params(self) -> Params:
@@ -138,7 +142,8 @@ class _Received:
     """Memory of torch's own for a vector that arrives: its alignment never varies; see :func:`meta.episode.place`."""
 
     def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._host = torch.empty(size, dtype=dtype)
+        # From pinned memory the copy to a GPU needs no other copy before it.
+        self._host = torch.empty(size, dtype=dtype, pin_memory=device.type == "cuda")
         self._there = self._host.to(device)
 
     def take(self, vector: Flat) -> torch.Tensor:

@@ -39,6 +39,7 @@ DOORS = {
             "cluster.workers.member",
             "cluster.workers.nodes",
             "cluster.workers.ray_pool",
+            "cluster.workers.remote",
             "cluster.workers.session",
         ),
         *(f"cluster.search.{module}" for module in ("halving", "schedulers", "tuner", "watch")),
