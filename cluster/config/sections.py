@@ -201,6 +201,8 @@ class ClusterConfig(Section):
     """``cluster``: where the work is done. Only ``threads``, ``memory`` and GPU or not change bits of θ."""
 
     workers: CountOrNone | Literal["auto"] = "auto"
+    min_workers: CountOrNone = 0
+    max_workers: Count | None = None
     threads: Count = 1
     memory: Positive = 2000.0
     gpus_per_worker: NonNegative = 0.0
@@ -219,6 +221,26 @@ class ClusterConfig(Section):
         if self.workers == "auto":
             raise TypeError("expected cluster.workers to be settled, received 'auto'")
         return self.workers
+
+    @property
+    def least(self) -> int:
+        """Workers that have to be there before a run with workers begins."""
+        return max(1, self.min_workers)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.workers != "auto" and self.max_workers is not None:
+            raise ValueError(
+                f"max_workers: expected only beside workers: auto, received {self.max_workers} with workers: "
+                f"{self.workers}; leave one of the two out"
+            )
+        most = self.max_workers if self.workers == "auto" else self.workers
+        if most is not None and self.min_workers > most:
+            raise ValueError(
+                f"min_workers: expected at most {most}, the number of workers that are asked for, received "
+                f"{self.min_workers}; lower it, or raise {'max_workers' if self.workers == 'auto' else 'workers'}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

@@ -224,12 +224,15 @@ def _with_workers(start: Start) -> Start:
 
 def _idle_workers(config: Config) -> list[str]:
     """A warning where there are more workers than shards."""
-    if config.cluster.workers == "auto" or config.cluster.workers <= config.shards:
+    key, workers = "workers", config.cluster.workers
+    if workers == "auto":
+        key, workers = "min_workers", config.cluster.min_workers
+    if workers <= config.shards:
         return []
     return [
-        f"cluster.workers is {config.cluster.workers}, but a meta-batch of {config.meta_batch} tasks in shards of "
+        f"cluster.{key} is {workers}, but a meta-batch of {config.meta_batch} tasks in shards of "
         f"{config.shard_size} makes {config.shards} shards: the other workers only help with evaluations; lower "
-        "cluster.workers, or shard, which changes bits of θ"
+        f"cluster.{key}, or shard, which changes bits of θ"
     ]
 
 

@@ -7,7 +7,7 @@ resumption.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self, TypeVar
 
 from cluster.config.schema import Config
@@ -20,7 +20,7 @@ from meta.engine.machine import available_cores
 START = 10.0  # seconds until Ray and the workers have started on one machine
 PER_STEP = 4e-4  # seconds that handing out a batch of requests and waking up for it takes
 PER_SHARD = 1e-4  # seconds of the driver for a request and its reply
-LONG = 1.0  # seconds; a first shard that takes longer is timed once more, one that takes ten times as long not at all
+LONG = 1.0  # seconds; a first task that takes longer is timed once more, one that takes ten times as long not at all
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,17 @@ def settled(setup: S, requests: Sequence[Request], batches: int = 1) -> tuple[S,
 
 def _count(setup: Workable, requests: Sequence[Request], batches: int) -> WorkerCount:
     config = setup.config
-    cores = max(1, available_cores() // config.cluster.threads)
+    limits = config.cluster
+    cores = min(max(1, available_cores() // limits.threads), limits.max_workers or len(requests))
     try:
         shard = _timed(setup, requests[0])
     except EngineError as error:  # which the workers will say too, and the run then falls back
-        return WorkerCount(min(cores, len(requests)), f"one a core, since no shard could be timed: {error}")
-    return choose(shard, len(requests), batches, cores)
+        workers = max(min(cores, len(requests)), limits.min_workers)
+        return WorkerCount(workers, f"one a core, since no shard could be timed: {error}")
+    count = choose(shard, len(requests), batches, cores)
+    if count.workers < limits.min_workers:
+        return WorkerCount(limits.min_workers, f"cluster.min_workers; {count.reason}")
+    return count
 
 
 def elsewhere(config: Config) -> bool:
@@ -127,16 +132,25 @@ def _joins(config: Config) -> bool:
 
 
 def _timed(setup: Workable, request: Request, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that a request takes, what is compiled for it left out."""
+    """Seconds that a request takes, what is compiled for it left out.
+
+    One task is timed, and then as many of the request's as take a second, so that no length of it makes this long.
+    """
     worker = Worker(setup.placed())
     theta: Flat = setup.layout.flatten(setup.initial_params()).numpy()
+    first, tasks = request.tasks, len(request.tasks.indices)
 
-    def once() -> float:
+    def once(count: int) -> float:
+        part = replace(request, tasks=replace(first, stop=first.start + count))
         began = clock()
-        worker.run(request, theta)
+        worker.run(part, theta)
         return clock() - began
 
-    first = once()
-    if first > 10 * LONG:
-        return first
-    return once() if first > LONG else min(once(), once())
+    one = once(1)
+    if one <= 10 * LONG:
+        one = once(1) if one > LONG else min(once(1), once(1))
+    count = min(tasks, int(LONG / one))
+    if count < 2:
+        return tasks * one
+    once(count)  # another shape may be compiled anew
+    return tasks / count * min(once(count), once(count))

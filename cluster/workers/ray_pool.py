@@ -11,18 +11,18 @@ from typing import Any
 
 import ray
 
-from cluster.config.schema import Config
 from cluster.errors import ClusterError
 from cluster.interrupts import StopFlag
-from cluster.progress import warn
+from cluster.progress import say, warn
 from cluster.workers.actor import start_actor
-from cluster.workers.arithmetic import Arithmetic, differences
+from cluster.workers.arithmetic import Arithmetic, require_same_arithmetic, require_same_data
+from cluster.workers.autoscaler import Request as NodesRequest
 from cluster.workers.ledger import Ledger
 from cluster.workers.member import Member, fault
 from cluster.workers.messages import Flat, Reply, Request
 from cluster.workers.nodes import Nodes, label
 from cluster.workers.pool import Ticket, level_of
-from cluster.workers.room import amounts, short_of_room
+from cluster.workers.room import amounts, requested, short_of_room, waiting_for_room
 from cluster.workers.schedule import Job, Schedule
 from cluster.workers.transport.hub import Hub
 from cluster.workers.transport.link import Link, LinkClosed, Message
@@ -31,6 +31,7 @@ from cluster.workers.wire import decode_reply, encode_request
 from cluster.workers.worker import Workable
 
 MOST_SILENCES = 3  # workers in turn that give no reply to one request: then it is the request that takes too long
+ROOM_SECONDS = 30.0  # that a worker takes to start; who takes longer waits for room
 REMEDY = "look for memory or node failures, or raise cluster.max_failures"
 LONGEST_WAIT = 0.5  # seconds between two looks at what Ray knows and at deadlines
 
@@ -39,17 +40,18 @@ class RayPool:
     """``cluster.workers`` actors on the connected Ray cluster."""
 
     def __init__(self, setup: Workable, stop: StopFlag | None = None) -> None:
-        """Start the actors and wait until the first of them is ready.
+        """Start the actors and wait until as many of them are ready as a run begins with.
 
         Args:
             setup: what workers are built from.
             stop: set when more workers are lost than ``cluster.max_failures`` allows; without it that is an error.
 
         Raises:
-            ClusterError: if none is within ``cluster.start_timeout`` seconds, or one has other data than we have.
+            ClusterError: if ``cluster.min_workers``, or one, are not within ``cluster.start_timeout`` seconds, or one
+                has other data than we have.
         """
         self._setup, self._config, self._stop = setup, setup.config, stop
-        self.workers = _number(self._config)
+        self.workers = requested(self._config)
         self._ledger = Ledger(most=self._most_failures, window=self._config.cluster.failure_window)
         self.failures, self.events = self._ledger.failures, self._ledger.events
         self._failed_in_a_row = 0
@@ -65,26 +67,43 @@ class RayPool:
         self._vectors = Vectors()
         own_address: Callable[[], str] = ray.util.get_node_ip_address
         self._hub = Hub(own_address())
+        self._waiting = 0  # workers without room
+        self._request: NodesRequest | None = None
         try:
             for number in range(self.workers):
                 self._start(number)
-            while not self._by_link:
-                self._advance(LONGEST_WAIT)
+            total = _resources(ray.cluster_resources)
+            self._request = NodesRequest(self._config.cluster, self.workers, total)
+            self._wait_for_workers()
             if warning := self._short_of_room():
                 warn(warning)
+            elif self._request.made:
+                say(waiting_for_room(self._config.cluster, self.workers, len(self._by_link), total))
         except BaseException:
             self.close()
             raise
 
+    def _wait_for_workers(self) -> None:
+        """Wait until as many workers are ready as the run begins with."""
+        began, limits = time.monotonic(), self._config.cluster
+        while len(self._by_link) < limits.least:
+            self._advance(LONGEST_WAIT)
+            if self._by_link and time.monotonic() - began > limits.start_timeout:
+                raise ClusterError(
+                    f"cluster.min_workers: expected {limits.least} workers within {limits.start_timeout:g} s, received "
+                    f"{len(self._by_link)}; the cluster has {amounts(_resources(ray.cluster_resources))} in all and "
+                    f"{amounts(_resources(ray.available_resources))} free. Lower cluster.min_workers, add nodes, or "
+                    "raise cluster.start_timeout"
+                )
+
     @property
     def warnings(self) -> list[str]:
         """Warnings about workers that were asked for and not there."""
-        requested = self.workers
-        if self._most >= requested or self._config.cluster.workers == "auto":
+        if self._most >= self.workers or self._config.cluster.workers == "auto":
             return []
         return [
             self._short_of_room()
-            or f"cluster.workers: {requested} workers were asked for, {self._most} took part; the others had not "
+            or f"cluster.workers: {self.workers} workers were asked for, {self._most} took part; the others had not "
             "started when the run ended"
         ]
 
@@ -98,8 +117,8 @@ class RayPool:
 
     @property
     def level(self) -> int:
-        """Blocks as large as keep equal workers busy; finer ones where some are slow or missing."""
-        return level_of(self._setup, self.workers, self._schedule.fast)
+        """Blocks as large as keep equal workers busy; finer ones where some are slow, or missing for a moment."""
+        return level_of(self._setup, max(1, self.workers - self._waiting), self._schedule.fast)
 
     def submit(
         self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
@@ -135,6 +154,8 @@ class RayPool:
         """Kill the actors."""
         members, self._members = self._members, {}
         self._by_link.clear()
+        if self._request is not None:
+            self._request.withdraw()
         for member in members.values():
             ray.kill(member.actor)
         self._nodes.close()
@@ -193,8 +214,9 @@ class RayPool:
         if member is None or member.link is not None:
             self._hub.drop(link)  # one that was given up while it started
             return
-        self._require_same_data(hello["data"])
-        self._require_same_arithmetic(hello["arithmetic"])
+        require_same_data(self._setup.data, hello["data"])
+        self._arithmetic = self._arithmetic or hello["arithmetic"]
+        require_same_arithmetic(self._arithmetic, hello["arithmetic"], mixed=self._config.cluster.mixed)
         member.link, member.pid, member.heard = link, hello["pid"], time.monotonic()
         member.receiver = Receiver(shares_memory=link.shares_memory)
         member.node, member.host = hello["node"], hello["host"]
@@ -217,25 +239,6 @@ class RayPool:
         buffer = member.numbers(message).view(dtype)
         self._vectors.settle(job.vectors)
         job.ticket.deliver(decode_reply(job.request, header["reply"], buffer))
-
-    def _require_same_data(self, data: str) -> None:
-        """Refuse a worker whose machine has other data at the place that the configuration names."""
-        if data != self._setup.data:
-            raise ClusterError(
-                f"expected data of fingerprint {self._setup.data or 'none'} on every machine, a worker found "
-                f"{data or 'none'}; copy the same store to all of them, or set task.root to an address that all reach"
-            )
-
-    def _require_same_arithmetic(self, own: Arithmetic) -> None:
-        """Refuse a worker whose arithmetic may give other bits than that of the first."""
-        if self._arithmetic is None:
-            self._arithmetic = own
-        elif (unlike := differences(self._arithmetic, own)) and not self._config.cluster.mixed:
-            raise ClusterError(
-                f"expected workers on machines of one kind, received two that differ in {'; '.join(unlike)}: which of "
-                "them computes a shard would decide bits of θ. Use machines of one kind, or set cluster.mixed=true, "
-                "which promises nearly the same θ instead of the same bits"
-            )
 
     def _ask_ray(self) -> None:
         """Look at workers whose call has ended: one could not be built, or its process has died while it started."""
@@ -310,6 +313,9 @@ class RayPool:
     def _check_deadlines(self) -> None:
         """Give up on workers that have been silent for too long, and on a cluster that has room for none."""
         now, limits = time.monotonic(), self._config.cluster
+        self._waiting = sum(one.link is None and now - one.since > ROOM_SECONDS for one in self._members.values())
+        if (there := self.workers - self._waiting) < limits.min_workers:
+            warn(f"cluster.min_workers: {there} of {limits.min_workers} workers have room; going on with fewer")
         for member in list(self._by_link.values()):
             if now - member.heard > limits.heartbeat_timeout:
                 self._replace(member, f"no sign of life for {limits.heartbeat_timeout:g} s", hung=True)
@@ -325,13 +331,6 @@ class RayPool:
                 f"{limits.start_timeout:g} s; the cluster has {amounts(total)} in all and {amounts(free)} free. Lower "
                 "cluster.threads or cluster.gpus_per_worker, or add nodes"
             )
-
-
-def _number(config: Config) -> int:
-    """The number of workers: as asked for, or one a shard; those that find no room wait for nodes to join."""
-    if config.cluster.workers != "auto":
-        return config.cluster.workers
-    return config.shards
 
 
 def _resources(ask: Callable[[], dict[str, float]]) -> dict[str, float]:

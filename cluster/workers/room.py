@@ -1,10 +1,19 @@
-"""How many workers a cluster has room for, out of what Ray tells of its resources."""
+"""How many workers are asked for, and how many a cluster has room for, out of what Ray tells of its resources."""
 
 from collections.abc import Mapping
 
+from cluster.config.schema import Config
 from cluster.config.sections import ClusterConfig
 
 Resources = Mapping[str, float]
+
+
+def requested(config: Config) -> int:
+    """Workers that a pool asks for: the configuration's number, or one a shard between its bounds."""
+    limits = config.cluster
+    if limits.workers != "auto":
+        return limits.workers
+    return max(limits.least, min(config.shards, limits.max_workers or config.shards))
 
 
 def room(limits: ClusterConfig, total: Resources) -> int:
@@ -29,17 +38,32 @@ def amounts(resources: Resources) -> str:
     return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
 
 
-def short_of_room(limits: ClusterConfig, requested: int, total: Resources) -> str | None:
+def short_of_room(limits: ClusterConfig, workers: int, total: Resources) -> str | None:
     """A warning if a cluster has room for fewer workers than are asked for.
 
     Args:
         limits: what each takes.
-        requested: workers asked for.
+        workers: how many are asked for.
         total: the cluster's resources.
     """
-    if limits.workers == "auto" or (there := room(limits, total)) >= requested:
+    if limits.workers == "auto" or (there := room(limits, total)) >= workers:
         return None
     return (
-        f"cluster.workers: {requested} workers were asked for, the cluster has room for {there} ({amounts(total)} in "
+        f"cluster.workers: {workers} workers were asked for, the cluster has room for {there} ({amounts(total)} in "
         "all); lower cluster.workers, or add nodes"
+    )
+
+
+def waiting_for_room(limits: ClusterConfig, most: int, ready: int, total: Resources) -> str:
+    """Line that says with how many workers an elastic run begins.
+
+    Args:
+        limits: what each takes.
+        most: workers that it may grow to.
+        ready: workers that are there.
+        total: the cluster's resources.
+    """
+    return (
+        f"cluster.workers: beginning with {ready}; the cluster has room for {room(limits, total)} ({amounts(total)} in "
+        f"all), and up to {most} take part when nodes join"
     )

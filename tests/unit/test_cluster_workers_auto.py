@@ -1,5 +1,8 @@
 """The number of workers that pays: none for shards of microseconds, all cores for long ones."""
 
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +13,8 @@ from cluster.config.schema import parse, with_overrides
 from cluster.errors import ConfigError, EngineError
 from cluster.setups.build import build
 from cluster.workers import auto
-from cluster.workers.messages import gradient_requests
+from cluster.workers.messages import Request, gradient_requests
+from cluster.workers.worker import Worker
 
 BASE: dict[str, Any] = {
     "task": {"family": "sinusoid", "shot": 5, "query": 5},
@@ -97,13 +101,73 @@ def test_an_engine_that_cannot_run_here_is_left_for_the_workers_to_say(monkeypat
     assert "no compiler" in reason
 
 
-def test_compiling_is_left_out_of_the_time() -> None:
-    config = parse(with_overrides(BASE, []))
-    times = iter([0.0, 0.9, 1.0, 1.2, 2.0, 2.1])
-    request = gradient_requests(0, 4, config.shard_size)[0]
-    assert auto._timed(build(config), request, clock=lambda: next(times)) == pytest.approx(0.1)
+def timed(monkeypatch: pytest.MonkeyPatch, tasks: int, seconds: Callable[[int, int], float]) -> tuple[float, float]:
+    """A shard's estimated seconds, and those that estimating took.
+
+    Args:
+        monkeypatch: replaces the worker.
+        tasks: of the shard.
+        seconds: that a call takes, by its number and its number of tasks.
+    """
+    clock, calls = SimpleNamespace(now=0.0), itertools.count()
+
+    def run(worker: Worker, request: Request, theta: object) -> None:
+        clock.now += seconds(next(calls), len(request.tasks.indices))
+
+    monkeypatch.setattr(Worker, "run", run)
+    config = parse(with_overrides(BASE, [f"meta_batch={tasks}", f"shard={tasks}"]))
+    request = gradient_requests(0, tasks, tasks)[0]
+    return auto._timed(build(config), request, clock=lambda: clock.now), clock.now
+
+
+@pytest.mark.parametrize(
+    ("tasks", "first", "each", "estimate", "bound"),
+    [
+        pytest.param(4, 0.5, 0.001, 0.004, 1, id="compiling_is_left_out"),
+        pytest.param(1, 0.9, 0.1, 0.1, 2, id="a_shard_of_one_task"),
+        pytest.param(40, 0.1, 0.3, 12.0, 5, id="a_long_shard_is_estimated"),
+        pytest.param(40, 4.0, 4.0, 160.0, 9, id="rollouts_of_seconds"),
+        pytest.param(40, 60.0, 60.0, 2400.0, 61, id="a_task_of_a_minute_is_computed_once"),
+        pytest.param(100_000, 0.01, 1e-4, 10.0, 4, id="a_huge_shard"),
+    ],
+)
+def test_timing_a_shard_takes_seconds_whatever_its_length(monkeypatch, tasks, first, each, estimate, bound):
+    seconds, took = timed(monkeypatch, tasks, lambda call, count: first if call == 0 else count * each)
+    assert seconds == pytest.approx(estimate)
+    assert took < bound
+
+
+def test_tasks_that_are_computed_side_by_side_are_timed_together(monkeypatch):
+    seconds, _ = timed(monkeypatch, 50, lambda call, count: 0.015 + 0.0001 * count)
+    assert seconds == pytest.approx(0.02)
+
+
+def test_the_bounds_of_a_configuration_hold_for_this_machine_too(monkeypatch):
+    monkeypatch.setattr(auto, "available_cores", lambda: 8)
+    monkeypatch.setattr(auto, "_timed", lambda setup, request: 5.0)
+    assert settled(batches=100)[0].config.cluster.workers == 4
+    assert settled("cluster.max_workers=2", batches=100)[0].config.cluster.workers == 2
+    monkeypatch.setattr(auto, "_timed", lambda setup, request: 1e-4)
+    assert settled()[0].config.cluster.workers == 0
+    setup, reason = settled("cluster.min_workers=2")
+    assert setup.config.cluster.workers == 2
+    assert reason.startswith("cluster.min_workers; a shard takes 0.1 ms")
 
 
 def test_words_other_than_auto_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.workers"):
         parse(with_overrides(BASE, ["cluster.workers=many"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["cluster.workers=4", "cluster.max_workers=8"], "max_workers: expected only beside workers: auto"),
+        (["cluster.workers=4", "cluster.min_workers=5"], "min_workers: expected at most 4.*or raise workers"),
+        (["cluster.min_workers=5", "cluster.max_workers=4"], "min_workers: expected at most 4.*or raise max_workers"),
+        (["cluster.max_workers=0"], "max_workers"),
+    ],
+)
+def test_bounds_that_contradict_each_other_are_refused(overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        parse(with_overrides(BASE, overrides))

@@ -9,11 +9,14 @@ import pytest
 from cluster.config.schema import parse, with_overrides
 from cluster.errors import ClusterError
 from cluster.interrupts import StopFlag
+from cluster.progress import forget_warnings
 from cluster.workers import ray_pool
+from cluster.workers.arithmetic import require_same_arithmetic, require_same_data
 from cluster.workers.ledger import Ledger
 from cluster.workers.messages import GradientRequest, TaskRange
 from cluster.workers.nodes import Change
 from cluster.workers.pool import Ticket
+from cluster.workers.room import requested
 from cluster.workers.schedule import Job, Schedule
 from cluster.workers.vectors import Receiver, Vectors
 
@@ -43,7 +46,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Any:
     made._schedule.on_slow = made._on_slow
     made._vectors = Vectors()
     made._hub = SimpleNamespace(drop=lambda link: None)  # type: ignore[assignment]
-    made._members, made._by_link = {}, {}
+    made._members, made._by_link, made._waiting = {}, {}, 0
 
     def start(number: int) -> None:
         link: Any = Sink()
@@ -166,16 +169,19 @@ def test_a_run_gives_up_when_workers_are_lost_in_a_row_but_not_for_one_node(pool
         pool._replace(pool._members[0], "NodeDiedError")
 
 
-def test_workers_on_machines_of_two_kinds_are_refused_unless_asked_for(pool: Any) -> None:
-    pool._arithmetic = None
+def test_workers_on_machines_of_two_kinds_are_refused_unless_asked_for() -> None:
     one = {"processor": "x86_64", "instructions": "AVX2", "torch": "2.13.0"}
-    pool._require_same_arithmetic(one)
-    pool._require_same_arithmetic(dict(one))
+    require_same_arithmetic(one, dict(one), mixed=False)
     other = one | {"instructions": "AVX512"}
     with pytest.raises(ClusterError, match=r"instructions: AVX2 and AVX512.*cluster\.mixed=true"):
-        pool._require_same_arithmetic(other)
-    pool._config = parse(with_overrides(BASE, ["cluster.mixed=true"]))
-    pool._require_same_arithmetic(other)
+        require_same_arithmetic(one, other, mixed=False)
+    require_same_arithmetic(one, other, mixed=True)
+
+
+def test_workers_with_other_data_are_refused() -> None:
+    require_same_data("a1", "a1")
+    with pytest.raises(ClusterError, match="fingerprint a1 on every machine, a worker found none"):
+        require_same_data("a1", "")
 
 
 def test_a_cluster_with_room_for_fewer_workers_is_a_warning_with_both_numbers(pool: Any) -> None:
@@ -192,11 +198,57 @@ def test_a_cluster_with_room_for_fewer_workers_is_a_warning_with_both_numbers(po
 
 def test_on_a_cluster_auto_asks_for_a_worker_a_shard_without_a_warning(pool: Any) -> None:
     config = parse(with_overrides(BASE, ["meta_batch=40", "cluster.address=10.0.0.1:6379"]))
-    assert ray_pool._number(config) == 14  # shards of three
+    assert requested(config) == 14  # shards of three
     pool._config, pool.workers, pool._most = config, 14, 2
     ray_pool.ray.cluster_resources = lambda: {"CPU": 2.0}
     assert pool.warnings == []
     assert pool._short_of_room() is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "workers"),
+    [
+        (["cluster.max_workers=5"], 5),
+        (["cluster.max_workers=50"], 14),
+        (["cluster.min_workers=3"], 14),
+        (["cluster.min_workers=20"], 20),
+        (["cluster.workers=9", "cluster.min_workers=3"], 9),
+    ],
+)
+def test_an_elastic_pool_asks_for_a_worker_a_shard_within_its_bounds(overrides: list[str], workers: int) -> None:
+    assert requested(parse(with_overrides(BASE, ["meta_batch=40", *overrides]))) == workers
+
+
+def test_a_run_waits_for_the_fewest_workers_that_it_may_have(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool._config = parse(with_overrides(BASE, ["cluster.min_workers=2", "cluster.start_timeout=60"]))
+    ray_pool.ray.cluster_resources = lambda: {"CPU": 1.0}
+    ray_pool.ray.available_resources = lambda: {"CPU": 0.0}
+    began = pool.clock.now
+
+    def advance(timeout: float) -> None:
+        pool.clock.now += timeout
+        if pool.clock.now - began > 30:
+            pool._start(1)
+
+    monkeypatch.setattr(pool, "_advance", lambda timeout: setattr(pool.clock, "now", pool.clock.now + timeout))
+    with pytest.raises(ClusterError, match=r"min_workers: expected 2 workers within 60 s, received 1; .* 1 CPU"):
+        pool._wait_for_workers()
+    began = pool.clock.now
+    monkeypatch.setattr(pool, "_advance", advance)
+    pool._wait_for_workers()
+    assert 30 < pool.clock.now - began < 32
+
+
+def test_going_on_with_fewer_than_the_fewest_is_said(pool: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    forget_warnings()
+    pool._config, pool.workers = parse(with_overrides(BASE, ["cluster.min_workers=2"])), 2
+    pool._members[1] = ray_pool.Member(1, None, None, pool.clock.now)  # waits for room
+    pool._check_deadlines()
+    assert capsys.readouterr().err == ""
+    pool.clock.now += 31
+    heard(pool)
+    pool._check_deadlines()
+    assert "cluster.min_workers: 1 of 2 workers have room; going on with fewer" in capsys.readouterr().err
 
 
 def test_blocks_are_finer_where_workers_are_missing_or_slow(pool: Any) -> None:
@@ -206,5 +258,8 @@ def test_blocks_are_finer_where_workers_are_missing_or_slow(pool: Any) -> None:
     assert pool.level == 4
     pool.workers = 2  # of which one is there
     assert pool.level == 2
+    pool._waiting = 1  # for room: it will not come soon
+    assert pool.level == 4
+    pool._waiting = 0
     pool._setup.adds_shards = False
     assert pool.level == 0

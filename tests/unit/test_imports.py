@@ -33,6 +33,7 @@ DOORS = {
     "ray": {
         *(
             "cluster.workers.actor",
+            "cluster.workers.autoscaler",
             "cluster.bench.ray_serve",
             "cluster.jobs.client",
             "cluster.workers.head",
