@@ -9,6 +9,7 @@ from cluster.errors import EngineError
 from cluster.progress import warn
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.engine import with_engine_of
+from cluster.runs.events import read_events
 from cluster.runs.folder import RunFolder, place, plan, require_name
 from cluster.runs.metrics import recorded
 from cluster.setups.build import Setup, build
@@ -49,6 +50,7 @@ def resume(config: Config, folder: RunFolder) -> Start:
     checkpoints.require_config(str(folder.path), folder.config, config, moved=moved)
     require_own_checkpoints(folder)
     recorded(folder.metrics_path)
+    read_events(folder.events_path)
     return _under_its_engine(config, folder, build(with_engine_of(folder, config)))
 
 

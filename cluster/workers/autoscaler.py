@@ -10,6 +10,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.placement_group import get_current_placement_group
 
 from cluster.config.sections import ClusterConfig
+from cluster.workers.head import answers
 from cluster.workers.room import Resources, room
 
 
@@ -30,7 +31,7 @@ class Request:
 
     def withdraw(self) -> None:
         """Let the cluster shrink again. May be called twice."""
-        if self.made and ray.is_initialized():
+        if self.made and answers(ray.get_runtime_context().gcs_address):  # a lost head has no autoscaler any more
             request_resources(bundles=[])
         self.made = False
 

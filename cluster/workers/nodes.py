@@ -44,7 +44,10 @@ class Nodes:
         while not self._ended.wait(EVERY):
             if not answers(self._address):
                 continue  # the head's own watch says so
-            now = alive()
+            try:
+                now = alive()
+            except Exception:  # whatever Ray raises where its head is lost meanwhile
+                continue
             for node in self._alive.keys() - now.keys():
                 self._changes.put(Change(node, self._alive[node], joined=False))
             for node in now.keys() - self._alive.keys():

@@ -67,7 +67,7 @@ class RayPool:
         self._vectors = Vectors()
         own_address: Callable[[], str] = ray.util.get_node_ip_address
         self._hub = Hub(own_address())
-        self._waiting = 0  # workers without room
+        self._begun, self._waiting = False, 0  # workers without room
         self._request: NodesRequest | None = None
         try:
             for number in range(self.workers):
@@ -75,6 +75,7 @@ class RayPool:
             total = _resources(ray.cluster_resources)
             self._request = NodesRequest(self._config.cluster, self.workers, total)
             self._wait_for_workers()
+            self._begun = True
             if warning := self._short_of_room():
                 warn(warning)
             elif self._request.made:
@@ -154,13 +155,13 @@ class RayPool:
         """Kill the actors."""
         members, self._members = self._members, {}
         self._by_link.clear()
-        if self._request is not None:
-            self._request.withdraw()
         for member in members.values():
             ray.kill(member.actor)
         self._nodes.close()
         self._hub.close()
         self._vectors.close()
+        if self._request is not None:
+            self._request.withdraw()
 
     def _start(self, number: int) -> None:
         actor = start_actor(self._setup)
@@ -314,7 +315,7 @@ class RayPool:
         """Give up on workers that have been silent for too long, and on a cluster that has room for none."""
         now, limits = time.monotonic(), self._config.cluster
         self._waiting = sum(one.link is None and now - one.since > ROOM_SECONDS for one in self._members.values())
-        if (there := self.workers - self._waiting) < limits.min_workers:
+        if self._begun and (there := self.workers - self._waiting) < limits.min_workers:
             warn(f"cluster.min_workers: {there} of {limits.min_workers} workers have room; going on with fewer")
         for member in list(self._by_link.values()):
             if now - member.heard > limits.heartbeat_timeout:

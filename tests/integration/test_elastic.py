@@ -132,7 +132,7 @@ def test_a_run_grows_and_shrinks_with_the_cluster_and_changes_no_bit(make_config
 
 
 def test_fewer_workers_than_the_fewest_are_refused(make_config, outcome):
-    config = make_config(cluster__workers=3, cluster__min_workers=3, cluster__start_timeout=30)
+    config = make_config(cluster__workers=3, cluster__min_workers=3, cluster__start_timeout=90)
     script = """
 from ray.cluster_utils import Cluster
 from cluster.errors import ClusterError
@@ -147,5 +147,5 @@ ray.shutdown()
 cluster.shutdown()
 """
     result = outcome(script, config)
-    assert "cluster.min_workers: expected 3 workers within 30 s, received 2; the cluster has 2 CPU" in result["error"]
+    assert "cluster.min_workers: expected 3 workers within 90 s, received 2; the cluster has 2 CPU" in result["error"]
     assert result["left"] == []

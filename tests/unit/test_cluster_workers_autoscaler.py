@@ -15,7 +15,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     requests: list[Any] = []
     monkeypatch.setattr(autoscaler, "request_resources", lambda bundles: requests.append(bundles))
     monkeypatch.setattr(autoscaler, "get_current_placement_group", lambda: None)
-    monkeypatch.setattr(autoscaler, "ray", SimpleNamespace(is_initialized=lambda: True))
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    monkeypatch.setattr(autoscaler, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    monkeypatch.setattr(autoscaler, "answers", lambda address: address == context.gcs_address)
     return requests
 
 
@@ -27,6 +29,13 @@ def test_a_cluster_without_room_is_asked_to_grow_and_let_go_of_once(asked: list[
     request.withdraw()
     request.withdraw()
     assert asked[1:] == [[]]
+
+
+def test_a_lost_head_is_not_waited_for(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    request = autoscaler.Request(ClusterConfig(), 3, {})
+    monkeypatch.setattr(autoscaler, "answers", lambda address: False)
+    request.withdraw()
+    assert len(asked) == 1
 
 
 def test_a_cluster_with_room_is_not_asked(asked: list[Any]) -> None:

@@ -46,7 +46,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Any:
     made._schedule.on_slow = made._on_slow
     made._vectors = Vectors()
     made._hub = SimpleNamespace(drop=lambda link: None)  # type: ignore[assignment]
-    made._members, made._by_link, made._waiting = {}, {}, 0
+    made._members, made._by_link, made._waiting, made._begun = {}, {}, 0, True
 
     def start(number: int) -> None:
         link: Any = Sink()
