@@ -14,12 +14,14 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from cluster.errors import ConfigError
+from cluster.runs.events import EVENTS
 from cluster.runs.folder import read_json, write_json
 
 STATE, LOCK = "tracking.json", "tracking.lock"
 DESCRIPTIONS = ("run.json", "search.json", "compare.json")  # of the folders that may be tracked
 BATCH = 1000  # MLflow's limit of metrics per call
 RUNNING = "RUNNING"
+LEFT = ("*.yaml", *DESCRIPTIONS, EVENTS)  # artifacts of a folder whose training was killed
 _UPDATING = threading.Lock()
 
 
@@ -93,7 +95,7 @@ def ending(folder: Tracked) -> Ending:
         paths = [folder.path / name for name in info["artifacts"]]
         return Ending(status=info["status"], time=datetime.fromisoformat(info["ended"]).timestamp(), artifacts=paths)
     last = folder.metrics_path if folder.metrics_path.exists() else folder.path
-    left = [path for pattern in ("*.yaml", *DESCRIPTIONS) for path in sorted(folder.path.glob(pattern))]
+    left = [path for pattern in LEFT for path in sorted(folder.path.glob(pattern))]
     return Ending(status="KILLED", time=last.stat().st_mtime, artifacts=left)
 
 

@@ -98,6 +98,8 @@ def test_a_folder_says_how_its_training_ended(tmp_path):
     killed = spool.ending(folder)  # nothing runs there, and it has not said how it ended
     assert killed.status == "KILLED"
     assert [path.name for path in killed.artifacts] == ["config.yaml", "run.json"]
+    (tmp_path / "events.jsonl").write_text("")
+    assert [path.name for path in spool.ending(folder).artifacts] == ["config.yaml", "run.json", "events.jsonl"]
     spool.note_end(folder, "FAILED", [tmp_path / "figures"])
     ended = spool.ending(folder)
     assert (ended.status, list(ended.artifacts)) == ("FAILED", [tmp_path / "figures"])
