@@ -130,6 +130,8 @@ class FamilySpec:
             twice is twice as likely. The family then has a method ``kind_of(key)`` that returns the name of a task's
             kind:
             scores are averaged over kinds, however many of the tasks are of each, and shown for each.
+        by_class: whether a task of classification has equally many support examples of each class, and query examples
+            likewise: N-way K-shot.
     """
 
     input_shape: tuple[int, ...]
@@ -138,6 +140,7 @@ class FamilySpec:
     description: int = 0
     data: str = ""
     kinds: tuple[str, ...] = ()
+    by_class: bool = True
 
 
 def kinds_of(family: Any, seed: int, split: Split, tasks: Iterable[int]) -> list[str]:

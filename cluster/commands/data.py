@@ -1,10 +1,11 @@
 """``metaray data``: turn raw data into the Arrow store, and look at one."""
 
+import csv
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,27 +18,37 @@ from cluster.interrupts import interrupt_on_signals
 from cluster.progress import Progress, progress
 
 if TYPE_CHECKING:
-    from tasks.data.manifest import Manifest
+    from tasks.data.tables.manifest import AnyManifest, Column, TableManifest
 
-data = typer.Typer(help="Image data: make a store, look at one.", no_args_is_help=True)
+data = typer.Typer(help="Images and tables: make a store, look at one.", no_args_is_help=True)
 
 
 @data.command()
 @reports_errors
 def prepare(
-    name: Annotated[str, typer.Argument(help="omniglot, mini_imagenet, cifar_fs, fc100, folder, parquet or glyphs.")],
+    name: Annotated[
+        str, typer.Argument(help="omniglot, mini_imagenet, cifar_fs, fc100, folder, parquet, glyphs or table.")
+    ],
     root: Annotated[str, typer.Option(help="Folder or URI of the store to make.")],
     source: Annotated[Path | None, typer.Option(help="Folder, file or archive of the raw data.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the split by class.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the split by class or group.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Height and width of the images.")] = None,
     grey: Annotated[bool, typer.Option("--grey", help="One channel instead of three.")] = False,
-    ratio: Annotated[str | None, typer.Option(help="Shares of the classes, e.g. 0.64,0.16,0.2.")] = None,
+    ratio: Annotated[str | None, typer.Option(help="Shares of the classes or groups, e.g. 0.64,0.16,0.2.")] = None,
     lists: Annotated[Path | None, typer.Option(help="Folder of lists that split the data.")] = None,
     nested: Annotated[
         str | None, typer.Option(help="Images in several folders of a class: merge, or split into classes.")
     ] = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    group: Annotated[str | None, typer.Option(help="Table: column whose values are the tasks.")] = None,
+    inputs: Annotated[str | None, typer.Option(help="Table: columns to predict from, by commas.")] = None,
+    targets: Annotated[str | None, typer.Option(help="Table: columns of numbers to predict.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Table: column of a class to predict.")] = None,
+    categorical: Annotated[str | None, typer.Option(help="Table: those of --inputs that hold categories.")] = None,
+    time: Annotated[str | None, typer.Option(help="Table: column that orders a group's rows, a series.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Table: column of train, val or test.")] = None,
+    missing: Annotated[str | None, typer.Option(help="Table, rows that lack a value: refuse, drop or impute.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the raw data into --source first.")] = False,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Write over a store that is there.")] = False,
@@ -51,11 +62,13 @@ def prepare(
 ) -> None:
     """Turn raw data into a store that workers map into memory."""
     del debug
-    settings = {"seed": seed, "size": size, "ratio": ratio, "lists": lists, "nested": nested}
+    settings: dict[str, Any] = {"seed": seed, "size": size, "ratio": ratio, "lists": lists, "nested": nested}
     settings |= {"image_column": image_column, "label_column": label_column}
+    settings |= {"group": group, "labels": labels, "time": time, "split_column": split_column, "missing": missing}
+    settings |= {"inputs": _names(inputs), "targets": _names(targets), "categorical": _names(categorical)}
     options = _given(settings) | {key: True for key, value in {"grey": grey, "download": download}.items() if value}
     bounds = {"size": max_size, "ratio": max_ratio, "files": max_files, "pixels": max_pixels, "memory": max_memory}
-    start = time.monotonic()
+    start = monotonic()
     with interrupt_on_signals(), _bad_input(), ExitStack() as stack:
         from tasks.data.catalogue import prepare_source
         from tasks.data.limits import Limits
@@ -63,7 +76,7 @@ def prepare(
         limits = Limits(**_given(bounds))
         flags = {"replace": replace, "skip_broken": skip_broken}
         manifest = prepare_source(name, source, root, options, **flags, limits=limits, progress=_Bar(name, stack))
-    seconds = time.monotonic() - start
+    seconds = monotonic() - start
     if as_json:
         print_json({**_summary(manifest, root), "seconds": seconds})
     else:
@@ -106,7 +119,7 @@ def _bad_input() -> Iterator[None]:
 
 
 class _Bar:
-    """Shows the images done; their number is known at the first call only."""
+    """Shows the images or rows done; their number is known at the first call only."""
 
     def __init__(self, label: str, stack: ExitStack) -> None:
         self._label, self._stack = label, stack
@@ -114,19 +127,26 @@ class _Bar:
 
     def __call__(self, done: int, total: int) -> None:
         if self._progress is None:
-            self._progress = self._stack.enter_context(progress(self._label, 0, total, unit="image"))
+            self._progress = self._stack.enter_context(
+                progress(self._label, 0, total, unit="row" if self._label == "table" else "image")
+            )
         self._progress.update(done, {})
 
 
 # Keys of a store's origin that say what was left out and what is doubtful.
-_ACCOUNT = ("skipped", "skipped_first", "left_out", "duplicates", "warnings")
+_ACCOUNT = ("skipped", "skipped_first", "left_out", "duplicates", "unknown_categories", "warnings")
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _warn(manifest: "Manifest") -> None:
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Names of columns, separated by commas; one that holds a comma stands in quotes."""
+    return None if text is None else tuple(next(csv.reader([text], skipinitialspace=True), []))
+
+
+def _warn(manifest: "AnyManifest") -> None:
     """Print what was left out and the warnings, one line each, on standard error."""
     from tasks.data.left_out import in_lines
 
@@ -138,27 +158,71 @@ def _warn(manifest: "Manifest") -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
-def _summary(manifest: "Manifest", root: str) -> dict[str, Any]:
+def _summary(manifest: "AnyManifest", root: str) -> dict[str, Any]:
+    columns = _columns(manifest)
+    kept = ("groups", "rows") if "group" in columns else ("classes", "images")
     account = {key: manifest.origin[key] for key in _ACCOUNT if key in manifest.origin}
     return {
         "name": manifest.name,
         "root": root,
-        "image_shape": list(manifest.image_shape),
-        "splits": {split: {"classes": info.classes, "images": info.images} for split, info in manifest.splits.items()},
+        **columns,
+        "splits": {split: {key: vars(info)[key] for key in kept} for split, info in manifest.splits.items()},
         "skipped": 0,
         **account,
         "fingerprint": manifest.fingerprint,
     }
 
 
-def _print_summary(manifest: "Manifest", root: str, further: Mapping[str, Any]) -> None:
-    height, width, channels = manifest.image_shape
-    table = Table(title=f"{manifest.name}, {height} × {width}, {'grey' if channels == 1 else 'RGB'}")
-    for column in ("split", "classes", "images", "smallest class"):
+def _columns(manifest: "AnyManifest") -> dict[str, Any]:
+    """What an image or a row holds."""
+    from tasks.data.manifest import Manifest
+
+    if isinstance(manifest, Manifest):
+        return {"image_shape": list(manifest.image_shape)}
+    columns = {"inputs": manifest.inputs, "targets": manifest.targets}
+    described = {role: [_described(column) for column in role_columns] for role, role_columns in columns.items()}
+    return {"group": manifest.group, "time": manifest.time or None, **described}
+
+
+def _described(column: "Column") -> dict[str, Any]:
+    known = {"name": column.name, "kind": column.kind, "missing": column.missing}
+    if column.kind == "category":
+        return known | {"categories": list(column.categories)}
+    return known | {"mean": column.mean, "deviation": column.deviation}
+
+
+def _print_summary(manifest: "AnyManifest", root: str, further: Mapping[str, Any]) -> None:
+    from tasks.data.manifest import Manifest
+
+    if isinstance(manifest, Manifest):
+        height, width, channels = manifest.image_shape
+        title = f"{manifest.name}, {height} × {width}, {'grey' if channels == 1 else 'RGB'}"
+        kept = ("classes", "images", "smallest class")
+    else:
+        title, kept = f"{manifest.name}, by {manifest.group}", ("groups", "rows", "smallest group")
+        _print_columns(manifest)
+    table = Table(title=title)
+    for column in ("split", *kept):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, info in manifest.splits.items():
-        table.add_row(split, str(info.classes), str(info.images), str(info.smallest))
+        table.add_row(split, *(str(vars(info)[key.partition(" ")[0]]) for key in kept))
     print_table(table)
     skipped = manifest.origin.get("skipped", 0)
     lines = {"store": root, "fingerprint": manifest.fingerprint}
     print_lines(lines | ({"broken images left out": skipped} if skipped else {}) | dict(further))
+
+
+def _print_columns(manifest: "TableManifest") -> None:
+    """What the training groups' rows say of each column."""
+    table = Table(title=f"columns of {manifest.name}, in the training groups")
+    for column in ("column", "role", "mean", "deviation", "categories", "missing"):
+        table.add_column(column, justify="left" if column in ("column", "role", "categories") else "right")
+    for role, columns in (("input", manifest.inputs), ("target", manifest.targets)):
+        for one in columns:
+            numbers = ("", "") if one.kind == "category" else (f"{one.mean:.6g}", f"{one.deviation:.6g}")
+            shown = ", ".join(one.categories[:_SHOWN]) + (" …" if len(one.categories) > _SHOWN else "")
+            table.add_row(one.name, role, *numbers, shown, str(one.missing))
+    print_table(table)
+
+
+_SHOWN = 5  # categories of a column

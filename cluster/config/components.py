@@ -26,7 +26,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "half_cheetah_velocity": "tasks.environments.locomotion:HalfCheetahVelocity",
         "images": "tasks.images:Images",
         "navigation": "tasks.environments.navigation:Navigation",
+        "series": "tasks.series:Series",
         "sinusoid": "tasks.sinusoid:Sinusoid",
+        "table": "tasks.table:Table",
         "tabular": "tasks.environments.tabular:Tabular",
     },
     "model.name": {

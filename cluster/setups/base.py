@@ -71,6 +71,11 @@ class BaseSetup(ABC):
         return Limits(threads=self.config.cluster.threads, memory=int(self.config.cluster.memory * 1e6))
 
     @property
+    def family_warnings(self) -> list[str]:
+        """Sentences of the family about what it leaves out; most families have none."""
+        return list(getattr(self.family, "warnings", ()))
+
+    @property
     def data(self) -> str:
         """Fingerprint of the data that tasks are drawn from, empty if there are none."""
         data: str = self.family.spec.data

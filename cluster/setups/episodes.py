@@ -113,10 +113,10 @@ class EpisodeSetup(BaseSetup):
     def describe(self, split: Split) -> dict[str, Any]:
         """Way, shot, query examples and batch norm of an episode of the split."""
         episode = self.family.draw(TaskKey(self.seed, split, 0))
-        classified = self.algorithm.objective is CROSS_ENTROPY
-        classes = self.family.spec.outputs if classified else 1
+        by_class = self.algorithm.objective is CROSS_ENTROPY and self.family.spec.by_class
+        classes = self.family.spec.outputs if by_class else 1
         return {
-            "way": classes if classified else None,
+            "way": classes if by_class else None,
             "shot": len(episode.support.inputs) // classes,
             "query_per_class": len(episode.query.inputs) // classes,
             "batch_norm": batch_norm_of(self.algorithm.model),

@@ -115,7 +115,7 @@ def _run(own: Start, stop: SignalFlag) -> Outcome:
             outcome.evaluation.update(with_baselines(outcome.evaluation, baselines))
             write_json(folder.path / "evaluation.json", outcome.evaluation)
         outcome.figures.extend(draw(folder))
-    outcome.warnings.extend(tracking.warnings)
+    outcome.warnings.extend([*own.setup.family_warnings, *tracking.warnings])
     return outcome
 
 

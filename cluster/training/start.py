@@ -69,6 +69,8 @@ def begin(config: Config, name: str, path: Path | None = None) -> Start:
     choice = tried(setup)
     if choice.warning:
         warn(choice.warning)
+    for warning in setup.family_warnings:
+        warn(warning)
     folder = plan(config, name, choice, path, setup.data, setup.frozen)
     return _under_its_engine(config, folder, setup)
 

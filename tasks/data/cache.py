@@ -7,11 +7,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from meta.engine.machine import cache_folder
-from tasks.data.manifest import SCHEMA, Manifest
+from tasks.data.manifest import SCHEMA
 from tasks.data.places import scratch
 from tasks.data.prepare import prepare
 from tasks.data.remote import RemoteStore, is_remote
-from tasks.data.store import ImageStore
+from tasks.data.store import FolderStore, ImageStore
+from tasks.data.tables.manifest import AnyManifest
+from tasks.data.tables.store import TableStore
 
 GLYPHS = "glyphs"
 
@@ -35,15 +37,31 @@ def open_store(root: str) -> ImageStore:
 
         # Other versions of these may draw other pixels.
         drawn_by = "-".join(f"{library}-{version(library)}" for library in ("matplotlib", "pillow"))
-        return _cached(f"glyphs-{glyphs.GLYPHS_VERSION}-schema-{SCHEMA}-{drawn_by}", draw)
+        return ImageStore(_cached(f"glyphs-{glyphs.GLYPHS_VERSION}-schema-{SCHEMA}-{drawn_by}", draw))
     if not is_remote(root):
         return ImageStore(Path(root))
     remote = RemoteStore(root)
     manifest = remote.manifest()
-    return _cached(manifest.fingerprint, lambda folder: remote.download(folder, manifest))
+    return ImageStore(_cached(manifest.fingerprint, lambda folder: remote.download(folder, manifest)))
 
 
-def manifest_of(root: str, *, verify: bool = False) -> Manifest:
+def open_table(root: str) -> TableStore:
+    """Returns a store of tables, open for reading.
+
+    Args:
+        root: a folder; or a URI, whose store is copied into the cache at this machine's first request for it.
+
+    Raises:
+        DataError: if there is no store, it is damaged, or of another kind or schema version.
+    """
+    if not is_remote(root):
+        return TableStore(Path(root))
+    remote = RemoteStore(root)
+    manifest = remote.manifest()
+    return TableStore(_cached(manifest.fingerprint, lambda folder: remote.download(folder, manifest)))
+
+
+def manifest_of(root: str, *, verify: bool = False) -> AnyManifest:
     """Returns a store's manifest; a remote store is not copied for that.
 
     Args:
@@ -54,7 +72,7 @@ def manifest_of(root: str, *, verify: bool = False) -> Manifest:
         DataError: as :func:`open_store`, or if a file has another checksum.
     """
     if not is_remote(root):
-        store = open_store(root)
+        store = open_store(root) if root == GLYPHS else FolderStore(Path(root), "a")
         if verify:
             store.verify()
         return store.manifest
@@ -65,8 +83,11 @@ def manifest_of(root: str, *, verify: bool = False) -> Manifest:
     return manifest
 
 
-def _cached(name: str, make: Callable[[Path], None]) -> ImageStore:
-    """Returns the cached store ``name``; made by one process, under a lock, and renamed into place when complete."""
+def _cached(name: str, make: Callable[[Path], None]) -> Path:
+    """Returns the folder of the cached store ``name``.
+
+    It is made by one process, under a lock, and renamed into place when complete.
+    """
     folder = cache_folder() / "stores" / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -75,4 +96,4 @@ def _cached(name: str, make: Callable[[Path], None]) -> ImageStore:
                 with scratch(folder) as partial:
                     make(partial / "store")
                     (partial / "store").rename(folder)
-    return ImageStore(folder)
+    return folder

@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
 from tasks.data.errors import DataError
 from tasks.family import SPLITS, Split
@@ -14,24 +14,18 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitInfo:
+class StoredFile:
     """The file of one split.
 
     Attributes:
         file: its name.
         sha256: its SHA-256, in hexadecimal.
         bytes: its size.
-        classes: number of classes.
-        images: number of images.
-        smallest: images of the smallest class.
     """
 
     file: str
     sha256: str
     bytes: int
-    classes: int
-    images: int
-    smallest: int
 
     def check(self, sha256: str, where: str) -> None:
         """Compares the file's checksum with ``self.sha256``.
@@ -48,8 +42,23 @@ class SplitInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitInfo(StoredFile):
+    """The file of one split of an image store.
+
+    Attributes:
+        classes: number of classes.
+        images: number of images.
+        smallest: images of the smallest class.
+    """
+
+    classes: int
+    images: int
+    smallest: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The description of a store.
+    """The description of an image store.
 
     Attributes:
         schema: version of the layout, :data:`SCHEMA`.
@@ -71,6 +80,15 @@ class Manifest:
         lines = [f"shape {self.image_shape}\n"]
         lines += [f"{split} {self.splits[split].sha256}\n" for split in SPLITS if split in self.splits]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def with_files(self, names: Mapping[Split, str]) -> Self:
+        """Returns the manifest of an equal store whose files have other names.
+
+        Args:
+            names: of the files by split.
+        """
+        splits = {split: replace(info, file=names[split]) for split, info in self.splits.items()}
+        return replace(self, splits=splits)
 
     def to_json(self) -> str:
         """Returns the contents of ``manifest.json``."""
@@ -94,29 +112,57 @@ class Manifest:
         Raises:
             DataError: if it is not a manifest, or of another schema version.
         """
-        try:
-            plain = json.loads(text)
-            schema = plain["schema"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{where}: expected a store's manifest, received another file ({error!r})") from error
-        if schema != SCHEMA:
-            raise DataError(
-                f"{where}: expected a store of schema version {SCHEMA}, received version {schema}; "
-                "prepare the data again with this version of metaray"
-            )
+        plain = read_plain(text, where)
         try:
             height, width, channels = (int(size) for size in plain["image_shape"])
-            splits: dict[Split, SplitInfo] = {
-                split: SplitInfo(**plain["splits"][split]) for split in SPLITS if split in plain["splits"]
-            }
-            if any("/" in info.file or info.file.startswith(".") for info in splits.values()):
-                raise ValueError("a file outside the store")
             return cls(
-                schema=schema,
+                schema=SCHEMA,
                 name=str(plain["name"]),
                 image_shape=(height, width, channels),
                 origin=dict(plain["origin"]),
-                splits=splits,
+                splits=read_splits(plain, SplitInfo),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{where}: expected a store's manifest, received a damaged one ({error!r})") from error
+
+
+def read_plain(text: str, where: str) -> dict[str, Any]:
+    """Returns the plain values of a ``manifest.json`` of any kind of store.
+
+    Args:
+        text: contents of the file.
+        where: name of the file, for the message.
+
+    Raises:
+        DataError: if it is not a manifest, or of another schema version.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(text)
+        schema = plain["schema"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{where}: expected a store's manifest, received another file ({error!r})") from error
+    if schema != SCHEMA:
+        raise DataError(
+            f"{where}: expected a store of schema version {SCHEMA}, received version {schema}; "
+            "prepare the data again with this version of metaray"
+        )
+    return plain
+
+
+Info = TypeVar("Info", bound=StoredFile)
+
+
+def read_splits(plain: Mapping[str, Any], cls: type[Info]) -> dict[Split, Info]:
+    """Returns the files by split.
+
+    Args:
+        plain: as :func:`read_plain` returns them.
+        cls: class of a split's description.
+
+    Raises:
+        ValueError: if a file lies outside the store.
+    """
+    splits: dict[Split, Info] = {split: cls(**plain["splits"][split]) for split in SPLITS if split in plain["splits"]}
+    if any("/" in info.file or info.file.startswith(".") for info in splits.values()):
+        raise ValueError("a file outside the store")
+    return splits

@@ -4,10 +4,11 @@ import errno
 import math
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from meta.engine.machine import cache_folder
 from tasks.data import limits as bounds
@@ -21,6 +22,7 @@ from tasks.data.names import class_name
 from tasks.data.places import scratch
 from tasks.data.remote import RemoteStore, is_remote
 from tasks.data.sources.base import RawData
+from tasks.data.tables.manifest import AnyManifest
 from tasks.data.writer import StoreWriter, check_place
 from tasks.family import SPLITS, Split
 
@@ -74,13 +76,30 @@ def prepare(
         DataError: if the data or the place cannot be used, there is more than the limits allow, or the disk is full.
     """
     check_raw(raw)
-    check_root(root, replace=replace)
     work = _Work(limits or Limits(), replace, skip_broken, progress, workers, shown)
+    return written(root, lambda folder: _prepare(raw, folder, work), replace=replace)
+
+
+Made = TypeVar("Made", bound=AnyManifest)
+
+
+def written(root: str, make: Callable[[Path], Made], *, replace: bool) -> Made:
+    """Makes a store in a folder, or in a folder of its own that is copied to a URI; returns its manifest.
+
+    Args:
+        root: folder or URI of the store.
+        make: writes the store into a folder.
+        replace: write over a store that is there already.
+
+    Raises:
+        DataError: if the place cannot be used, or the disk is full.
+    """
+    check_root(root, replace=replace)
     try:
         if not is_remote(root):
-            return _prepare(raw, Path(root), work)
+            return make(Path(root))
         with scratch(cache_folder() / "upload") as folder:
-            manifest = _prepare(raw, folder / "store", work)
+            manifest = make(folder / "store")
             RemoteStore(root).upload(folder / "store", manifest, replace=replace)
             return manifest
     except OSError as error:
@@ -193,7 +212,7 @@ def _written(raw: RawData, root: Path, work: _Work, bits: int) -> Manifest:
                 writer.end()
         finally:
             pool.shutdown(cancel_futures=True)
-        writer.origin = _replaced(_origin(raw, decoder, bits), work.shown)
+        writer.origin = replaced(_origin(raw, decoder, bits), work.shown)
     return writer.manifest
 
 
@@ -216,12 +235,17 @@ def _origin(raw: RawData, decoder: Decoder, bits: int) -> dict[str, Any]:
     }
 
 
-def _replaced(value: Any, shown: tuple[str, str] | None) -> Any:
-    """Returns a plain value with one part of its texts replaced."""
+def replaced(value: Any, shown: tuple[str, str] | None) -> Any:
+    """Returns a plain value with one part of its texts replaced.
+
+    Args:
+        value: plain values.
+        shown: the part and what takes its place; ``None``: nothing is replaced.
+    """
     if shown is None:
         return value
     if isinstance(value, str):
         return value.replace(*shown)
     if isinstance(value, dict):
-        return {key: _replaced(one, shown) for key, one in value.items()}
-    return [_replaced(one, shown) for one in value] if isinstance(value, list) else value
+        return {key: replaced(one, shown) for key, one in value.items()}
+    return [replaced(one, shown) for one in value] if isinstance(value, list) else value

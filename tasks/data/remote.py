@@ -1,6 +1,5 @@
 """Stores on remote file systems that ``pyarrow.fs`` reaches by URI (file://, s3://, gs://, hdfs://)."""
 
-import dataclasses
 import hashlib
 import re
 import uuid
@@ -13,7 +12,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from tasks.data.errors import DataError
-from tasks.data.manifest import MANIFEST, Manifest, SplitInfo
+from tasks.data.manifest import MANIFEST, StoredFile
+from tasks.data.tables.manifest import AnyManifest, any_manifest
 from tasks.family import SPLITS
 from tasks.secrets import has_secret
 
@@ -61,7 +61,7 @@ class RemoteStore:
         """Returns whether there is a store."""
         return bool(self._fs.get_file_info(self._at(MANIFEST)).is_file)
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> AnyManifest:
         """Returns the store's manifest.
 
         Raises:
@@ -72,14 +72,14 @@ class RemoteStore:
                 text = stream.read().decode()
         except FileNotFoundError as error:
             raise DataError(
-                f"expected an image store at '{self.root}', found none; make one with: metaray data prepare NAME "
+                f"expected a store at '{self.root}', found none; make one with: metaray data prepare NAME "
                 f"--source SOURCE --root {self.root}"
             ) from error
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"expected an image store at '{self.root}', cannot read it: {error}") from error
-        return Manifest.from_json(text, f"{self.root}/{MANIFEST}")
+            raise DataError(f"expected a store at '{self.root}', cannot read it: {error}") from error
+        return any_manifest(text, f"{self.root}/{MANIFEST}")
 
-    def download(self, folder: Path, manifest: Manifest) -> None:
+    def download(self, folder: Path, manifest: AnyManifest) -> None:
         """Copies the store into a new folder and checks every file.
 
         Args:
@@ -96,7 +96,7 @@ class RemoteStore:
                 self._check(info, copy.write)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
-    def verify(self, manifest: Manifest) -> None:
+    def verify(self, manifest: AnyManifest) -> None:
         """Reads every file and compares its checksum with the manifest's.
 
         Raises:
@@ -123,7 +123,7 @@ class RemoteStore:
                 "one, or remove what an upload that was killed has left there"
             )
 
-    def upload(self, folder: Path, manifest: Manifest, *, replace: bool = False) -> None:
+    def upload(self, folder: Path, manifest: AnyManifest, *, replace: bool = False) -> None:
         """Copies a local store here, the manifest last: without it there is no store. On failure the copy is removed.
 
         A store that is replaced keeps its manifest and files until the new ones exist under other names, so that
@@ -140,13 +140,7 @@ class RemoteStore:
         self.check_place(replace=replace)
         new = manifest
         if replace and self.exists():
-            new = dataclasses.replace(
-                manifest,
-                splits={
-                    split: dataclasses.replace(info, file=f"{split}-{uuid.uuid4().hex[:12]}.arrow")
-                    for split, info in manifest.splits.items()
-                },
-            )
+            new = manifest.with_files({split: f"{split}-{uuid.uuid4().hex[:12]}.arrow" for split in manifest.splits})
         there = {info.base_name for info in self._entries(self._path)}
         made = [
             (manifest.splits[split].file, info.file) for split, info in new.splits.items() if info.file not in there
@@ -188,7 +182,7 @@ class RemoteStore:
         info = self._fs.get_file_info(path)
         return [info] if info.is_file else self._fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
 
-    def _check(self, info: SplitInfo, take: Callable[[bytes], object]) -> None:
+    def _check(self, info: StoredFile, take: Callable[[bytes], object]) -> None:
         """Reads a split's file, passes each block to ``take``, and compares the checksum."""
         digest = hashlib.sha256()
         try:

@@ -24,26 +24,33 @@ from numpy.typing import NDArray
 
 from tasks.data.errors import DataError
 from tasks.data.manifest import MANIFEST, Manifest
+from tasks.data.tables.manifest import AnyManifest, any_manifest
 from tasks.family import Split
 
 Pixels = NDArray[np.uint8]
 
 
-class ImageStore:
-    """A store on this machine's disk, open for reading. Class ``k`` of a split is a read-only array of images."""
+class FolderStore:
+    """A store of any kind on this machine's disk: its manifest, and checks of its files."""
 
-    def __init__(self, root: Path) -> None:
-        """Reads the manifest; a split's file is mapped when it is first used.
+    manifest: AnyManifest
+
+    def __init__(self, root: Path, kind: str) -> None:
+        """Reads the manifest.
+
+        Args:
+            root: the folder.
+            kind: of the store, for the message.
 
         Raises:
-            DataError: if there is no store, it is damaged, or of another schema version.
+            DataError: if there is none, or it is damaged.
         """
         self.root = root
         try:
             text = (root / MANIFEST).read_bytes().decode()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(
-                f"expected an image store at '{root}', found none; make one with: metaray data prepare NAME "
+                f"expected {kind} store at '{root}', found none; make one with: metaray data prepare NAME "
                 f"--source SOURCE --root {root}"
             ) from error
         except UnicodeDecodeError as error:
@@ -51,12 +58,53 @@ class ImageStore:
                 f"{root / MANIFEST}: expected a store's manifest, received a file that is not UTF-8 text ({error}); "
                 "prepare the data again"
             ) from error
-        self.manifest = Manifest.from_json(text, str(root / MANIFEST))
-        self._splits: dict[Split, tuple[tuple[str, ...], list[Pixels]]] = {}
+        self.manifest = any_manifest(text, str(root / MANIFEST))
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         """A copy in another process maps the files anew."""
         return type(self), (self.root,)
+
+    def verify(self) -> None:
+        """Reads every file and compares its checksum with the manifest's.
+
+        Raises:
+            DataError: if a file has another one, or does not exist.
+        """
+        for split, info in self.manifest.splits.items():
+            path = self._file(split)
+            with path.open("rb") as stream:
+                info.check(hashlib.file_digest(stream, "sha256").hexdigest(), str(path))
+
+    def _file(self, split: Split) -> Path:
+        """Returns the path of a split's file, after checking its size."""
+        info = self.manifest.splits.get(split)
+        if info is None:
+            raise DataError(f"expected a {split} split in the store '{self.root}', it has {list(self.manifest.splits)}")
+        path = self.root / info.file
+        size = path.stat().st_size if path.is_file() else 0
+        if size != info.bytes:
+            raise DataError(f"{path}: expected {info.bytes} bytes, found {size}; prepare the data again")
+        return path
+
+
+class ImageStore(FolderStore):
+    """A store on this machine's disk, open for reading. Class ``k`` of a split is a read-only array of images."""
+
+    manifest: Manifest
+
+    def __init__(self, root: Path) -> None:
+        """Reads the manifest; a split's file is mapped when it is first used.
+
+        Raises:
+            DataError: if there is no store, it is damaged, or of another schema version.
+        """
+        super().__init__(root, "an image")
+        if not isinstance(self.manifest, Manifest):
+            raise DataError(
+                f"expected an image store at '{root}', received one of tables; name a store of images, or set "
+                "task.family to table or series"
+            )
+        self._splits: dict[Split, tuple[tuple[str, ...], list[Pixels]]] = {}
 
     def names(self, split: Split) -> tuple[str, ...]:
         """Returns the class names of a split, by class number."""
@@ -75,32 +123,10 @@ class ImageStore:
         """Returns the number of images of each class of a split."""
         return [len(images) for images in self._opened(split)[1]]
 
-    def verify(self) -> None:
-        """Reads every file and compares its checksum with the manifest's.
-
-        Raises:
-            DataError: if a file has another one, or does not exist.
-        """
-        for split, info in self.manifest.splits.items():
-            path = self._file(split)
-            with path.open("rb") as stream:
-                info.check(hashlib.file_digest(stream, "sha256").hexdigest(), str(path))
-
     def _opened(self, split: Split) -> tuple[tuple[str, ...], list[Pixels]]:
         if split not in self._splits:
             self._splits[split] = self._open(split)
         return self._splits[split]
-
-    def _file(self, split: Split) -> Path:
-        """Returns the path of a split's file, after checking its size."""
-        info = self.manifest.splits.get(split)
-        if info is None:
-            raise DataError(f"expected a {split} split in the store '{self.root}', it has {list(self.manifest.splits)}")
-        path = self.root / info.file
-        size = path.stat().st_size if path.is_file() else 0
-        if size != info.bytes:
-            raise DataError(f"{path}: expected {info.bytes} bytes, found {size}; prepare the data again")
-        return path
 
     def _open(self, split: Split) -> tuple[tuple[str, ...], list[Pixels]]:
         path = self._file(split)

@@ -1,9 +1,10 @@
-"""Writing an Arrow store (see :mod:`tasks.data.store`) so that it is whole or absent."""
+"""Writing an Arrow store (see :mod:`tasks.data.store` and :mod:`tasks.data.tables.store`): it is whole or absent."""
 
 import hashlib
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,10 +27,8 @@ class _File:
     """A split's file while it is written."""
 
     split: Split
-    path: Path
     schema: Any
     writer: Any
-    sink: Any
     sizes: list[int] = field(default_factory=list)
 
 
@@ -50,12 +49,94 @@ def check_place(root: Path, *, replace: bool) -> None:
         raise DataError(f"there is a store at '{root}' already; add --replace to write it anew, or name another")
 
 
-class StoreWriter:
+class FolderWriter(ABC):
     """Writes a store that is whole or absent: a folder beside ``root`` that is renamed to it at the end.
 
-    A context manager: leaving the block without an error publishes the store and sets ``manifest``; leaving
-    it by an error removes everything. :meth:`begin` starts a split, :meth:`add` appends its classes one after the
-    other.
+    A context manager: leaving the block without an error publishes the store; leaving it by an error removes
+    everything.
+    """
+
+    def __init__(self, root: Path, *, replace: bool = False) -> None:
+        """Checks the place; nothing is written yet.
+
+        Args:
+            root: the store's folder.
+            replace: whether a store at ``root`` may be overwritten.
+
+        Raises:
+            DataError: if ``root`` exists and ``replace`` is False, or is not a store.
+        """
+        check_place(root, replace=replace)
+        self.root = root
+        self._replace = replace
+        self._sink: Any = None
+
+    def __enter__(self) -> Self:
+        """Makes a folder beside ``root`` and removes the folders of killed writers.
+
+        Raises:
+            DataError: if one of them was replacing a store, which is restored now, and ``replace`` is False.
+        """
+        with ExitStack() as stack:
+            self._scratch = stack.enter_context(scratch(self.root.resolve()))
+            check_place(self.root, replace=self._replace)
+            self._partial = self._scratch / "store"
+            self._partial.mkdir()
+            self._stack = stack.pop_all()
+        return self
+
+    @abstractmethod
+    def _describe(self) -> str:
+        """Returns the contents of ``manifest.json``, when every file is complete."""
+
+    def _open(self, split: Split, schema: Any) -> Any:
+        """Returns a writer of record batches for a split's new file."""
+        self._path = self._partial / f"{split}.arrow"
+        self._sink = pa.OSFile(str(self._path), "wb")
+        self._writer = pa.ipc.new_file(self._sink, schema)
+        return self._writer
+
+    def _seal(self) -> dict[str, Any]:
+        """Completes the open file and flushes it to the disk; returns its name, SHA-256 and size."""
+        self._writer.close()
+        self._sink.close()
+        self._sink = None
+        with self._path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"file": self._path.name, "sha256": digest, "bytes": self._path.stat().st_size}
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """Publishes the store, or removes everything after an error."""
+        with self._stack:
+            if self._sink is not None:
+                self._sink.close()
+            if kind is None:
+                self._publish(self._describe())
+
+    def _publish(self, manifest: str) -> None:
+        with (self._partial / MANIFEST).open("w", encoding="utf-8") as stream:
+            stream.write(manifest)
+            stream.flush()
+            os.fsync(stream.fileno())
+        root = self.root.resolve()
+        if self._replace and (root / MANIFEST).is_file():
+            root.rename(self._scratch / OLD)  # from where it comes back if the next line is not reached
+        try:
+            self._partial.rename(root)  # refused by the system if the folder is there and not empty
+        except OSError as error:
+            if root.exists():
+                raise DataError(f"another process has written '{self.root}' meanwhile; name another root") from error
+            raise
+        folder = os.open(root.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class StoreWriter(FolderWriter):
+    """Writes a store of images. :meth:`begin` starts a split, :meth:`add` appends its classes one after the other.
 
     Attributes:
         manifest: of the published store.
@@ -75,30 +156,14 @@ class StoreWriter:
         Raises:
             DataError: if ``root`` exists and ``replace`` is False, or is not a store.
         """
-        check_place(root, replace=replace)
-        self.root = root
+        super().__init__(root, replace=replace)
         self.name = name
         self.image_shape = image_shape
-        self._replace = replace
         self._splits: dict[Split, SplitInfo] = {}
         self._taken: dict[str, Split] = {}
         self._file: _File | None = None
         self._schema: Any = pa.schema([("image", pa.binary(math.prod(image_shape))), ("class", pa.int32())])
         self.origin: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        """Makes a folder beside ``root`` and removes the folders of killed writers.
-
-        Raises:
-            DataError: if one of them was replacing a store, which is restored now, and ``replace`` is False.
-        """
-        with ExitStack() as stack:
-            self._scratch = stack.enter_context(scratch(self.root.resolve()))
-            check_place(self.root, replace=self._replace)
-            self._partial = self._scratch / "store"
-            self._partial.mkdir()
-            self._stack = stack.pop_all()
-        return self
 
     def begin(self, split: Split, classes: Iterable[str]) -> None:
         """Starts a split's file.
@@ -118,10 +183,8 @@ class StoreWriter:
                     "give every class to one split"
                 )
             self._taken[name] = split
-        path = self._partial / f"{split}.arrow"
-        sink = pa.OSFile(str(path), "wb")
         schema = self._schema.with_metadata({"classes": json.dumps(names)})
-        self._file = _File(split, path, schema, pa.ipc.new_file(sink, schema), sink)
+        self._file = _File(split, schema, self._open(split, schema))
 
     def add(self, images: Pixels) -> None:
         """Appends the next class of the current split, uint8 [N, height, width, channels]."""
@@ -140,48 +203,15 @@ class StoreWriter:
         """Completes the current split and flushes its file to the disk."""
         assert self._file is not None, "begin a split first"
         written, self._file = self._file, None
-        written.writer.close()
-        written.sink.close()
-        with written.path.open("rb+") as stream:
-            os.fsync(stream.fileno())
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self._splits[written.split] = SplitInfo(
-            file=written.path.name,
-            sha256=digest,
-            bytes=written.path.stat().st_size,
+            **self._seal(),
             classes=len(written.sizes),
             images=sum(written.sizes),
             smallest=min(written.sizes, default=0),
         )
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        """Publishes the store, or removes everything after an error."""
-        with self._stack:
-            if self._file is not None:
-                self._file.sink.close()
-            if kind is None:
-                self._publish()
-
-    def _publish(self) -> None:
-        manifest = Manifest(
+    def _describe(self) -> str:
+        self.manifest = Manifest(
             schema=SCHEMA, name=self.name, image_shape=self.image_shape, origin=self.origin, splits=self._splits
         )
-        with (self._partial / MANIFEST).open("w", encoding="utf-8") as stream:
-            stream.write(manifest.to_json())
-            stream.flush()
-            os.fsync(stream.fileno())
-        root = self.root.resolve()
-        if self._replace and (root / MANIFEST).is_file():
-            root.rename(self._scratch / OLD)  # from where it comes back if the next line is not reached
-        try:
-            self._partial.rename(root)  # refused by the system if the folder is there and not empty
-        except OSError as error:
-            if root.exists():
-                raise DataError(f"another process has written '{self.root}' meanwhile; name another root") from error
-            raise
-        self.manifest = manifest
-        folder = os.open(root.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        return self.manifest.to_json()

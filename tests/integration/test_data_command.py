@@ -196,7 +196,7 @@ def test_lists_that_do_not_fit(photos):
         (("prepare", "folder", "--source", "photos", "--root", "photos"), "'photos' holds something else"),
         (("prepare", "folder", "--source", "photos", "--root", "s3://a:b@c/d"), "without a password"),
         (("prepare", "omniglot", "--source", "photos", "--root", "s"), "found neither; add --download"),
-        (("show", "nowhere"), "expected an image store at 'nowhere', found none"),
+        (("show", "nowhere"), "expected a store at 'nowhere', found none"),
         (("show", "s3://[x"), "received one at '…' that it cannot"),
         (("prepare", "parquet", "--source", "nowhere/x", *SMALL), "expected Parquet files at 'nowhere/x', found none"),
     ],

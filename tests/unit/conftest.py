@@ -101,10 +101,15 @@ EPISODES = [name for name, path in BUILT_IN["task.family"].items() if not path.s
 
 
 @pytest.fixture(scope="session", params=EPISODES)
-def family(request: pytest.FixtureRequest, make_store: Callable[..., Path]) -> Family:
+def family(request: pytest.FixtureRequest, make_store: Callable[..., Path], make_table: Callable[..., Path]) -> Family:
     """Every built-in family whose tasks are drawn."""
-    arguments = {"images": {"root": str(make_store())}}  # what some cannot be made without
-    return resolve("task.family", request.param)(**arguments.get(request.param, {}))
+    roots = {  # what some cannot be made without
+        "images": make_store,
+        "table": make_table,
+        "series": lambda: make_table(inputs=("x", "y"), categorical=(), time="day"),
+    }
+    arguments = {"root": str(roots[request.param]())} if request.param in roots else {}
+    return resolve("task.family", request.param)(**arguments)
 
 
 @pytest.fixture(scope="session")
