@@ -49,6 +49,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "protonet": "meta.algorithms:ProtoNet",
         "r2d2": "meta.algorithms:RidgeHead",
         "reptile": "meta.algorithms:Reptile",
+        "ridge": "meta.algorithms:Ridge",
         "unicorn": "meta.algorithms:UnicornMAML",
     },
     "inner.rule.name": {

@@ -25,7 +25,7 @@ from cluster.runs.storage import write_file
 from meta.objectives import DIVERGED
 
 ABSENT = "not recorded"
-WITHOUT_INNER_LOOP = ("pretrain", "oracle")  # in training
+WITHOUT_INNER_LOOP = ("pretrain", "oracle", "ridge")  # in training
 SHOWN_EVENTS = 100  # of a run, the last ones
 CURVE = re.compile(r"train/(loss|return)|val/.+_\d+")  # metrics that have a place in the learning curves
 

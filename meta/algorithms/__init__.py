@@ -11,8 +11,9 @@ from meta.algorithms.maml import MAML, FirstOrderMAML, batch_norm_of
 from meta.algorithms.mamlpp import MAMLPlusPlus
 from meta.algorithms.protomaml import ProtoMAML
 from meta.algorithms.protonet import ProtoNet
+from meta.algorithms.r2d2 import RidgeHead
 from meta.algorithms.reptile import Reptile
-from meta.algorithms.ridge import RidgeHead
+from meta.algorithms.ridge import Ridge
 from meta.algorithms.unicorn import UnicornMAML
 from meta.algorithms.without_steps import WithoutSteps
 
@@ -29,6 +30,7 @@ __all__ = [
     "ProtoMAML",
     "ProtoNet",
     "Reptile",
+    "Ridge",
     "RidgeHead",
     "UnicornMAML",
     "WithoutSteps",

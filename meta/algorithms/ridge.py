@@ -1,59 +1,76 @@
-"""R2-D2: ridge regression on learned features in the place of inner steps."""
+"""Ridge regression of each task on its own support: the baseline that any few-shot regression has to beat."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from meta.algorithms.heads import features, head_width, one_hot, without_head
 from meta.algorithms.without_steps import WithoutSteps
 from meta.context import FIXED, Context
 from meta.episode import Examples
-from meta.objectives import CROSS_ENTROPY
+from meta.objectives import MSE
 from meta.params import Params
 
-LOGS = {"log_ridge": 0.0, "log_scale": 0.0}
+STRENGTH = "log10_ridge"
+
+
+def ridge(support: Examples, inputs: Tensor, strength: Tensor) -> Tensor:
+    """Returns the predictions of a ridge regression with an intercept (Hoerl and Kennard 1970), [B, O].
+
+    With x̄, ȳ the support's means, X, Y its S rows less these means and λ the strength:
+    ŷ = ȳ + (x - x̄) Xᵀ (X Xᵀ + λ S 1)⁻¹ Y, the minimum of |Y - X W|² / S + λ |W|².
+
+    Args:
+        support: inputs [S, …] and targets [S, O].
+        inputs: [B, …].
+        strength: λ, a scalar above 0.
+    """
+    rows, queries = support.inputs.flatten(1), inputs.flatten(1)
+    centre, level = rows.mean(dim=0), support.targets.mean(dim=0)
+    rows, targets = rows - centre, support.targets - level
+    kernel = rows @ rows.T + strength * len(rows) * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+    weights: Tensor = rows.T @ torch.linalg.solve(kernel, targets)
+    return level + (queries - centre) @ weights
+
+
+@dataclass(frozen=True)
+class _Strength:
+    """The model of :class:`Ridge`: its one parameter; what it predicts depends on the support."""
+
+    def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
+        """Returns the logarithm of λ, [1], zero."""
+        del generator
+        return {STRENGTH: torch.zeros(1, dtype=dtype)}
+
+    def apply(self, params: Params, inputs: Tensor) -> Tensor:
+        """Returns the prediction without a support, the training mean of standardised targets: zeros [B, 1]."""
+        return params[STRENGTH].new_zeros(len(inputs), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RidgeHead(WithoutSteps):
-    """Ridge regression differentiable discriminator (R2-D2, Bertinetto et al. 2019, eq. 4 to 6).
+class Ridge(WithoutSteps):
+    """Linear regression of each task on its own support, with the strength λ of its penalty learned on training tasks.
 
-    The head of a task is the solution W = Φᵀ (Φ Φᵀ + λ I)⁻¹ Y with features Φ [S, F] of the support and targets Y,
-    one-hot for classes; its outputs are a · Φ W + b. λ, a and b are learned, λ and a by their logarithms.
-
-    Attributes:
-        classes: N, given by the family.
-        head: name of the linear layer that the model ends in; the features are what it is given.
-        width: number of features F.
+    θ is log₁₀ λ alone, in the place of the configuration's network. It takes no inner steps: its score is the same at
+    every number of them.
     """
 
-    classes: int
-    head: str = "head"
-    width: int = field(init=False)
-
     def __post_init__(self) -> None:
-        """Find the number of features."""
-        object.__setattr__(self, "width", head_width(self.model, self.head))
+        """Leave the network out.
 
-    def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Returns the parameters below the head, and ``ridge/…``: log λ = 0, log a = 0, b = 0."""
-        params = self.model.init(generator, dtype)
-        own = {f"ridge/{name}": torch.tensor(value, dtype=dtype) for name, value in LOGS.items()}
-        return {**without_head(params, self.head), **own, "ridge/bias": torch.zeros((), dtype=dtype)}
+        Raises:
+            ValueError: if the objective is another than the mean squared error.
+        """
+        if self.objective.name != MSE.name:
+            raise ValueError(
+                f"algorithm ridge expects tasks of regression (objective mse), received {self.objective.name}; leave it "
+                "out of eval.baselines"
+            )
+        object.__setattr__(self, "model", _Strength())
 
     def predict(
         self, params: Params, support: Examples, inputs: Tensor, steps: int, context: Context = FIXED
     ) -> Tensor:
-        """Returns a · Φ W + b for each input, [B, N]; ``steps`` is ignored."""
+        """Returns predictions [B, O]; ``steps`` is not used."""
         del steps, context
-        below = {name: value for name, value in params.items() if not name.startswith("ridge/")}
-        targets, example = support.targets, params["ridge/bias"]
-        if self.objective is CROSS_ENTROPY:
-            targets = one_hot(targets, self.classes, example.dtype)
-        embedded = [features(self.model, below, one, self.head, self.width) for one in (support.inputs, inputs)]
-        seen, asked = embedded
-        eye = torch.eye(len(seen), dtype=example.dtype, device=example.device)
-        weights = torch.linalg.solve(seen @ seen.t() + params["ridge/log_ridge"].exp() * eye, targets)
-        outputs: Tensor = params["ridge/log_scale"].exp() * (asked @ seen.t() @ weights) + params["ridge/bias"]
-        return outputs
+        return ridge(support, inputs, 10 ** params[STRENGTH][0])

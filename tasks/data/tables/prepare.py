@@ -127,6 +127,8 @@ class _Preparation:
     def _read_into(self, sorter: Sorter) -> RowReader:
         reader = RowReader(self._roles, self._groups, self._table.missing, self._left_out)
         done, total = 0, int(self._groups.rows.sum())
+        if self._progress is not None:
+            self._progress(done, total)
         for file in self._files:
             for batch in file.batches(self._roles.read):
                 sorter.add(reader.records(batch))
