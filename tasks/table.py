@@ -1,7 +1,9 @@
 """Few-shot regression and classification on tables: a task is a group of rows out of an Arrow store."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,6 +164,48 @@ class Table(TableTasks):
             self._examples(self.store.values(key.split, group, queries), scale),
             torch.zeros(0),
         )
+
+    def arrays(
+        self, support: Mapping[str, Sequence[Any]], query: Mapping[str, Sequence[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """Returns a task of the user's own rows as registered models and servers take it, T = 1.
+
+        Args:
+            support: values by column, targets too, S of each.
+            query: values by column, Q of each.
+
+        Returns:
+            ``support_inputs`` [1, S, width], ``support_targets`` [1, S, outputs] or [1, S], ``query_inputs``
+            [1, Q, width].
+
+        Raises:
+            DataError: if a column is left out, a value cannot be used, or a support row has no target.
+        """
+        rows = self.encoder.rows(support)
+        scale = self.encoder.scale(rows)
+        targets = rows[:, len(self.encoder.manifest.inputs) :]
+        unusable = np.isnan(targets) | (targets < 0) & self.encoder.manifest.classifies
+        if unusable.any():
+            row = int(unusable.any(axis=1).argmax()) + 1
+            raise DataError(
+                f"expected a target that training has in every support row, row {row} has none; add it, or leave the "
+                "row out"
+            )
+        arrays = {
+            "support_inputs": self.encoder.inputs(rows, scale),
+            "support_targets": self.encoder.targets(rows, scale),
+            "query_inputs": self.encoder.inputs(self.encoder.rows(query), scale),
+        }
+        return {name: array[None] for name, array in arrays.items()}
+
+    def in_units(self, predictions: Numbers, support: Mapping[str, Sequence[Any]]) -> Numbers:
+        """Returns predictions in the units of the table, float64 [..., outputs].
+
+        Args:
+            predictions: a model's outputs, [..., outputs].
+            support: the task's support rows, values by column.
+        """
+        return self.encoder.in_units(predictions, self.encoder.scale(self.encoder.rows(support)))
 
     def _examples(self, values: Numbers, scale: Scale) -> Examples:
         inputs, targets = self.encoder.inputs(values, scale), self.encoder.targets(values, scale)

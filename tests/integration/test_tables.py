@@ -24,7 +24,7 @@ from tasks.family import TaskKey, draw_batch
 from tasks.table import Table
 
 ROOT = Path(__file__).parents[2]
-STEPS = 240
+STEPS = 80
 Start = Callable[..., subprocess.Popen[str]]
 Finish = Callable[..., tuple[int, str, str]]
 INLINE = "cluster.workers=0"
@@ -56,8 +56,8 @@ def table_file(settings: dict[str, Any], tmp_path: Path) -> Path:
         "task": {"family": "table", "root": "data/sales", "shot": 5, "query": 10},
         "inner": {"lr": 0.05, "steps": 2},
         "outer": {"steps": STEPS, "lr": 0.003},
-        "eval": settings["eval"] | {"every": 60, "baselines": ["pretrain", "ridge"]},
-        "checkpoint": settings["checkpoint"] | {"every": 20},
+        "eval": settings["eval"] | {"every": 40, "baselines": ["pretrain", "ridge"]},
+        "checkpoint": settings["checkpoint"] | {"every": 5},
     }
     (tmp_path / "sales.yaml").write_text(yaml.safe_dump(changed))
     return tmp_path / "sales.yaml"
@@ -295,8 +295,8 @@ def commands() -> list[list[str]]:
     return [line.split() for line in lines if line.startswith(("    metaray ", "    python "))]
 
 
-# What makes the guide's trainings short; what they compute is the same.
-SHORT = ("outer.steps=4", "eval.tasks=4", "eval.val_tasks=4", "eval.every=2", INLINE)
+# What makes the guide's trainings short: fewer steps and tasks, and no compiling.
+SHORT = ("engine=trace", "outer.steps=4", "eval.tasks=4", "eval.val_tasks=4", "eval.every=2", INLINE)
 
 
 def test_the_guides_commands(metaray: Start, finished: Finish, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
@@ -311,6 +311,12 @@ def test_the_guides_commands(metaray: Start, finished: Finish, tmp_path: Path, w
             subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
             continue
         words = [str(max(runs.iterdir(), key=os.path.getmtime)) if word == "RUN" else word for word in words]
-        short = {"train": SHORT, "evaluate": ("eval.tasks=4", INLINE)}.get(words[0], ())
+        short = {"train": SHORT, "evaluate": ("eval.tasks=4", INLINE), "register": (INLINE,)}.get(words[0], ())
         status, _, errors = finished(metaray(*words, *short))
         assert status == 0, (words, errors)
+    snippet = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    printed = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert len(re.findall(r"-?\d+\.\d+", printed.stdout)) == 2, printed.stdout

@@ -308,3 +308,40 @@ def test_a_copy_in_another_process_maps_the_files_anew(roots: dict[str, str]) ->
     text = pickle.dumps(family)
     assert len(text) < 20_000
     assert same(pickle.loads(text).draw(TaskKey(0, "train", 0)), drawn)
+
+
+@pytest.mark.parametrize("standardise", ["train", "support", "none"])
+def test_rows_of_ones_own_are_encoded_as_those_that_are_drawn(
+    make_table: Callable[..., Path], standardise: Any
+) -> None:
+    family = Table(root=str(make_table()), shot=6, query=5, standardise=standardise)
+    plain = Table(root=family.root, shot=6, query=5, standardise="none")
+    key = TaskKey(4, "test", 2)
+
+    def columns(examples: Any) -> dict[str, list[Any]]:
+        kinds = ["abc"[int(row.argmax())] for row in examples.inputs[:, 1:]]
+        return {"y": examples.targets[:, 0].tolist(), "kind": kinds, "x": examples.inputs[:, 0].tolist()}
+
+    support, query = (columns(part) for part in plain.draw(key)[:2])
+    expected = family.draw(key)
+    arrays = family.arrays(support, {name: values for name, values in query.items() if name != "y"})
+    np.testing.assert_array_equal(arrays["support_inputs"][0], expected.support.inputs.numpy())
+    np.testing.assert_array_equal(arrays["support_targets"][0], expected.support.targets.numpy())
+    np.testing.assert_array_equal(arrays["query_inputs"][0], expected.query.inputs.numpy())
+    units = family.in_units(expected.query.targets.numpy()[None], support)
+    np.testing.assert_allclose(units[0, :, 0], query["y"], rtol=1e-12)
+
+
+def test_rows_of_ones_own_that_cannot_be_used(make_table: Callable[..., Path]) -> None:
+    family = Table(root=str(make_table()))
+    rows: dict[str, list[Any]] = {"x": [1.0, 2.0], "kind": ["a", "new"], "y": [0.0, 1.0]}
+    assert family.arrays(rows, rows)["support_inputs"][0, 1, 1:].tolist() == [0, 0, 0]
+    for wrong, message in (
+        ({"x": [1.0, 2.0], "y": [0, 1]}, "expected a column 'kind', received x, y; add it"),
+        (rows | {"x": [1.0]}, "expected columns of one length, received"),
+        (rows | {"x": ["1", "one"]}, "rows, row 2, column 'x': expected a number, received 'one'"),
+        (rows | {"y": [None, 1.0]}, "expected a target that training has in every support row, row 1 has none"),
+        ({name: values for name, values in rows.items() if name != "y"}, "in every support row, row 1 has none"),
+    ):
+        with pytest.raises(DataError, match=message):
+            family.arrays(wrong, rows)

@@ -1,13 +1,19 @@
 """Rows of a store of tables as inputs and targets: gaps filled in, numbers standardised, categories one-hot."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.data.tables.convert import Numbers
+from tasks.data.errors import DataError
+from tasks.data.tables.convert import Numbers, numbers, texts
 from tasks.data.tables.manifest import Column, TableManifest
+from tasks.data.tables.read import Batch
 
 Standardise = Literal["train", "support", "none"]
 SMALL = 0.01  # a deviation below this share of the training groups' one says nothing about the scale
@@ -63,6 +69,27 @@ class Encoder:
             else:
                 names += [f"{column.name}={category}" for category in column.categories]
         return tuple(names)
+
+    def rows(self, columns: Mapping[str, Sequence[Any]]) -> Numbers:
+        """Returns rows of the user's own as a store holds them, float64 [n, C].
+
+        Args:
+            columns: values by column, n of each: numbers, or categories as text or integers; ``None`` where there is no
+                value. Targets that are left out are missing.
+
+        Raises:
+            DataError: if an input is left out, columns differ in length, or a value is no number.
+        """
+        described = (*self.manifest.inputs, *self.manifest.targets)
+        for column in self.manifest.inputs:
+            if column.name not in columns:
+                raise DataError(f"expected a column '{column.name}', received {', '.join(columns)}; add it")
+        sizes = {name: len(values) for name, values in columns.items()}
+        if len(set(sizes.values())) > 1:
+            raise DataError(f"expected columns of one length, received {sizes}")
+        batch = Batch(Path("rows"), 1, {name: pa.array(values) for name, values in columns.items()})
+        absent = np.full(next(iter(sizes.values())), np.nan)
+        return np.column_stack([_stored(batch, one) if one.name in columns else absent for one in described])
 
     def scale(self, support: Numbers) -> Scale:
         """Returns what a task is standardised by.
@@ -122,6 +149,16 @@ class Encoder:
     def _filled(self, values: Numbers) -> Numbers:
         """Values with the training groups' mean where a number is missing."""
         return np.where(np.isnan(values) & self._is_number, self._training.mean, values)
+
+
+def _stored(batch: Batch, column: Column) -> Numbers:
+    """One column of rows as a store holds it, float64 [n]."""
+    if column.kind == "number":
+        return numbers(batch, column.name)
+    positions, distinct = texts(batch, column.name)
+    order = {category: float(number) for number, category in enumerate(column.categories)}
+    codes = [math.nan if category is None else order.get(category, -1.0) for category in distinct]
+    return np.array(codes, dtype=np.float64)[positions]
 
 
 def _width(column: Column) -> int:
