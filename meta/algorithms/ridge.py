@@ -63,8 +63,8 @@ class Ridge(WithoutSteps):
         """
         if self.objective.name != MSE.name:
             raise ValueError(
-                f"algorithm ridge expects tasks of regression (objective mse), received {self.objective.name}; leave it "
-                "out of eval.baselines"
+                f"algorithm ridge expects tasks of regression (objective mse), received {self.objective.name}; leave "
+                "it out of eval.baselines"
             )
         object.__setattr__(self, "model", _Strength())
 

@@ -79,4 +79,4 @@ def test_classes_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"algorithm ridge expects tasks of regression \(objective mse\), received cross"
     ):
-        Ridge(model=MLP(inputs=(4,), outputs=2), objective=CROSS_ENTROPY)
+        Ridge(model=MLP(inputs=(4,), outputs=2), objective=CROSS_ENTROPY, inner=Inner())
