@@ -75,8 +75,7 @@ def drawn(objective: str, shape: tuple[int, ...] = (FEATURES,)) -> Episode:
     return stack([Episode(examples(SHOTS), examples(QUERIES), torch.zeros(0, dtype=REAL)) for _ in range(TASKS)])
 
 
-# Methods by name: class, keys, model, objective, shape of inputs, and whether their meta-gradient is that of a
-# meta-loss without constants in it.
+# Methods by name: class, keys, model, objective, shape of inputs.
 METHODS: dict[str, tuple[Any, dict[str, Any], Callable[[], Any], str, tuple[int, ...]]] = {
     "maml": (MAML, {}, mlp, "mse", (FEATURES,)),
     "maml classes": (MAML, {}, mlp, "cross_entropy", (FEATURES,)),

@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 import meta.engine.native.values as v
-from meta.engine.native.ir import Constant, Copy, Input, Unsupported, Value
+from meta.engine.native.ir import Choice, Constant, Copy, Index, Indices, Input, Unsupported, Value
 from meta.engine.native.operations import OPS
 
 aten, metaray = torch.ops.aten, OPS
@@ -168,6 +168,28 @@ def _mean(source: Value, dims: Any, keepdim: bool) -> Value:
     return v.elementwise("({0} * {1})", total, v.constant(total.numel / source.numel))
 
 
+def _arange(start: int, end: int, step: int = 1) -> Value:
+    """The integers ``start``, ``start + step``, … below ``end``, put together from the bits of the place."""
+    count = max(0, -(-(end - start) // step))
+    total: Value = v.constant(start, (count,), "long")
+    for bit in range(max(count - 1, 0).bit_length()):
+        amount = v.constant(step << bit, (count,), "long")
+        there = Choice((count,), "long", one=amount, other=v.constant(0, (count,), "long"), condition=_has(bit))
+        total = v.elementwise("({0} + {1})", total, there, kind="long")
+    return total
+
+
+def _has(bit: int) -> Callable[[Indices, Index], str]:
+    return lambda indices, _: f"((({indices[0]}) >> {bit}) & 1)"
+
+
+def _clamp(x: Value, low: Any = None, high: Any = None) -> Value:
+    for bound, larger in ((low, "maximum"), (high, "minimum")):
+        if bound is not None:
+            x = v.elementwise(f"{larger}({{0}}, {{1}})", x, v.constant(bound, (), x.kind), kind=x.kind)
+    return x
+
+
 def _leaky(node: Node, x: Value, slope: float = 0.01) -> Value:
     del node
     return v.elementwise("({0} > 0 ? {0} : {0} * {1})", x, v.constant(float(slope)))
@@ -245,6 +267,8 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.clone.default: lambda _, x, **__: x,
     aten._to_copy.default: _cast,
     aten.full.default: lambda n, shape, number, **__: v.constant(number, tuple(shape), _scalar_kind(n)),
+    aten.arange.start_step: lambda _, *bounds, **__: _arange(*bounds),
+    aten.clamp.default: lambda _, *a: _clamp(*a),
     aten.full_like.default: lambda _, x, number, **__: v.constant(number, x.shape, x.kind),
     aten.zeros_like.default: lambda _, x, **__: v.constant(0, x.shape, x.kind),
     aten.ones_like.default: lambda _, x, **__: v.constant(1, x.shape, x.kind),
