@@ -29,7 +29,8 @@ def train(
     With --resume RUN the configuration may be left out; it is then the run's own.
     """
     del debug
-    from cluster.config.schema import is_override, load, overridden
+    from cluster.config.overrides import is_override
+    from cluster.config.schema import load, overridden
     from cluster.interrupts import stop_on_signals
     from cluster.runs.folder import find, new_name
     from cluster.training import run as training

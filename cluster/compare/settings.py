@@ -10,17 +10,9 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from cluster.config import strict_yaml
 from cluster.config.components import strictly
+from cluster.config.overrides import with_changes, with_overrides, with_values
 from cluster.config.problems import problems
-from cluster.config.schema import (
-    Config,
-    differences,
-    parse,
-    read_yaml,
-    require_no_secrets,
-    with_changes,
-    with_overrides,
-    with_values,
-)
+from cluster.config.schema import Config, differences, parse, read_yaml, require_no_secrets
 from cluster.config.sections import Count, CountOrNone, Positive, Section
 from cluster.errors import ConfigError
 from cluster.search.settings import as_trial, merged

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.credentials import has_credentials, without_credentials
-from cluster.config.schema import read_yaml, with_overrides
+from cluster.config.overrides import with_overrides
+from cluster.config.schema import read_yaml
 from cluster.errors import ConfigError
 from cluster.jobs.packaging import Tree, module_files, require_size, tree
 from cluster.runs.folder import new_name, require_name

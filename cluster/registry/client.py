@@ -21,8 +21,8 @@ from pydantic import ValidationError
 
 from cluster.config.components import strictly
 from cluster.config.credentials import without_credentials
+from cluster.config.overrides import with_overrides
 from cluster.config.problems import problems
-from cluster.config.schema import with_overrides
 from cluster.config.sections import TrackingConfig
 from cluster.errors import ConfigError, MetarayError
 from cluster.registry import attempts

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.components import BUILT_IN, resolve
-from cluster.config.schema import SHORTHANDS, read_yaml
+from cluster.config.overrides import SHORTHANDS
+from cluster.config.schema import read_yaml
 from cluster.errors import ConfigError, MetarayError
 
 VARIABLE = "METARAY_TRUST"  # packages, separated by commas, for processes that take no option

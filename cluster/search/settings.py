@@ -11,17 +11,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import strict_yaml
 from cluster.config.components import nearest, strictly
+from cluster.config.overrides import SHORTHANDS, with_overrides, with_values
 from cluster.config.problems import problems
-from cluster.config.schema import (
-    SHORTHANDS,
-    Config,
-    differences,
-    parse,
-    read_yaml,
-    require_no_secrets,
-    with_overrides,
-    with_values,
-)
+from cluster.config.schema import Config, differences, parse, read_yaml, require_no_secrets
 from cluster.config.sections import Count, CountOrNone, Section
 from cluster.errors import ConfigError
 from cluster.search.space import Domain, Space

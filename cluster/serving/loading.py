@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.config.schema import with_overrides
+from cluster.config.overrides import with_overrides
 from cluster.errors import ConfigError
 from cluster.registry.client import Registry
 from cluster.registry.loading import load_adaptable

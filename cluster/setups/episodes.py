@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cluster.config.schema import GIVEN_TO_ALGORITHMS, Config
+from cluster.config.overrides import GIVEN_TO_ALGORITHMS
+from cluster.config.schema import Config
 from cluster.errors import ConfigError
 from cluster.setups.base import BaseSetup
 from cluster.setups.models import (

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cluster.config.components import parameters, resolve, strictly
-from cluster.config.schema import GIVEN_TO_MODELS, Config
+from cluster.config.overrides import GIVEN_TO_MODELS
+from cluster.config.schema import Config
 from cluster.config.sections import NamedSection
 from cluster.errors import ConfigError
 from meta.inner import EVERY, EXCEPT, Inner, matches

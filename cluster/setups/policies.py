@@ -8,7 +8,8 @@ from typing import Any, cast
 import torch
 
 from cluster.config.components import resolve
-from cluster.config.schema import GIVEN_TO_ALGORITHMS, Config
+from cluster.config.overrides import GIVEN_TO_ALGORITHMS
+from cluster.config.schema import Config
 from cluster.config.sections import EvalConfig, InnerConfig, OuterConfig
 from cluster.errors import ConfigError
 from cluster.setups.base import BaseSetup

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config.components import BUILT_IN
-from cluster.config.schema import Config, differences, load, parse, with_overrides
+from cluster.config.overrides import with_overrides
+from cluster.config.schema import Config, differences, load, parse
 from cluster.errors import ConfigError
 from cluster.runs.checkpoint import require_config
 from cluster.setups.build import build

@@ -6,7 +6,8 @@ import typer
 from cluster.commands.console import reports_errors
 from cluster.config import credentials as secrets
 from cluster.config.credentials import has_credentials, without_credentials
-from cluster.config.schema import parse, require_no_secrets, with_values
+from cluster.config.overrides import with_values
+from cluster.config.schema import parse, require_no_secrets
 from cluster.errors import ConfigError, MetarayError
 from cluster.progress import warn
 from cluster.runs.folder import read_json, write_json

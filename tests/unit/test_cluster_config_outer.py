@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config.outer import optimizer_class, schedule_of
-from cluster.config.schema import Config, differences, parse, with_overrides
+from cluster.config.overrides import with_overrides
+from cluster.config.schema import Config, differences, parse
 from cluster.errors import ConfigError
 from cluster.runs.checkpoint import require_config
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cluster.config import strict_yaml
 from cluster.config.components import parameters, strictly
-from cluster.config.schema import Config, is_override, load, parse, with_overrides
+from cluster.config.overrides import is_override, with_overrides
+from cluster.config.schema import Config, load, parse
 from cluster.errors import ConfigError
 from cluster.search import settings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.config.schema import with_values
+from cluster.config.overrides import with_values
 from cluster.errors import CheckpointError, ConfigError
 from cluster.registry.loading import load_adaptable
 from cluster.registry.trust import TrustError, named_packages, require_trusted, trusted_packages

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.config.schema import with_overrides
+from cluster.config.overrides import with_overrides
 from cluster.errors import MetarayError
 from cluster.reports.figures.searches import Axis, Searched, Trial
 from cluster.reports.run_page import Drawn

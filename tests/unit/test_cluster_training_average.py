@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from cluster.config.schema import parse, with_overrides
+from cluster.config.overrides import with_overrides
+from cluster.config.schema import parse
 from cluster.errors import ConfigError
 from cluster.evaluation.protocol import protocol, rows
 from cluster.evaluation.scores import evaluate_params

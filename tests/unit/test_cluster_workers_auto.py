@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.config.schema import parse, with_overrides
+from cluster.config.overrides import with_overrides
+from cluster.config.schema import parse
 from cluster.errors import ConfigError, EngineError
 from cluster.setups.build import build
 from cluster.workers import auto

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.config.schema import Config, parse, with_overrides
+from cluster.config.overrides import with_overrides
+from cluster.config.schema import Config, parse
 from cluster.config.sections import ClusterConfig
 from cluster.errors import ConfigError
 from cluster.search import trial

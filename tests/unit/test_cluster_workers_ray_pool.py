@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.config.schema import parse, with_overrides
+from cluster.config.overrides import with_overrides
+from cluster.config.schema import parse
 from cluster.errors import ClusterError
 from cluster.interrupts import StopFlag
 from cluster.progress import forget_warnings
