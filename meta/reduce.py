@@ -69,6 +69,42 @@ class TreeSum(Generic[A]):
             level, number, width = level + 1, number // 2, (width + 1) // 2
         self._waiting[level, number] = part
 
+    def cover(self, number: int, part: A, level: int = 0) -> bool:
+        """Adds the sum of a node whose parts may have been counted before, each of them still counted once.
+
+        Where workers compute a part twice, two sums may overlap. Parts below an incomplete node have been added up
+        below it only, so its whole sum takes the place of theirs.
+
+        Args:
+            number: as of :meth:`add`.
+            part: as of :meth:`add`.
+            level: as of :meth:`add`.
+
+        Returns:
+            False if all of the node's parts were counted already: nothing changes then.
+        """
+        below = range(number << level, min((number + 1) << level, self._count))
+        counted = [one for one in below if one in self._seen]
+        if len(counted) == len(below) > 0:
+            return False
+        if counted:
+            self._seen.difference_update(counted)
+            for lower, place in [(low, at) for low, at in self._waiting if low < level and at >> level - low == number]:
+                del self._waiting[lower, place]
+        self.add(number, part, level)
+        return True
+
+    def take(self) -> list[tuple[int, int, A]]:
+        """Removes all partial sums, and forgets their parts.
+
+        Returns:
+            Level, number and sum of each, fit for :meth:`add` and :meth:`cover` of another tree over as many parts.
+        """
+        sums = [(level, number, part) for (level, number), part in self._waiting.items()]
+        self._waiting.clear()
+        self._seen.clear()
+        return sums
+
     def total(self) -> A:
         """Returns the sum of all parts.
 

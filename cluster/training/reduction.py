@@ -53,16 +53,15 @@ def sum_gradients(ticket: Ticket, pool: Pool) -> GradientSum:
         ticket: the gradient requests of all shards.
         pool: the workers that they were submitted to.
     """
-    shards = sum(len(one.parts) if isinstance(one, GradientRequest) else 1 for one in ticket.requests)
-    gradients: TreeSum[Flat] = TreeSum(shards)
-    metrics: TreeSum[Flat] = TreeSum(shards)
-    nonfinite: list[int] = []
+    gradients: TreeSum[Flat] = TreeSum(ticket.shards)
+    metrics: TreeSum[Flat] = TreeSum(ticket.shards)
+    nonfinite: set[int] = set()
     for reply in pool.gather(ticket):
         assert isinstance(reply, GradientReply), reply
         level = reply.request.level if isinstance(reply.request, GradientRequest) else 0
-        gradients.add(reply.request.shard, reply.gradient, level)
-        metrics.add(reply.request.shard, reply.metric_sums, level)
-        nonfinite += reply.nonfinite
+        gradients.cover(reply.request.shard, reply.gradient, level)
+        metrics.cover(reply.request.shard, reply.metric_sums, level)
+        nonfinite.update(reply.nonfinite)
         names = reply.metrics
     return GradientSum(
         tasks=sum(len(request.tasks.indices) for request in ticket.requests),

@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import ray
@@ -23,13 +23,14 @@ from cluster.workers.schedule import DEPTH
 from cluster.workers.transport.greeting import Refused
 from cluster.workers.transport.hub import Address, connect
 from cluster.workers.transport.link import Bytes, Link, LinkClosed, Message
-from cluster.workers.transport.memory import Segments, received, view
+from cluster.workers.transport.memory import AVAILABLE, Segments, received, view
 from cluster.workers.vectors import KEPT
 from cluster.workers.wire import decode_request, encode_reply
 from cluster.workers.worker import Workable, Worker
 
 BEAT = 1.0  # seconds between signs of life
 CONNECTING = 30.0  # seconds until a pool that cannot be reached is given up
+PAUSE = 0.1  # seconds until the pool has missed a relay too
 
 
 class WorkerActor:
@@ -41,13 +42,14 @@ class WorkerActor:
         self._worker = Worker(setup)
         self._data, self._dtype = setup.data, np.dtype(config.dtype)
 
-    def serve(self, address: Address, node: str, number: int) -> None:
+    def serve(self, address: Address, node: str, number: int, start: int) -> None:
         """Compute requests until the pool closes the link.
 
         Args:
             address: the pool's.
-            node: Ray's name of the pool's node; on another node, numbers travel over the network.
+            node: Ray's name of the pool's node; on another node the pool sends the worker on to a relay.
             number: the worker's, for the pool.
+            start: number of this start among all of the pool's, which a worker that comes back is known by.
 
         Raises:
             ClusterError: if the pool cannot be reached.
@@ -63,20 +65,49 @@ class WorkerActor:
             ) from error
         hello = {
             "number": number,
+            "start": start,
             "pid": os.getpid(),
             "node": own,
             "host": platform.node(),
             "data": self._data,
             "arithmetic": arithmetic(),
         }
+        if own != node and AVAILABLE:
+            self._serve_relayed(link, address, hello | {"relayed": own})
+        else:
+            self._serve(link, hello)
+
+    def _serve_relayed(self, link: Link, address: Address, hello: dict[str, Any]) -> None:
+        """Compute requests that come through a relay, and go back to the pool when it is lost."""
+        while (relay := self._serve(link, hello)) is not None:
+            try:
+                link = connect(replace(address, local=relay), same_machine=True, patience=CONNECTING)
+                self._serve(link, hello)
+            except (OSError, Refused):
+                time.sleep(PAUSE)  # it has just been lost
+            try:
+                link = connect(address, same_machine=False, patience=CONNECTING)
+            except (OSError, Refused):
+                return  # the pool is closed
+
+    def _serve(self, link: Link, hello: dict[str, Any]) -> str | None:
+        """Compute what a link brings.
+
+        Returns:
+            The local name of the relay that we are sent on to, or None if the link was closed.
+        """
+        serving = _Serving(link, self._worker, self._dtype)
         try:
             link.send({"hello": hello})
             threading.Thread(target=_beat, args=(link,), name="beat", daemon=True).start()
-            _Serving(link, self._worker, self._dtype).run()
-        except LinkClosed:
-            pass  # the pool is closed, or has given this worker up
+            serving.run()
+        except _SentOn as elsewhere:
+            return elsewhere.local
+        except LinkClosed:  # the pool is closed, or has given this worker up, or its relay is lost
+            return None
         finally:
             link.close()  # else the pool would go on hearing the heart of a worker that serves no more
+            serving.close()
 
 
 def _beat(link: Link) -> None:
@@ -85,6 +116,14 @@ def _beat(link: Link) -> None:
         while True:
             time.sleep(BEAT)
             link.send({"beat": True})
+
+
+class _SentOn(Exception):  # noqa: N818 - no fault
+    """The pool wants us to connect to a relay."""
+
+    def __init__(self, local: str) -> None:
+        super().__init__(local)
+        self.local = local
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +150,12 @@ class _Serving:
         self._step = -1  # of the latest gradient
         self._first: TaskRange | None = None  # what the first request of that step said comes next
 
-    def run(self) -> None:
+    def run(self) -> NoReturn:
         """Compute requests one after another.
 
         Raises:
             LinkClosed: at the end.
+            _SentOn: if they come from elsewhere.
         """
         while True:
             if not self._orders:
@@ -130,6 +170,8 @@ class _Serving:
     def _receive(self) -> "_Order":
         message = self._link.receive()
         assert message is not None  # the socket blocks
+        if "relay" in message.header:
+            raise _SentOn(message.header["relay"])
         theta, second = self._vectors(message.header, message)
         return _Order(message.header["job"], decode_request(message.header["request"]), theta, second)
 
@@ -189,6 +231,10 @@ class _Serving:
         new = () if number in self._told else (segment.descriptor,)
         self._told.add(number)
         self._link.send(head | {"segment": [number, numbers.nbytes]}, descriptors=new)
+
+    def close(self) -> None:
+        """Let memory go."""
+        self._own.close()
 
 
 def start_actor(setup: Workable) -> Any:

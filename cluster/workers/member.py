@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import ray
 from ray.exceptions import (
     GetTimeoutError,
@@ -19,9 +18,11 @@ from ray.exceptions import (
 from cluster import errors
 from cluster.errors import MetarayError
 from cluster.workers.nodes import label
-from cluster.workers.transport.link import Bytes, Link, Message
-from cluster.workers.transport.memory import received
-from cluster.workers.vectors import Receiver
+from cluster.workers.relays import AnyLink, RelayedLink
+from cluster.workers.schedule import Job
+from cluster.workers.transport.link import LinkClosed
+from cluster.workers.vectors import Receiver, Replies, Vectors
+from cluster.workers.wire import encode_request
 
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError)
 CAUSE_SECONDS = 1.0  # that Ray may take to say why a worker's link has closed
@@ -35,26 +36,49 @@ class Member:
         number: its place among the workers; a replacement has that of the worker it replaces.
         actor: Ray's handle.
         serving: Ray's reference to the call that serves until the worker ends.
-        since: when it was started.
+        since: when it was started, or lost its relay.
+        start: number of its start among all of the pool's.
         link: to it, once it has connected.
+        returning: whether it was connected by a relay that was lost.
         heard: when anything last arrived from it.
         receiver: what it has been sent.
         node: Ray's identity of its node, once it has connected.
         host: the node's name.
-        segments: its shared memory by number.
+        replies: what it has replied.
     """
 
     number: int
     actor: Any
     serving: Any
     since: float
-    link: Link | None = None
+    start: int = 0
+    link: AnyLink | None = None
+    returning: bool = False
     pid: int | None = None
     heard: float = 0.0
     receiver: Receiver | None = None
     node: str = ""
     host: str = ""
-    segments: dict[int, Bytes] = field(default_factory=dict)
+    replies: Replies = field(default_factory=Replies)
+
+    def give(self, assignment: int, job: Job, vectors: Vectors) -> None:
+        """Send a request, or have its relay send it with others.
+
+        Args:
+            assignment: its number.
+            job: the request's.
+            vectors: the pool's.
+        """
+        if isinstance(self.link, RelayedLink):
+            self.link.order(assignment, job)
+            return
+        assert self.link is not None
+        assert self.receiver is not None
+        fields, numbers, descriptors = self.receiver.header(job.vectors, vectors)
+        try:
+            self.link.send({"job": assignment, "request": encode_request(job.request)} | fields, numbers, descriptors)
+        except LinkClosed:
+            return  # the hub reports it, and the job is given to another worker then
 
     @property
     def where(self) -> str | None:
@@ -81,15 +105,6 @@ class Member:
         except GetTimeoutError:
             return "its connection was lost"
         return "it ended its connection"
-
-    def numbers(self, message: Message) -> Any:
-        """A reply's numbers as bytes [N], which nobody changes any more."""
-        if "segment" not in message.header:
-            return message.numbers
-        number, nbytes = message.header["segment"]
-        if message.descriptors:
-            self.segments[number] = received(message.descriptors[0], nbytes)
-        return np.array(self.segments[number])  # the worker writes there again
 
 
 def fault(name: str, text: str, trace: str) -> MetarayError:

@@ -166,6 +166,28 @@ class GradientReply(Reply):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SummedReply(GradientReply):
+    """The answer to several gradient requests: the sum of a node of the tree. The buffer is the gradient, [P].
+
+    Attributes:
+        request: of the node, as if one worker had been asked for it.
+        sums: of each metric over the node's tasks.
+    """
+
+    sums: tuple[float, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The number of parameters P."""
+        return len(self.buffer)
+
+    @property
+    def metric_sums(self) -> Flat:
+        """Sums over the tasks, one per metric, in float64: each shard's, added up along the tree."""
+        return np.array(self.sums, dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoresReply(Reply):
     """The rows of a table of scores."""
 

@@ -3,10 +3,11 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from cluster.runs.events import Event
-from cluster.workers.messages import Flat, Reply, Request
+from cluster.workers.messages import Flat, GradientRequest, Reply, Request
 from cluster.workers.worker import Workable, Worker
 
 ENOUGH = 1.15  # a request less is worth some imbalance
@@ -15,25 +16,38 @@ FINER = 4  # times as many blocks where workers differ
 
 @dataclass(eq=False)
 class Ticket:
-    """Requests submitted together, and the replies that have come so far."""
+    """Requests submitted together, and the replies that have come so far.
+
+    Attributes:
+        requests: what was submitted.
+        replies: those that nobody has taken yet; one may answer several requests with their sum.
+        computed: number of requests that a worker has computed.
+        delivered: number of requests whose reply is here.
+    """
 
     requests: Sequence[Request]
     replies: deque[Reply] = field(default_factory=deque)
+    computed: int = 0
     delivered: int = 0
+
+    @cached_property
+    def shards(self) -> int:
+        """Number of shards of all requests."""
+        return sum(len(one.parts) if isinstance(one, GradientRequest) else 1 for one in self.requests)
 
     @property
     def complete(self) -> bool:
         """Whether every request has its reply."""
         return self.delivered == len(self.requests)
 
-    def deliver(self, reply: Reply) -> None:
-        """Add one reply."""
+    def deliver(self, reply: Reply, requests: int = 1) -> None:
+        """Add a reply to one request, or to several."""
         self.replies.append(reply)
-        self.delivered += 1
+        self.delivered += requests
 
 
 class Pool(Protocol):
-    """Workers that compute requests under a version of θ; each request gets exactly one reply.
+    """Workers that compute requests under a version of θ; each request is replied to, gradients perhaps by a sum.
 
     Attributes:
         failures: one line per worker that was lost.

@@ -1,10 +1,12 @@
 """The pool of Ray actors: hands requests out, replaces workers that are lost, repeats what they held.
 
 Ray starts, places and ends the workers, and says why one has died. Requests, vectors and replies travel over links of
-the pool's own (:mod:`cluster.workers.transport`), in a tenth of the time that a call of Ray's takes. Which worker
-computes what is decided by :mod:`cluster.workers.schedule`.
+the pool's own (:mod:`cluster.workers.transport`), in a tenth of the time that a call of Ray's takes; those of other
+nodes through a relay on each (:mod:`cluster.workers.relays`). Which worker computes what is decided by
+:mod:`cluster.workers.schedule`.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,18 +24,20 @@ from cluster.workers.member import Member, fault
 from cluster.workers.messages import Flat, Reply, Request
 from cluster.workers.nodes import Nodes, label
 from cluster.workers.pool import Ticket, level_of
-from cluster.workers.room import amounts, requested, short_of_room, waiting_for_room
+from cluster.workers.relay_actor import RelayProcess
+from cluster.workers.relays import AnyLink, RelayedLink, Relays
+from cluster.workers.room import no_room, requested, short_of_room, too_few, waiting_for_room
 from cluster.workers.schedule import Job, Schedule
 from cluster.workers.transport.hub import Hub
-from cluster.workers.transport.link import Link, LinkClosed, Message
+from cluster.workers.transport.link import Message
 from cluster.workers.vectors import Receiver, Vectors
-from cluster.workers.wire import decode_reply, encode_request
+from cluster.workers.wire import decode_reply
 from cluster.workers.worker import Workable
 
-MOST_SILENCES = 3  # workers in turn that give no reply to one request: then it is the request that takes too long
 ROOM_SECONDS = 30.0  # that a worker takes to start; who takes longer waits for room
 REMEDY = "look for memory or node failures, or raise cluster.max_failures"
 LONGEST_WAIT = 0.5  # seconds between two looks at what Ray knows and at deadlines
+RETURN = 10.0  # seconds that a worker may take to come back by a relay; then it is replaced
 
 
 class RayPool:
@@ -57,7 +61,8 @@ class RayPool:
         self._failed_in_a_row = 0
         self._most = 0  # workers that were ready at a time
         self._members: dict[int, Member] = {}
-        self._by_link: dict[Link, Member] = {}
+        self._by_link: dict[AnyLink, Member] = {}
+        self._starts = itertools.count()
         self._arithmetic: Arithmetic | None = None
         self._looked = time.monotonic()
         self._node: str = ray.get_runtime_context().get_node_id()
@@ -69,6 +74,13 @@ class RayPool:
         self._hub = Hub(own_address())
         self._begun, self._waiting = False, 0  # workers without room
         self._request: NodesRequest | None = None
+        self._relays = Relays(
+            self._hub,
+            self._schedule,
+            self._vectors,
+            start=lambda node: RelayProcess(self._hub.address, node),
+            on_lost=self.failures.append,
+        )
         try:
             for number in range(self.workers):
                 self._start(number)
@@ -90,12 +102,8 @@ class RayPool:
         while len(self._by_link) < limits.least:
             self._advance(LONGEST_WAIT)
             if self._by_link and time.monotonic() - began > limits.start_timeout:
-                raise ClusterError(
-                    f"cluster.min_workers: expected {limits.least} workers within {limits.start_timeout:g} s, received "
-                    f"{len(self._by_link)}; the cluster has {amounts(_resources(ray.cluster_resources))} in all and "
-                    f"{amounts(_resources(ray.available_resources))} free. Lower cluster.min_workers, add nodes, or "
-                    "raise cluster.start_timeout"
-                )
+                total, free = _resources(ray.cluster_resources), _resources(ray.available_resources)
+                raise ClusterError(too_few(limits, len(self._by_link), total, free))
 
     @property
     def warnings(self) -> list[str]:
@@ -158,34 +166,27 @@ class RayPool:
         for member in members.values():
             ray.kill(member.actor)
         self._nodes.close()
+        self._relays.close()
         self._hub.close()
         self._vectors.close()
         if self._request is not None:
             self._request.withdraw()
 
     def _start(self, number: int) -> None:
-        actor = start_actor(self._setup)
-        serving = actor.serve.remote(self._hub.address, self._node, number)
-        self._members[number] = Member(number, actor, serving, time.monotonic())
+        actor, start = start_actor(self._setup), next(self._starts)
+        serving = actor.serve.remote(self._hub.address, self._node, number, start)
+        self._members[number] = Member(number, actor, serving, time.monotonic(), start)
 
     def _hand_out(self) -> None:
         """Send what the schedule gives out."""
         for number, assignment, job in list(self._schedule.assign()):
-            member = self._members[number]
-            assert member.link is not None
-            assert member.receiver is not None
-            fields, numbers, descriptors = member.receiver.header(job.vectors, self._vectors)
-            try:
-                member.link.send(
-                    {"job": assignment, "request": encode_request(job.request)} | fields, numbers, descriptors
-                )
-            except LinkClosed:
-                continue  # the hub reports it, and the job is given to another worker then
+            self._members[number].give(assignment, job, self._vectors)
+        self._relays.flush()
 
     def _advance(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for something to happen, and act on all that has."""
         timeout = min(timeout, max(0.0, self._schedule.next_look()))
-        for link, message in self._hub.wait(timeout):
+        for link, message in self._relays.wait(timeout):
             self._on_event(link, message)
         if time.monotonic() - self._looked > LONGEST_WAIT:
             self._looked = time.monotonic()
@@ -194,10 +195,12 @@ class RayPool:
             self._check_deadlines()
         self._hand_out()
 
-    def _on_event(self, link: Link, message: Message | None) -> None:
+    def _on_event(self, link: AnyLink, message: Message | None) -> None:
         member = self._by_link.get(link)
         if message is None:
-            if member is not None:
+            if member is not None and self._relays.returns(link):
+                self._let_return(member)
+            elif member is not None:
                 self._replace(member, member.cause())
             return
         header = message.header
@@ -209,35 +212,41 @@ class RayPool:
         if "job" in header:
             self._on_reply(member, message)
 
-    def _welcome(self, link: Link, hello: dict[str, Any]) -> None:
+    def _welcome(self, link: AnyLink, hello: dict[str, Any]) -> None:
         """Take in a worker that has connected."""
         member = self._members.get(hello["number"])
-        if member is None or member.link is not None:
-            self._hub.drop(link)  # one that was given up while it started
+        if member is None or member.link is not None or member.start != hello["start"]:
+            self._relays.drop(link)  # one that was given up while it started
             return
         require_same_data(self._setup.data, hello["data"])
         self._arithmetic = self._arithmetic or hello["arithmetic"]
         require_same_arithmetic(self._arithmetic, hello["arithmetic"], mixed=self._config.cluster.mixed)
         member.link, member.pid, member.heard = link, hello["pid"], time.monotonic()
-        member.receiver = Receiver(shares_memory=link.shares_memory)
+        member.receiver, member.returning = Receiver(shares_memory=link.shares_memory), False
         member.node, member.host = hello["node"], hello["host"]
         self._ledger.joined(member.number, label(member.node, member.host))
         self._by_link[link] = member
-        self._schedule.join(member.number)
+        self._schedule.join(member.number, hello["node"])
         self._most = max(self._most, len(self._by_link))
 
     def _on_reply(self, member: Member, message: Message) -> None:
         """Deliver a reply, unless another worker was faster."""
         header = message.header
         job = self._schedule.settle(member.number, header["job"], header["seconds"])
+        if "held" in header:  # by its relay, which adds it to others
+            if job is not None:
+                assert isinstance(member.link, RelayedLink)
+                self._failed_in_a_row = 0
+                self._relays.hold(member.link, job)
+            return
         if job is None:
-            member.numbers(message)  # a new segment may have come with it
+            member.replies.numbers(message)  # a new segment may have come with it
             return
         if "fault" in header:
             raise fault(*header["fault"])
         self._failed_in_a_row = 0
         dtype = header["reply"][0]
-        buffer = member.numbers(message).view(dtype)
+        buffer = member.replies.numbers(message).view(dtype)
         self._vectors.settle(job.vectors)
         job.ticket.deliver(decode_reply(job.request, header["reply"], buffer))
 
@@ -249,6 +258,14 @@ class RayPool:
         done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
         for ref in done:
             self._replace(calls[ref], calls[ref].cause())
+
+    def _let_return(self, member: Member) -> None:
+        """Give a worker some time to come back by a relay; its jobs go back to the head of their queues."""
+        assert member.link is not None
+        self._schedule.leave(member.number)
+        del self._by_link[member.link]
+        self._relays.drop(member.link)
+        member.link, member.returning, member.since = None, True, time.monotonic()
 
     def _look_at_nodes(self) -> None:
         """Note nodes that have come or gone, and replace the workers of those that have gone."""
@@ -273,7 +290,7 @@ class RayPool:
         self._failed_in_a_row += 1
         if member.link is not None:
             self._by_link.pop(member.link, None)
-            self._hub.drop(member.link)
+            self._relays.drop(member.link)
         ray.kill(member.actor)
         if self._failed_in_a_row > self._most_failures:
             raise ClusterError(
@@ -297,41 +314,26 @@ class RayPool:
         warn(f"{reason}; {REMEDY}; saving the state")
         self._stop.reason = reason
 
-    def _count_silence(self, job: Job) -> None:
-        """Give up on a request that one worker after another does not reply to: it is too long for its deadline.
-
-        Raises:
-            ClusterError: naming the request and the key to change.
-        """
-        job.silences += 1
-        if job.silences >= MOST_SILENCES:
-            raise ClusterError(
-                f"cluster.order_timeout: expected an answer within {self._config.cluster.order_timeout:g} s, received "
-                f"none from {job.silences} workers in turn for step {job.request.step} on {job.request.tasks}; raise "
-                "cluster.order_timeout, or lower shard"
-            )
-
     def _check_deadlines(self) -> None:
         """Give up on workers that have been silent for too long, and on a cluster that has room for none."""
         now, limits = time.monotonic(), self._config.cluster
         self._waiting = sum(one.link is None and now - one.since > ROOM_SECONDS for one in self._members.values())
         if self._begun and (there := self.workers - self._waiting) < limits.min_workers:
             warn(f"cluster.min_workers: {there} of {limits.min_workers} workers have room; going on with fewer")
-        for member in list(self._by_link.values()):
-            if now - member.heard > limits.heartbeat_timeout:
+        self._relays.check(limits.heartbeat_timeout)
+        for member in list(self._members.values()):
+            if member.returning and now - member.since > RETURN:
+                self._replace(member, f"it did not come back by a relay within {RETURN:g} s")
+        for link, member in list(self._by_link.items()):
+            if self._relays.heard(link) - member.heard > limits.heartbeat_timeout:
                 self._replace(member, f"no sign of life for {limits.heartbeat_timeout:g} s", hung=True)
                 continue
             oldest = self._schedule.oldest(member.number)
             if oldest is not None and oldest[1] > limits.order_timeout:
-                self._count_silence(oldest[0])
+                oldest[0].count_silence(limits.order_timeout)
                 self._replace(member, f"no answer for {limits.order_timeout:g} s", hung=True)
         if not self._by_link and now - min(one.since for one in self._members.values()) > limits.start_timeout:
-            total, free = _resources(ray.cluster_resources), _resources(ray.available_resources)
-            raise ClusterError(
-                f"expected a worker with {limits.threads} CPU and {limits.gpus_per_worker:g} GPU to start within "
-                f"{limits.start_timeout:g} s; the cluster has {amounts(total)} in all and {amounts(free)} free. Lower "
-                "cluster.threads or cluster.gpus_per_worker, or add nodes"
-            )
+            raise ClusterError(no_room(limits, _resources(ray.cluster_resources), _resources(ray.available_resources)))
 
 
 def _resources(ask: Callable[[], dict[str, float]]) -> dict[str, float]:

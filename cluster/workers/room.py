@@ -67,3 +67,34 @@ def waiting_for_room(limits: ClusterConfig, most: int, ready: int, total: Resour
         f"cluster.workers: beginning with {ready}; the cluster has room for {room(limits, total)} ({amounts(total)} in "
         f"all), and up to {most} take part when nodes join"
     )
+
+
+def too_few(limits: ClusterConfig, ready: int, total: Resources, free: Resources) -> str:
+    """Error text for a run that cannot begin: fewer workers than it needs have started in time.
+
+    Args:
+        limits: how many it needs, and the time.
+        ready: workers that have started.
+        total: the cluster's resources.
+        free: those that nobody uses.
+    """
+    return (
+        f"cluster.min_workers: expected {limits.least} workers within {limits.start_timeout:g} s, received {ready}; "
+        f"the cluster has {amounts(total)} in all and {amounts(free)} free. Lower cluster.min_workers, add nodes, or "
+        "raise cluster.start_timeout"
+    )
+
+
+def no_room(limits: ClusterConfig, total: Resources, free: Resources) -> str:
+    """Error text for a cluster on which no worker has started in time.
+
+    Args:
+        limits: what each takes, and the time.
+        total: the cluster's resources.
+        free: those that nobody uses.
+    """
+    return (
+        f"expected a worker with {limits.threads} CPU and {limits.gpus_per_worker:g} GPU to start within "
+        f"{limits.start_timeout:g} s; the cluster has {amounts(total)} in all and {amounts(free)} free. Lower "
+        "cluster.threads or cluster.gpus_per_worker, or add nodes"
+    )

@@ -1,18 +1,21 @@
 """Which worker computes which request, and when a second one computes it as well.
 
-A request has one job from submission until its reply is delivered. A job may be held by several workers: when one has
+A request has one job from submission until it has been computed. A job may be held by several workers: when one has
 left without a reply, or takes much longer than usual, another computes it too. The first reply counts, further ones are
-dropped; whoever computes a job gives the same bits.
+dropped; whoever computes a job gives the same bits. Neighbouring shards go to neighbours: workers of one node add their
+gradients up before they leave it.
 """
 
 import itertools
 import statistics
 import time
+from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.errors import ClusterError
 from cluster.workers.messages import Request, RolloutRequest, ScoresRequest
 from cluster.workers.pool import Ticket
 
@@ -21,6 +24,7 @@ REMEMBERED = 64  # times of jobs of one kind
 ENOUGH = 8  # of them, before anybody is called late or slow
 LATE = 2.5  # times the median: another worker that has nothing to do computes the job as well
 SLOW = 3.0  # times the median in its last job: a worker that gets only copies of jobs that others hold
+MOST_SILENCES = 3  # workers in turn that give no reply to one request: then it is the request that takes too long
 LEAST = 0.002  # seconds; below it, nobody is called late or slow
 
 
@@ -34,7 +38,7 @@ class Job:
         vectors: what travels beside it; the pool's.
         silences: workers that gave no reply to it in time.
         holders: number of workers that hold it.
-        ended: when its reply was delivered, on the schedule's clock.
+        ended: when a worker had computed it, on the schedule's clock; its result may still be at a relay.
     """
 
     ticket: Ticket
@@ -46,13 +50,30 @@ class Job:
 
     @property
     def settled(self) -> bool:
-        """Whether its reply has been delivered."""
+        """Whether it has been computed, by whichever worker."""
         return self.ended is not None
 
     @property
     def background(self) -> bool:
         """Whether other jobs go first."""
         return isinstance(self.request, ScoresRequest)
+
+    def count_silence(self, timeout: float) -> None:
+        """Count a worker that does not reply; after several in turn it is the request that takes too long.
+
+        Args:
+            timeout: seconds that each may take.
+
+        Raises:
+            ClusterError: naming the request and the key to change.
+        """
+        self.silences += 1
+        if self.silences >= MOST_SILENCES:
+            raise ClusterError(
+                f"cluster.order_timeout: expected an answer within {timeout:g} s, received none from {self.silences} "
+                f"workers in turn for step {self.request.step} on {self.request.tasks}; raise cluster.order_timeout, "
+                "or lower shard"
+            )
 
 
 class _Times:
@@ -102,7 +123,8 @@ class Schedule:
         self._background: deque[Job] = deque()
         self._jobs: dict[int, dict[int, Job]] = {}  # by worker, by assignment
         self._slow: set[int] = set()
-        self._fast: list[int] = []  # workers that are not slow; all, if all are
+        self._nodes: dict[int, str] = {}  # by worker
+        self._fast: list[int] = []  # workers that are not slow, node by node; all, if all are
         self._holding: list[dict[int, None]] = [{} for _ in range(DEPTH)]  # fast workers by the jobs that they hold
         self._idle_slow: dict[int, None] = {}
         self._out: dict[int, tuple[int, Job, float]] = {}  # by assignment, the oldest first: worker, job, since when
@@ -121,14 +143,23 @@ class Schedule:
         """Queue a job."""
         (self._background if background else self._foreground).append(job)
 
-    def join(self, worker: int) -> None:
-        """Take a worker in."""
-        self._jobs[worker] = {}
+    def join(self, worker: int, node: str = "") -> None:
+        """Take a worker in.
+
+        Args:
+            worker: its number.
+            node: any name of its node.
+        """
+        self._jobs[worker], self._nodes[worker] = {}, node
         if self._slow:
             self._sort()
         else:
-            self._fast.append(worker)
+            insort(self._fast, worker, key=self._seat)
             self._place(worker)
+
+    def _seat(self, worker: int) -> tuple[str, int]:
+        """A worker's place among all, node by node."""
+        return self._nodes[worker], worker
 
     def leave(self, worker: int) -> list[Job]:
         """Let a worker go; jobs that nobody else holds go back to the head of their queues.
@@ -137,22 +168,40 @@ class Schedule:
             The jobs that it held and that are not settled, the oldest first.
         """
         jobs = self._jobs.pop(worker, {})
+        self._nodes.pop(worker, None)
         self._slow.discard(worker)
         for assignment in jobs:
             del self._out[assignment]
-        held = [job for job in jobs.values() if not job.settled]
-        for job in reversed(held):
+        for job in jobs.values():
             job.holders -= 1
-            if job.holders == 0:
-                (self._background if job.background else self._foreground).appendleft(job)
+        held = [job for job in jobs.values() if not job.settled]
+        self._put_back(held)
         self._sort()
         return held
 
+    def again(self, jobs: Sequence[Job]) -> None:
+        """Have jobs computed again whose results were lost.
+
+        Args:
+            jobs: that are settled.
+        """
+        for job in jobs:
+            job.ended = None
+            job.ticket.computed -= 1
+        self._put_back(jobs)
+
+    def _put_back(self, jobs: Sequence[Job]) -> None:
+        """Put jobs that nobody holds back at the head of their queues."""
+        for job in reversed(jobs):
+            if job.holders == 0:
+                (self._background if job.background else self._foreground).appendleft(job)
+
     def _sort(self) -> None:
         """Tell fast workers from slow ones anew."""
-        self._fast = [worker for worker in self._jobs if worker not in self._slow] or list(self._jobs)
-        for workers in (*self._holding, self._idle_slow):
-            workers.clear()
+        workers = sorted(self._jobs, key=self._seat)
+        self._fast = [worker for worker in workers if worker not in self._slow] or workers
+        for listed in (*self._holding, self._idle_slow):
+            listed.clear()
         for worker in self._jobs:
             self._place(worker)
 
@@ -185,7 +234,7 @@ class Schedule:
         waiting: list[Job] = []  # for the worker that has their rollouts
         while self._foreground and any(self._holding):
             job = self._foreground.popleft()
-            worker = self._worker_for(job.request)
+            worker = self._worker_for(job)
             if len(self._jobs[worker]) < DEPTH:
                 self._latest[job.request.shard] = worker
                 yield self._give(worker, job)
@@ -196,12 +245,13 @@ class Schedule:
             yield self._give(next(iter(self._holding[0])), self._background.popleft())
         yield from self._copies_of_late_jobs()
 
-    def _worker_for(self, request: Request) -> int:
+    def _worker_for(self, job: Job) -> int:
         """The worker that keeps the request's rollouts, or has drawn its tasks ahead, or has the fewest jobs."""
+        request = job.request
         holder = self._latest.get(request.shard, -1)
         if isinstance(request, RolloutRequest) and holder in self._jobs and holder not in self._slow:
             return holder
-        own = self._fast[request.shard % len(self._fast)]
+        own = self._fast[request.shard * len(self._fast) // len(job.ticket.requests) % len(self._fast)]
         if len(self._jobs[own]) < DEPTH:
             return own
         return next(worker for workers in self._holding for worker in workers)
@@ -276,4 +326,5 @@ class Schedule:
             return None
         times.add(tasks, self._clock() - since, seconds)
         job.ended = self._clock()
+        job.ticket.computed += 1
         return job

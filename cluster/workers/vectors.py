@@ -1,20 +1,21 @@
-"""θ, and a second vector where requests have one, on their way to workers: once per machine, or once per worker.
+"""θ, and a second vector where requests have one, on their way to workers, and the numbers of replies.
 
-Workers on the pool's machine read them from shared memory. To others they are sent with the first request that needs
-them; a worker keeps the latest few, and pool and worker count them alike.
+Workers on the pool's machine read them from shared memory. To the relay of another machine, or to a worker without
+one, they are sent with the first request that needs them; it keeps the latest few, and both ends count them alike.
 """
 
 import itertools
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from cluster.workers.messages import Flat
-from cluster.workers.transport.link import NOTHING, Bytes
-from cluster.workers.transport.memory import AVAILABLE, Segments, view
+from cluster.workers.transport.link import NOTHING, Bytes, Message
+from cluster.workers.transport.memory import AVAILABLE, Segments, received, view
 
-KEPT = 2  # payloads that a worker on another machine keeps
+KEPT = 2  # payloads that the other end of a link between machines keeps
 
 _numbers = itertools.count()
 
@@ -37,6 +38,11 @@ class Payload:
     segment: int | None = None
     number: int = field(default_factory=lambda: next(_numbers))
 
+    @cached_property
+    def lasting(self) -> Bytes:
+        """The bytes in memory of their own: sending them may last beyond the payload's requests."""
+        return self.bytes.copy()
+
 
 class Vectors:
     """Payloads of a pool."""
@@ -45,11 +51,11 @@ class Vectors:
         """Hold no memory yet."""
         self._segments = Segments()
 
-    def pack(self, theta: Flat, second: Flat | None, requests: int) -> Payload:
+    def pack(self, theta: Flat | Bytes, second: Flat | None, requests: int) -> Payload:
         """Copy vectors to where they are sent from.
 
         Args:
-            theta: θ [P].
+            theta: θ [P], or the bytes of another pool's payload.
             second: the second vector [P], or None.
             requests: number of requests that need them.
         """
@@ -78,7 +84,7 @@ class Vectors:
 
 
 class Receiver:
-    """What one worker has been sent, as far as the pool knows."""
+    """What one worker, or one relay, has been sent, as far as the sender knows."""
 
     def __init__(self, *, shares_memory: bool) -> None:
         """Nothing yet."""
@@ -103,5 +109,25 @@ class Receiver:
         if payload.number in self._payloads:
             return fields, NOTHING, ()
         self._payloads.append(payload.number)
-        # Sending may last beyond the payload's requests, when a faster worker has settled them.
-        return fields, payload.bytes.copy(), ()
+        return fields, payload.lasting, ()
+
+
+class Replies:
+    """What one worker has replied: its shared memory, or numbers that came over the network."""
+
+    def __init__(self) -> None:
+        """Know no memory yet."""
+        self._segments: dict[int, Bytes] = {}
+
+    def numbers(self, message: Message) -> Bytes:
+        """A reply's numbers as bytes [N], which nobody changes any more.
+
+        Args:
+            message: the reply; a new segment may come with it.
+        """
+        if "segment" not in message.header:
+            return message.numbers
+        number, nbytes = message.header["segment"]
+        if message.descriptors:
+            self._segments[number] = received(message.descriptors[0], nbytes)
+        return np.array(self._segments[number])  # the worker writes there again

@@ -46,7 +46,9 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Any:
     made._schedule = Schedule(clock=lambda: clock.now)
     made._schedule.on_slow = made._on_slow
     made._vectors = Vectors()
-    made._hub = SimpleNamespace(drop=lambda link: None)  # type: ignore[assignment]
+    made._relays = SimpleNamespace(  # type: ignore[assignment]
+        drop=lambda link: None, check=lambda timeout: None, flush=lambda: None, heard=lambda link: clock.now
+    )
     made._members, made._by_link, made._waiting, made._begun = {}, {}, 0, True
 
     def start(number: int) -> None:

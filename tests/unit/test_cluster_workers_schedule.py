@@ -29,6 +29,13 @@ def job(kind: type[Request] = GradientRequest, shard: int = 0, step: int = 0) ->
     return Job(Ticket([request]), request, None)
 
 
+def jobs(count: int) -> list[Job]:
+    """Jobs of one ticket, a shard each."""
+    requests = [GradientRequest(step=0, shard=shard, tasks=TASKS) for shard in range(count)]
+    ticket = Ticket(requests)
+    return [Job(ticket, request, None) for request in requests]
+
+
 def made(workers: int, *, copies: bool = True) -> tuple[Schedule, Clock]:
     clock = Clock()
     schedule = Schedule(copies=copies, clock=clock)
@@ -50,12 +57,38 @@ def experienced(workers: int, seconds: float = 1.0) -> tuple[Schedule, Clock]:
 
 def test_each_worker_gets_its_own_shards_and_two_at_most() -> None:
     schedule, _ = made(2)
-    for shard in range(6):
-        schedule.add(job(shard=shard))
+    for one in jobs(6):
+        schedule.add(one)
     given_out = [(worker, one.request.shard) for worker, _, one in schedule.assign()]
-    assert sorted(given_out) == [(0, 0), (0, 2), (1, 1), (1, 3)]
+    assert sorted(given_out) == [(0, 0), (0, 1), (1, 2), (1, 3)]
     assert len(given_out) == 2 * DEPTH
     assert list(schedule.assign()) == []
+
+
+def test_neighbouring_shards_go_to_workers_of_one_node() -> None:
+    schedule, _ = made(0)
+    for worker, node in enumerate("abcabc"):
+        schedule.join(worker, node)
+    for one in jobs(12):
+        schedule.add(one)
+    nodes = {one.request.shard: "abcabc"[worker] for worker, _, one in schedule.assign()}
+    assert [nodes[shard] for shard in range(12)] == list("aaaabbbbcccc")
+
+
+def test_jobs_whose_results_were_lost_are_computed_once_more() -> None:
+    schedule, clock = experienced(2)
+    lost = job()
+    schedule.add(lost)
+    ((worker, number, _),) = list(schedule.assign())
+    clock.now += LATE + 0.01
+    ((other, second, _),) = list(schedule.assign())
+    assert schedule.settle(worker, number, 1.0) is lost
+    schedule.again([lost])
+    assert list(schedule.assign()) == [], "another worker still computes it"
+    assert schedule.settle(other, second, 1.0) is lost
+    assert lost.ticket.computed == 1
+    schedule.again([lost])
+    assert [one for _, _, one in schedule.assign()] == [lost]
 
 
 def test_background_jobs_wait_for_idle_workers() -> None:
@@ -141,13 +174,16 @@ def test_no_copies_where_they_are_switched_off_or_nobody_knows_what_late_is() ->
 
 def test_a_slow_worker_gets_copies_alone_until_it_is_fast_again() -> None:
     schedule, clock = experienced(2)
-    schedule.add(job(shard=1))
-    ((worker, number, _),) = list(schedule.assign())
+    for one in jobs(2):
+        schedule.add(one)
+    (_, fast, _), (worker, number, _) = list(schedule.assign())
     assert worker == 1
+    clock.now += 1
+    schedule.settle(0, fast, 1.0)
     clock.now += 2 * SLOW
     schedule.settle(worker, number, 2 * SLOW)
-    for shard in range(3):
-        schedule.add(job(shard=shard))
+    for one in jobs(3):
+        schedule.add(one)
     given_out = list(schedule.assign())
     assert [worker for worker, _, _ in given_out] == [0, 0], "one waits, and the slow worker has nothing"
     schedule.settle(0, given_out[0][1], 1.0)
@@ -157,7 +193,7 @@ def test_a_slow_worker_gets_copies_alone_until_it_is_fast_again() -> None:
     assert worker == 1
     assert schedule.copied == 0, "the job was not late"
     assert schedule.settle(1, number, 1.0) is copy
-    schedule.add(job(shard=1))
+    schedule.add(jobs(2)[1])
     assert next(iter(schedule.assign()))[0] == 1
 
 
@@ -261,8 +297,8 @@ test_every_request_is_settled_once = Running.TestCase
 @given(st.integers(1, 6), st.integers(1, 20))
 def test_work_is_spread(workers: int, shards: int) -> None:
     schedule, _ = made(workers)
-    for shard in range(shards):
-        schedule.add(job(shard=shard))
+    for one in jobs(shards):
+        schedule.add(one)
     counts = [0] * workers
     for worker, _, _ in schedule.assign():
         counts[worker] += 1

@@ -40,6 +40,7 @@ DOORS = {
             "cluster.workers.member",
             "cluster.workers.nodes",
             "cluster.workers.ray_pool",
+            "cluster.workers.relay_actor",
             "cluster.workers.remote",
             "cluster.workers.session",
         ),

@@ -60,6 +60,37 @@ def test_sums_of_blocks_give_the_same_bits(parts: Parts, level: int, random: Any
     assert tree.total().tobytes() == reference(parts).tobytes()
 
 
+@given(parts(), st.lists(st.tuples(st.integers(0, 6), st.integers(0, 39)), max_size=30), st.randoms())
+def test_sums_that_overlap_count_each_part_once(parts: Parts, nodes: list[tuple[int, int]], random: Any) -> None:
+    """Nodes of any level in any order, whatever parts of them were counted before; then what is still missing."""
+    tree: TreeSum[Parts] = TreeSum(len(parts))
+    alone = [(0, number) for number in range(len(parts))]
+    random.shuffle(alone)
+    for level, number in nodes + alone:
+        first, last = number << level, min((number + 1) << level, len(parts))
+        if first < last:
+            news = bool(set(range(first, last)) & set(tree.missing))
+            assert tree.cover(number, tree_sum(list(parts[first:last])), level) == news
+    assert tree.total().tobytes() == reference(parts).tobytes()
+
+
+@given(parts(), st.sets(st.integers(0, 39)), st.integers(1, 5))
+def test_partial_sums_of_several_trees_give_the_same_bits(parts: Parts, some: set[int], most: int) -> None:
+    """Parts are added up in two trees, one of them emptied in between, whose sums are added up in a third."""
+    trees: list[TreeSum[Parts]] = [TreeSum(len(parts)) for _ in range(3)]
+    for number, part in enumerate(parts):
+        trees[number in some].add(number, part)
+        if number % most == 0:
+            for level, place, taken in trees[1].take():
+                trees[2].add(place, taken, level)
+    for tree in trees[:2]:
+        for level, place, taken in tree.take():
+            trees[2].add(place, taken, level)
+        assert tree.missing == list(range(len(parts)))
+        assert tree.take() == []
+    assert trees[2].total().tobytes() == reference(parts).tobytes()
+
+
 def test_a_block_that_holds_a_counted_part_is_refused() -> None:
     tree: TreeSum[float] = TreeSum(7)
     tree.add(5, 1.0)

@@ -39,11 +39,13 @@ class Address:
 class Hub:
     """Links to workers, and the events on them."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str | None, secret: bytes | None = None) -> None:
         """Listen on this machine and on one interface.
 
         Args:
-            host: address of the interface: loopback, or the one that the cluster's nodes reach.
+            host: address of the interface: loopback, or the one that the cluster's nodes reach; None: on this machine
+                alone, which has to be Linux.
+            secret: the run's, if there is one already.
         """
         self._selector = selectors.DefaultSelector()
         self._watched: dict[Link, int] = {}  # events that the selector waits for
@@ -53,9 +55,12 @@ class Hub:
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
         self._selector.register(self._bell, selectors.EVENT_READ)
-        outside = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self._listeners = [outside]
-        local = ""
+        self._listeners: list[socket.socket] = []
+        local, port = "", 0
+        if host is not None:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._listeners.append(socket.create_server((host, 0), family=family))
+            port = self._listeners[0].getsockname()[1]
         if sys.platform == "linux":  # elsewhere Unix sockets need files, which a killed driver would leave behind
             local = f"metaray-{secrets.token_hex(16)}"
             inside = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -63,7 +68,7 @@ class Hub:
             inside.listen()
             self._listeners.append(inside)
         self.address = Address(
-            local=local, host=host, port=outside.getsockname()[1], secret=secrets.token_bytes(greeting.SIZE)
+            local=local, host=host or "", port=port, secret=secret or secrets.token_bytes(greeting.SIZE)
         )
         for listener in self._listeners:
             threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
@@ -81,7 +86,6 @@ class Hub:
         except greeting.Refused:
             connection.close()
             return
-        connection.setblocking(False)
         self._arrivals.put(Link(connection))
         with contextlib.suppress(OSError):  # the hub is being closed; it drops whoever has arrived
             self._ringer.send(b"!")
@@ -118,9 +122,13 @@ class Hub:
         with contextlib.suppress(BlockingIOError):
             self._bell.recv(4096)
         while not self._arrivals.empty():
-            link = self._arrivals.get()
-            self._selector.register(link, link.events, link)
-            self._watched[link] = link.events
+            self.watch(self._arrivals.get())
+
+    def watch(self, link: Link) -> None:
+        """Wait for events on a link too, which blocks no more from now on."""
+        link.never_block()
+        self._selector.register(link, link.events, link)
+        self._watched[link] = link.events
 
     def drop(self, link: Link) -> None:
         """Close a link and forget it."""

@@ -61,6 +61,10 @@ class Link:
         """The socket's descriptor, for a selector."""
         return self._socket.fileno()
 
+    def never_block(self) -> None:
+        """Queue what the other end does not take at once, and receive only what is there."""
+        self._socket.setblocking(False)
+
     @property
     def shares_memory(self) -> bool:
         """Whether the other end runs on this machine and can be handed descriptors."""
