@@ -25,7 +25,7 @@ STEPS = 30  # simulated for one figure
 FEWER = 5  # above MANY workers
 MANY = 1000
 # Of the driver, from two workers on a machine of two cores (AMD EPYC); see docs/scaling.md.
-SEND, RECEIVE, WAKE = 3e-5, 4e-5, 1e-4
+SEND, RECEIVE, NOTICE, WAKE = 3e-5, 4e-5, 2e-5, 1e-4
 LOOP = 1.5e-4  # of an outer step besides the optimizer
 WORTH = 1.05  # fewer workers are enough when they take at most so many times the least
 
@@ -172,6 +172,7 @@ def _measured(setup: EpisodeSetup, worker: Worker, theta: Flat, network: Network
         learner=statistics.median(steps) + LOOP,
         send=SEND,
         receive=RECEIVE,
+        notice=NOTICE,
         latency=WAKE,
         network=network.latency,
         memory=2 * theta.nbytes / statistics.median(added),

@@ -26,6 +26,7 @@ import yaml
 from cluster.config.schema import Config, parse
 from cluster.config.sections import ClusterConfig
 from cluster.workers.session import ray_session
+from helpers.scripts import COMMON
 from helpers.waiting import HANGS_AFTER, free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,30 @@ def make_config(settings: dict[str, Any]) -> Callable[..., Config]:
         return parse(raw)
 
     return make
+
+
+@pytest.fixture
+def outcome(tmp_path: Path) -> Callable[[str, Config], dict[str, Any]]:
+    """What a script prints that runs in a process of its own, with a Ray of its own, in ``tmp_path``."""
+
+    def run(script: str, config: Config) -> dict[str, Any]:
+        (tmp_path / "config.yaml").write_text(config.to_yaml())
+        (tmp_path / "script.py").write_text(COMMON + script)
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
+        done = subprocess.run(
+            [sys.executable, "script.py", "config.yaml"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
+    return run
 
 
 @pytest.fixture

@@ -1,13 +1,9 @@
 """Workers on another node, hung workers, slow workers: the same bits of θ, and nothing left behind."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -38,37 +34,6 @@ class Slow(Sinusoid):
             time.sleep(0.2 if os.path.exists(mine) else 0.01)
         return super().draw_range(seed, split, tasks)
 '''
-
-COMMON = """
-import json, os, sys, time
-import ray
-from cluster.config import strict_yaml
-from cluster.config.schema import parse
-from cluster.interrupts import StopFlag
-from cluster.setups.build import build
-from cluster.training.learner import Learner
-from cluster.training.loop import meta_train
-from cluster.workers.pool import InlinePool
-from cluster.workers.ray_pool import RayPool
-from cluster.workers.session import ray_session
-
-class Silence:
-    def after_step(self, learner, metrics): pass
-    def finish(self, learner): pass
-
-def train(pool, steps=None):
-    setup = build(config)
-    learner = Learner(config.outer, setup.layout, setup.initial_params())
-    outer = config.outer.model_copy(update={"steps": steps or config.outer.steps})
-    meta_train(config.model_copy(update={"outer": outer}), learner, pool, Silence(), StopFlag())
-    return learner.fingerprint
-
-def wait_for_all(pool):
-    while len(pool.pids) < pool.workers:
-        train(pool, 1)
-
-config = parse(strict_yaml.read(open(sys.argv[1]).read()))
-"""
 
 TWO_NODES = """
 from ray.cluster_utils import Cluster
@@ -157,30 +122,6 @@ def opened() -> Iterator[Callable[[Config], RayPool]]:
     yield ready
     for pool in pools:
         pool.close()
-
-
-@pytest.fixture
-def outcome(tmp_path: Path) -> Callable[[str, Config], dict[str, Any]]:
-    """What a script prints that runs in a process of its own, with a Ray of its own, in ``tmp_path``."""
-
-    def run(script: str, config: Config) -> dict[str, Any]:
-        (tmp_path / "config.yaml").write_text(config.to_yaml())
-        (tmp_path / "script.py").write_text(COMMON + script)
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
-        done = subprocess.run(
-            [sys.executable, "script.py", "config.yaml"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return result
-
-    return run
 
 
 def test_a_worker_on_another_node_gives_the_same_bits_over_the_network(make_config, outcome):

@@ -16,7 +16,16 @@ from cluster.commands.cli import app
 from cluster.workers.pool import level_for
 
 FREE = Costs(
-    shard=[1.0], learner=0, send=0, receive=0, latency=0, network=0, memory=math.inf, bandwidth=math.inf, nbytes=0
+    shard=[1.0],
+    learner=0,
+    send=0,
+    receive=0,
+    notice=0,
+    latency=0,
+    network=0,
+    memory=math.inf,
+    bandwidth=math.inf,
+    nbytes=0,
 )
 SMALL = {
     "task": {"family": "sinusoid", "shot": 5, "query": 5},
@@ -52,6 +61,31 @@ def test_the_network_bounds_many_nodes() -> None:
     costs = replace(FREE, shard=[1e-6], bandwidth=100, nbytes=100)  # a second for each θ and each gradient
     assert step(costs, 1, 9, nodes=9) == pytest.approx(8 + 1, abs=0.01)  # the last θ out, its gradient back
     assert step(costs, 9, 9, nodes=1) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8, 16])
+def test_the_network_carries_a_vector_each_way_for_each_other_node(workers: int) -> None:
+    costs = replace(FREE, bandwidth=1000, nbytes=100)
+    simulated = Simulation(costs, Cluster(nodes=4, workers_per_node=workers), 64).run(6)
+    assert simulated.network == pytest.approx(3 * 0.1)
+
+
+def test_what_a_relay_does_takes_its_time() -> None:
+    costs = replace(FREE, send=0.01, receive=0.02, notice=0.005, latency=0.1, network=0.3, bandwidth=1000, nbytes=100)
+    # One worker on each of two nodes, four shards each. θ is sent on after both requests; the other node's gradient is
+    # handled by its relay, then announced and received.
+    there = 0.02 + 0.1 + 0.3 + 0.01 + 0.1
+    back = 0.1 + 0.02 + 0.1 + 0.3 + 0.02
+    assert step(costs, 1, 8, nodes=2) == pytest.approx(there + 4 + back)
+
+
+@pytest.mark.parametrize("nodes", [2, 5])
+def test_a_slow_workers_node_sends_what_it_has_when_a_copy_is_there(nodes: int) -> None:
+    costs = replace(FREE, network=0.01)
+    cluster = Cluster(nodes=nodes, workers_per_node=4)
+    undisturbed = Simulation(costs, cluster, 16 * nodes).run(12).step
+    slow = Simulation(costs, replace(cluster, slow=5), 16 * nodes).run(12).step  # one of them on another node
+    assert undisturbed < slow < 10 * undisturbed
 
 
 @pytest.mark.parametrize("workers", [4, 16])
