@@ -22,7 +22,6 @@ from cluster.workers.vectors import Payload, Receiver, Vectors
 from cluster.workers.wire import encode_request
 
 WAITING = 5.0  # seconds that workers wait for a relay; then the pool serves them directly until it is there
-STARTING = 60.0  # seconds until a relay that does not connect counts as lost
 MOST_LOST = 3  # relays of one node that have relayed nothing: then its workers go without
 
 
@@ -286,16 +285,17 @@ class Relays:
             _send(link.relay.link, {"drop": link.seat})
 
     def check(self, timeout: float) -> None:
-        """Give up on relays that have ended, do not start, or are silent; :meth:`wait` reports their workers.
+        """Give up on relays that have ended or are silent; :meth:`wait` reports their workers.
+
+        A relay that takes long to start, or waits for its node to answer Ray, holds up nobody.
 
         Args:
             timeout: seconds without a sign of life.
         """
         for relay in list(self._relays.values()):
-            late = self._clock() - relay.since
-            if relay.link is None and (relay.process.ended or late > STARTING):
+            if relay.link is None and relay.process.ended:
                 self._lose(relay, "it did not start")
-            elif relay.link is None and late > WAITING:
+            elif relay.link is None and self._clock() - relay.since > WAITING:
                 self._news += relay.waiting.items()
                 relay.direct.update(relay.waiting)
                 relay.waiting.clear()

@@ -122,7 +122,7 @@ def outcome(tmp_path: Path) -> Callable[[str, Config], dict[str, Any]]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=2 * HANGS_AFTER,
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]

@@ -6,6 +6,8 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="relays share memory as Linux does")
 
+PATIENT = {"cluster__start_timeout": 300, "cluster__heartbeat_timeout": 60}  # with a machine that has other work
+
 # Two nodes beside that of the driver, which has no room for workers.
 NODES = """
 import gc, signal
@@ -139,7 +141,7 @@ print(json.dumps(result))
 
 def test_the_drivers_bytes_grow_with_nodes_and_not_with_workers(make_config, outcome):
     model = {"name": "mlp", "hidden": [40, 40]}
-    config = make_config(model=model, meta_batch=16, shard=1, cluster__copies=False, cluster__start_timeout=300)
+    config = make_config(model=model, meta_batch=16, shard=1, cluster__copies=False, **PATIENT)
     rows = outcome(NODES + TRAFFIC, config)["rows"]
     assert [row["same"] for row in rows] == [True] * 3
     assert [row["nodes"] for row in rows] == [2] * 3

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.workers.transport import greeting
-from cluster.workers.transport.hub import Hub, connect
+from cluster.workers.transport.hub import GREETING_SECONDS, GREETINGS_AT_ONCE, Hub, connect
 from cluster.workers.transport.link import LONGEST_HEADER, PREFIX, Link, LinkClosed, Message
 from cluster.workers.transport.memory import AVAILABLE, Segment, Segments, received
 
@@ -243,8 +243,13 @@ def test_a_hub_leaves_neither_sockets_nor_threads() -> None:
     before, threads = descriptors() if AVAILABLE else 0, set(threading.enumerate())
     hub = Hub("127.0.0.1")
     link = connect(hub.address, same_machine=True, patience=5)
+    silent = [socket.create_connection((hub.address.host, hub.address.port)) for _ in range(2 * GREETINGS_AT_ONCE)]
+    began = time.monotonic()
     hub.close()
     hub.close()
+    assert time.monotonic() - began < GREETING_SECONDS, "those that say nothing hold up nobody"
+    for connection in silent:
+        connection.close()
     with pytest.raises(LinkClosed):
         link.receive()
     link.close()

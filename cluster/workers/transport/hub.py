@@ -51,6 +51,7 @@ class Hub:
         self._watched: dict[Link, int] = {}  # events that the selector waits for
         self._arrivals: queue.SimpleQueue[Link] = queue.SimpleQueue()
         self._greetings = ThreadPoolExecutor(GREETINGS_AT_ONCE, thread_name_prefix="greeting")
+        self._strangers: set[socket.socket] = set()  # connections that have not been greeted
         self._closed = False
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
@@ -70,14 +71,19 @@ class Hub:
         self.address = Address(
             local=local, host=host or "", port=port, secret=secret or secrets.token_bytes(greeting.SIZE)
         )
-        for listener in self._listeners:
-            threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
+        self._accepting = [
+            threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True)
+            for listener in self._listeners
+        ]
+        for thread in self._accepting:
+            thread.start()
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the listener was shut down
             while True:
                 connection, _ = listener.accept()
-                with contextlib.suppress(RuntimeError):  # the hub has been closed
+                self._strangers.add(connection)
+                with contextlib.suppress(RuntimeError):  # the hub has been closed, or is about to
                     self._greetings.submit(self._greet, connection)
 
     def _greet(self, connection: socket.socket) -> None:
@@ -86,6 +92,8 @@ class Hub:
         except greeting.Refused:
             connection.close()
             return
+        finally:
+            self._strangers.discard(connection)
         self._arrivals.put(Link(connection))
         with contextlib.suppress(OSError):  # the hub is being closed; it drops whoever has arrived
             self._ringer.send(b"!")
@@ -145,7 +153,14 @@ class Hub:
             with contextlib.suppress(OSError):  # macOS: not connected
                 listener.shutdown(socket.SHUT_RDWR)  # ends accept()
             listener.close()
+        for thread in self._accepting:
+            thread.join(timeout=1.0)
+        for connection in list(self._strangers):
+            with contextlib.suppress(OSError):  # it has gone by itself
+                connection.shutdown(socket.SHUT_RDWR)  # ends its greeting
         self._greetings.shutdown(wait=True, cancel_futures=True)
+        for connection in self._strangers:
+            connection.close()
         self._welcome()
         for link in list(self._watched):
             self.drop(link)
