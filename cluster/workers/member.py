@@ -18,7 +18,7 @@ from ray.exceptions import (
 from cluster import errors
 from cluster.errors import MetarayError
 from cluster.workers.nodes import label
-from cluster.workers.relays import AnyLink, RelayedLink
+from cluster.workers.relayed import AnyLink, RelayedLink
 from cluster.workers.schedule import Job
 from cluster.workers.transport.link import LinkClosed
 from cluster.workers.vectors import Receiver, Replies, Vectors

@@ -25,7 +25,8 @@ from cluster.workers.messages import Flat, Reply, Request
 from cluster.workers.nodes import Nodes, label
 from cluster.workers.pool import Ticket, level_of
 from cluster.workers.relay_actor import RelayProcess
-from cluster.workers.relays import AnyLink, RelayedLink, Relays
+from cluster.workers.relayed import AnyLink, RelayedLink
+from cluster.workers.relays import Relays
 from cluster.workers.room import no_room, requested, short_of_room, too_few, waiting_for_room
 from cluster.workers.schedule import Job, Schedule
 from cluster.workers.transport.hub import Hub
@@ -325,7 +326,7 @@ class RayPool:
             if member.returning and now - member.since > RETURN:
                 self._replace(member, f"it did not come back by a relay within {RETURN:g} s")
         for link, member in list(self._by_link.items()):
-            if self._relays.heard(link) - member.heard > limits.heartbeat_timeout:
+            if self._relays.silence(link, member.heard) > limits.heartbeat_timeout:
                 self._replace(member, f"no sign of life for {limits.heartbeat_timeout:g} s", hung=True)
                 continue
             oldest = self._schedule.oldest(member.number)

@@ -6,8 +6,8 @@ pool schedules every worker by itself; a relay decides nothing. See :mod:`cluste
 
 Messages from the pool: ``{"orders": [[seat, job, request], …], "group", "shards", "payload", "second"}`` with vectors,
 ``{"flush": group}``, ``{"drop": seat}``. To the pool: ``{"relay", "local"}`` at first, ``{"seat", "message"}`` for what
-a worker says itself, ``{"gone": seat}``, ``{"beat": [seat, …]}``, and ``{"done": [[seat, job, seconds], …], "sums"}``
-with gradients. A seat is the number of a worker's link.
+a worker says itself, ``{"gone": seat}``, ``{"beat": [[seat, silent], …]}``, and ``{"done": [[seat, job, seconds], …],
+"sums"}`` with gradients. A seat is the number of a worker's link.
 """
 
 import itertools
@@ -86,7 +86,7 @@ class _Seat:
     link: Link
     receiver: Receiver
     replies: Replies = field(default_factory=Replies)
-    heard: bool = True  # since the last beat
+    heard: float = 0.0  # when anything last arrived
 
 
 class Relay:
@@ -193,7 +193,7 @@ class Relay:
             number = next(self._numbers)
             seat = _Seat(number, link, Receiver(shares_memory=link.shares_memory))
             self._seats[number] = self._by_link[link] = seat
-        seat.heard = True
+        seat.heard = time.monotonic()
         if "job" in message.header:
             self._on_reply(seat, message)
         elif "hello" in message.header:
@@ -265,7 +265,6 @@ class Relay:
         self._up.send({"gone": seat.number})
 
     def _beat(self) -> None:
-        """Tell the pool that we live, and which workers do."""
-        self._up.send({"beat": [seat.number for seat in self._seats.values() if seat.heard]})
-        for seat in self._seats.values():
-            seat.heard = False
+        """Tell the pool that we live, and for how long each worker has been silent."""
+        now = time.monotonic()
+        self._up.send({"beat": [[seat.number, round(now - seat.heard, 2)] for seat in self._seats.values()]})

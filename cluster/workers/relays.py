@@ -9,33 +9,20 @@ then. See :mod:`cluster.workers.relay` for the other end.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from cluster.workers.messages import GradientRequest, SummedReply, TaskRange
 from cluster.workers.pool import Ticket
+from cluster.workers.relayed import AnyLink, NodeRelay, Process, RelayedLink
 from cluster.workers.schedule import Job, Schedule
 from cluster.workers.transport.hub import Hub
 from cluster.workers.transport.link import Bytes, Link, LinkClosed, Message
-from cluster.workers.vectors import Payload, Receiver, Vectors
-from cluster.workers.wire import encode_request
+from cluster.workers.vectors import Vectors
 
 WAITING = 5.0  # seconds that workers wait for a relay; then the pool serves them directly until it is there
 MOST_LOST = 3  # relays of one node that have relayed nothing: then its workers go without
-
-
-class Process(Protocol):
-    """A relay's process: see :class:`cluster.workers.relay.RelayProcess`."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended, or could not be started."""
-        ...
-
-    def end(self) -> None:
-        """Kill it."""
-        ...
 
 
 @dataclass(eq=False)
@@ -43,55 +30,8 @@ class Held:
     """Gradient requests submitted together, computed behind relays, whose sums have not arrived: by relay, by shard."""
 
     ticket: Ticket
-    jobs: dict["_Relay", dict[int, Job]] = field(default_factory=dict)
+    jobs: dict[NodeRelay, dict[int, Job]] = field(default_factory=dict)
     flushed: bool = False
-
-
-@dataclass(eq=False)
-class _Relay:
-    """A relay and the workers behind it, those that wait for it, and those that wait no longer."""
-
-    node: str
-    process: Process
-    since: float
-    link: Link | None = None
-    local: str = ""
-    heard: float = 0.0
-    lost: bool = False
-    receiver: Receiver = field(default_factory=lambda: Receiver(shares_memory=False))
-    seats: dict[int, "RelayedLink"] = field(default_factory=dict)
-    waiting: dict[Link, Message] = field(default_factory=dict)  # with their greeting
-    direct: set[Link] = field(default_factory=set)
-    orders: dict[int, tuple[Payload, Ticket, list[Any]]] = field(default_factory=dict)  # by payload
-
-
-class RelayedLink:
-    """A worker's link that goes through a relay."""
-
-    shares_memory = False
-
-    def __init__(self, relay: _Relay, seat: int) -> None:
-        """Name the worker by its seat at the relay."""
-        self._relay, self.seat = relay, seat
-
-    @property
-    def relay(self) -> _Relay:
-        """The relay."""
-        return self._relay
-
-    def order(self, assignment: int, job: Job) -> None:
-        """Have a request sent by :meth:`Relays.flush`, together with others.
-
-        Args:
-            assignment: its number.
-            job: the request's.
-        """
-        payload: Payload = job.vectors
-        _, _, orders = self._relay.orders.setdefault(payload.number, (payload, job.ticket, []))
-        orders.append([self.seat, assignment, encode_request(job.request)])
-
-
-AnyLink = Link | RelayedLink
 
 
 class Relays:
@@ -119,9 +59,9 @@ class Relays:
         """
         self._hub, self._schedule, self._vectors, self._clock = hub, schedule, vectors, clock
         self._start, self._on_lost = start, on_lost
-        self._relays: dict[str, _Relay] = {}  # by node
-        self._by_link: dict[Link, _Relay] = {}
-        self._waiting: dict[Link, _Relay] = {}  # workers that wait for a relay, or no longer
+        self._relays: dict[str, NodeRelay] = {}  # by node
+        self._by_link: dict[Link, NodeRelay] = {}
+        self._waiting: dict[Link, NodeRelay] = {}  # workers that wait for a relay, or no longer
         self._moving: set[Link] = set()  # that the pool served directly, and sent on
         self._held: dict[int, Held] = {}  # by number of the payload
         self._lost: dict[str, int] = {}  # by node: relays since the last sum
@@ -152,7 +92,7 @@ class Relays:
         if not node or self._lost.get(node, 0) >= MOST_LOST:
             return False
         if node not in self._relays:
-            self._relays[node] = _Relay(node, self._start(node), self._clock())
+            self._relays[node] = NodeRelay(node, self._start(node), self._clock())
         relay = self._relays[node]
         if relay.link is None:
             relay.waiting[link] = message
@@ -169,7 +109,7 @@ class Relays:
         relay.direct.discard(link)
         return relay.waiting.pop(link, None) is None
 
-    def _send_on(self, relay: _Relay, link: Link) -> None:
+    def _send_on(self, relay: NodeRelay, link: Link) -> None:
         _send(link, {"relay": relay.local})  # if it has gone, the hub reports that
 
     def _welcome(self, link: Link, header: dict[str, Any]) -> None:
@@ -187,7 +127,7 @@ class Relays:
         relay.waiting.clear()
         relay.direct.clear()
 
-    def _on_relay(self, relay: _Relay, message: Message | None) -> Iterator[tuple[AnyLink, Message | None]]:
+    def _on_relay(self, relay: NodeRelay, message: Message | None) -> Iterator[tuple[AnyLink, Message | None]]:
         if message is None:
             self._lose(relay, "its connection was lost")
             return
@@ -202,9 +142,10 @@ class Relays:
             if (seat := relay.seats.pop(header["gone"], None)) is not None:
                 yield seat, None
         else:
-            for number, said in _sayings(header):
+            for number, relay_says in _of_seats(header):
                 if (seat := relay.seats.get(number)) is not None:
-                    yield seat, replace(message, header=said)
+                    seat.silent = relay_says.get("silent", 0.0)
+                    yield seat, replace(message, header=relay_says)
             self._on_sums(relay, header.get("sums", []), message.numbers)
 
     def hold(self, link: RelayedLink, job: Job) -> None:
@@ -217,7 +158,7 @@ class Relays:
         held = self._held.setdefault(job.vectors.number, Held(job.ticket))
         held.jobs.setdefault(link.relay, {})[job.request.shard] = job
 
-    def _on_sums(self, relay: _Relay, sums: list[dict[str, Any]], numbers: Bytes) -> None:
+    def _on_sums(self, relay: NodeRelay, sums: list[dict[str, Any]], numbers: Bytes) -> None:
         """Deliver a relay's sums."""
         if sums:
             self._lost.pop(relay.node, None)
@@ -265,9 +206,14 @@ class Relays:
                 for relay in held.jobs:
                     _send(relay.link, {"flush": group})
 
-    def heard(self, link: AnyLink) -> float:
-        """Until when we would have heard from a worker, had it said anything: its relay may be silent itself."""
-        return link.relay.heard if isinstance(link, RelayedLink) else self._clock()
+    def silence(self, link: AnyLink, heard: float) -> float:
+        """Seconds since a worker has said anything; its relay says for how long, however seldom we look.
+
+        Args:
+            link: the worker's.
+            heard: when anything last arrived on it.
+        """
+        return link.silent if isinstance(link, RelayedLink) else self._clock() - heard
 
     def returns(self, link: AnyLink) -> bool:
         """Whether the worker of a link that has closed is about to come back, by a relay or for a new one."""
@@ -302,7 +248,7 @@ class Relays:
             elif relay.link is not None and self._clock() - relay.heard > timeout:
                 self._lose(relay, f"no sign of life for {timeout:g} s")
 
-    def _lose(self, relay: _Relay, reason: str) -> None:
+    def _lose(self, relay: NodeRelay, reason: str) -> None:
         """Put back what a relay held, and let its workers come back."""
         relay.lost = True
         del self._relays[relay.node]
@@ -341,11 +287,12 @@ def _send(link: Link | None, *message: Any) -> None:
         return
 
 
-def _sayings(header: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """What a relay says for its workers: by seat, as if they had said it."""
-    beats = [(seat, {"beat": True}) for seat in header.get("beat", [])]
-    done = header.get("done", [])
-    return beats + [(seat, {"job": job, "seconds": seconds, "held": True}) for seat, job, seconds in done]
+def _of_seats(header: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What a relay says of its workers, by seat."""
+    for seat, silent in header.get("beat", []):
+        yield seat, {"silent": silent}
+    for seat, job, seconds in header.get("done", []):
+        yield seat, {"job": job, "seconds": seconds, "held": True}
 
 
 def _below(fields: dict[str, Any], job: Job) -> bool:

@@ -14,7 +14,7 @@ import gc, signal
 from pathlib import Path
 import psutil
 from ray.cluster_utils import Cluster
-from cluster.workers.relays import RelayedLink
+from cluster.workers.relayed import RelayedLink
 from cluster.workers.transport.link import Link
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

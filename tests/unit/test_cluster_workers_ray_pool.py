@@ -47,7 +47,10 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Any:
     made._schedule.on_slow = made._on_slow
     made._vectors = Vectors()
     made._relays = SimpleNamespace(  # type: ignore[assignment]
-        drop=lambda link: None, check=lambda timeout: None, flush=lambda: None, heard=lambda link: clock.now
+        drop=lambda link: None,
+        check=lambda timeout: None,
+        flush=lambda: None,
+        silence=lambda link, heard: clock.now - heard,
     )
     made._members, made._by_link, made._waiting, made._begun = {}, {}, 0, True
 

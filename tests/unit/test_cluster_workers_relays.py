@@ -37,7 +37,7 @@ from cluster.workers.messages import (
 )
 from cluster.workers.nodes import Change
 from cluster.workers.ray_pool import RayPool
-from cluster.workers.relays import RelayedLink
+from cluster.workers.relayed import RelayedLink
 from cluster.workers.transport.hub import Address, connect
 from cluster.workers.transport.link import Link, LinkClosed
 from cluster.workers.transport.memory import AVAILABLE
@@ -456,4 +456,40 @@ def test_a_node_whose_relays_do_not_start_goes_without(
     pool = opened(["a", "driver"])
     assert {type(link) for link in pool._by_link} == {Link}
     assert len(house.relays) == len(pool.failures) == relays.MOST_LOST
+    assert same(summed(pool), expected())
+
+
+def test_a_pool_that_does_not_look_for_long_takes_nobody_for_silent(
+    opened: Callable[..., RayPool], house: House
+) -> None:
+    pool = opened(["a", "a", "driver"], "cluster.heartbeat_timeout=1")
+    time.sleep(1.5)  # a checkpoint on a slow disk
+    for _ in range(30):
+        pool.poll()
+    assert same(summed(pool), expected())
+    assert pool.failures == []
+
+
+def test_a_silent_worker_behind_a_relay_is_replaced(
+    opened: Callable[..., RayPool], house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = opened(["a", "a"], "cluster.heartbeat_timeout=1")
+    silent = house.workers[0].links[-1]
+    send = Link.send
+
+    def nothing(link: Link, *message: Any, **more: Any) -> None:
+        if link is not silent or link.fileno() < 0:
+            send(link, *message, **more)
+
+    monkeypatch.setattr(Link, "send", nothing)
+
+    def missed() -> bool:
+        pool.poll()
+        return bool(pool.failures)
+
+    wait_for(missed, "the silent worker to be missed", seconds=60)
+    everybody(pool)
+    (failure,) = pool.failures
+    assert failure.startswith("worker 0 was lost (no sign of life for 1 s)")
+    assert len(house.relays) == 1
     assert same(summed(pool), expected())
