@@ -30,7 +30,7 @@ from cluster.workers.worker import Workable, Worker
 
 BEAT = 1.0  # seconds between signs of life
 CONNECTING = 30.0  # seconds until a pool that cannot be reached is given up
-PAUSE = 0.1  # seconds until the pool has missed a relay too
+PAUSE = 0.1  # seconds until the pool has missed a lost relay too
 
 
 class WorkerActor:
@@ -80,11 +80,10 @@ class WorkerActor:
     def _serve_relayed(self, link: Link, address: Address, hello: dict[str, Any]) -> None:
         """Compute requests that come through a relay, and go back to the pool when it is lost."""
         while (relay := self._serve(link, hello)) is not None:
-            try:
+            with suppress(OSError, Refused):  # it has just been lost
                 link = connect(replace(address, local=relay), same_machine=True, patience=CONNECTING)
                 self._serve(link, hello)
-            except (OSError, Refused):
-                time.sleep(PAUSE)  # it has just been lost
+            time.sleep(PAUSE)
             try:
                 link = connect(address, same_machine=False, patience=CONNECTING)
             except (OSError, Refused):
