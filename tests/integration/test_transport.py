@@ -45,6 +45,9 @@ cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False)
 pool = RayPool(build(config))
 wait_for_all(pool)
+while sys.platform == "linux" and [type(link).__name__ for link in pool._by_link].count("RelayedLink") != 1:
+    train(pool, 1)  # a relay that starts late
+wait_for_all(pool)
 beside = train(pool)
 links = sorted(type(link).__name__ for link in pool._by_link)
 pool.close()
@@ -140,8 +143,9 @@ def test_nodes_that_go_and_come_change_no_bit_and_new_ones_take_part(make_config
     assert result["first"] <= 4
     assert result["last"] == 6
     # Ray may put the first replacement on the lost node, before it notices: then that one is lost too.
-    assert {failure.split(" was lost")[0] for failure in result["failures"]} <= {f"worker {n}" for n in range(6)}
-    assert 1 <= len(result["failures"]) <= 3
+    lost = [failure.split(" was lost")[0] for failure in result["failures"] if not failure.startswith("the relay")]
+    assert set(lost) <= {f"worker {n}" for n in range(6)}
+    assert 1 <= len(lost) <= 3
     kinds = [event["kind"] for event in result["events"]]
     assert {kind: kinds.count(kind) for kind in ("node lost", "node joined")} == {"node lost": 1, "node joined": 2}
     assert "worker replaced" in kinds
