@@ -17,11 +17,12 @@ Kind = Literal[
     "worker hung",
     "worker slow",
     "worker replaced",
+    "relay lost",
     "node joined",
     "node lost",
     "head lost",
 ]
-LOSSES = ("worker lost", "worker hung", "head lost")  # a node's are those of its workers
+LOSSES = ("worker lost", "worker hung", "relay lost", "head lost")  # a node's are those of its workers and relays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,9 @@ class Event:
         text: a sentence about it.
         seconds: what it cost. Of a lost or hung worker: from when the oldest job that it held was given to it until
             that was given to another. Of a slow one: by how much its jobs took longer than usual. Of a replaced one:
-            for how long the run was a worker short. Of a lost node: the sum over its workers. Of a lost head: since
-            its last answer.
+            for how long the run was a worker short. Of a lost relay: from when the oldest job of its workers was given
+            to them, or the oldest gradient that it held was computed, until they were given to others. Of a lost node:
+            the sum over its workers and relays. Of a lost head: since its last answer.
         step: the outer step, where one is concerned.
         worker: number of the worker, if it is about one.
         node: the host's name and Ray's identity of the node, as far as known.

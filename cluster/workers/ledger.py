@@ -37,7 +37,7 @@ class Ledger:
         self._reason = ""  # of the last
         self._slow: dict[int, _Slowness] = {}
         self._away: dict[int, float] = {}  # since when, by worker
-        self._on_nodes: dict[str, float] = {}  # seconds lost with the workers of each node
+        self._on_nodes: dict[str, float] = {}  # seconds lost with the workers and relays of each node
 
     def lost(self, worker: int, reason: str, *, hung: bool, step: int | None, node: str | None, seconds: float) -> None:
         """Note a worker that is given up.
@@ -59,6 +59,22 @@ class Ledger:
         self._losses.append(now)
         self._reason = f"worker {worker}, {reason}"
         self._away.setdefault(worker, now)
+        self._count_on_node(node, seconds)
+
+    def relay_lost(self, node: str, reason: str, seconds: float) -> None:
+        """Note a relay that is given up.
+
+        Args:
+            node: where it ran, or was to.
+            reason: why.
+            seconds: see :class:`cluster.runs.events.Event`.
+        """
+        text = f"the relay of node {node} was lost ({reason}); what it held was computed again"
+        self.failures.append(text)
+        self._note(Event(kind="relay lost", text=text, seconds=seconds, node=node))
+        self._count_on_node(node, seconds)
+
+    def _count_on_node(self, node: str | None, seconds: float) -> None:
         if node is not None:
             self._on_nodes[node] = self._on_nodes.get(node, 0.0) + seconds
 
@@ -92,7 +108,7 @@ class Ledger:
         self._note(Event(kind="node joined", text=f"node {node} has joined the cluster", node=node))
 
     def node_lost(self, node: str) -> None:
-        """Note a node that has left the cluster, after its workers."""
+        """Note a node that has left the cluster, after its workers and its relay."""
         seconds = self._on_nodes.pop(node, 0.0)
         self._note(Event(kind="node lost", text=f"node {node} was lost", seconds=seconds, node=node))
 

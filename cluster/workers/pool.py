@@ -50,7 +50,7 @@ class Pool(Protocol):
     """Workers that compute requests under a version of θ; each request is replied to, gradients perhaps by a sum.
 
     Attributes:
-        failures: one line per worker that was lost.
+        failures: one line per worker or relay that was lost.
         events: what happened to workers and nodes, and what it cost.
         workers: number of workers beside this process.
     """

@@ -25,7 +25,7 @@ from cluster.workers.messages import Flat, Reply, Request
 from cluster.workers.nodes import Nodes, label
 from cluster.workers.pool import Ticket, level_of
 from cluster.workers.relay_actor import RelayProcess
-from cluster.workers.relayed import AnyLink, RelayedLink
+from cluster.workers.relayed import AnyLink, NodeRelay, RelayedLink
 from cluster.workers.relays import Relays
 from cluster.workers.room import no_room, requested, short_of_room, too_few, waiting_for_room
 from cluster.workers.schedule import Job, Schedule
@@ -80,7 +80,7 @@ class RayPool:
             self._schedule,
             self._vectors,
             start=lambda node: RelayProcess(self._hub.address, node),
-            on_lost=self.failures.append,
+            on_lost=self._on_relay_lost,
         )
         try:
             for number in range(self.workers):
@@ -260,6 +260,13 @@ class RayPool:
         for ref in done:
             self._replace(calls[ref], calls[ref].cause())
 
+    def _on_relay_lost(self, relay: NodeRelay, reason: str, held_for: float) -> None:
+        """Note it, with what it takes from its workers, who may come back."""
+        waited = [
+            self._schedule.waited(self._by_link[link].number) for link in relay.seats.values() if link in self._by_link
+        ]
+        self._ledger.relay_lost(label(relay.node, relay.host), reason, max([held_for, *waited]))
+
     def _let_return(self, member: Member) -> None:
         """Give a worker some time to come back by a relay; its jobs go back to the head of their queues."""
         assert member.link is not None
@@ -274,7 +281,7 @@ class RayPool:
             if joined:
                 self._ledger.node_joined(label(node, host))
                 continue
-            for member in list(self._by_link.values()):
+            for member in list(self._members.values()):  # those too that were to come back by another relay
                 if member.node == node:
                     self._replace(member, "its node was lost")
             self._ledger.node_lost(label(node, host))
@@ -324,7 +331,7 @@ class RayPool:
         self._relays.check(limits.heartbeat_timeout)
         for member in list(self._members.values()):
             if member.returning and now - member.since > RETURN:
-                self._replace(member, f"it did not come back by a relay within {RETURN:g} s")
+                self._replace(member, f"it did not come back by a relay within {RETURN:g} s", hung=True)
         for link, member in list(self._by_link.items()):
             if self._relays.silence(link, member.heard) > limits.heartbeat_timeout:
                 self._replace(member, f"no sign of life for {limits.heartbeat_timeout:g} s", hung=True)
@@ -333,7 +340,7 @@ class RayPool:
             if oldest is not None and oldest[1] > limits.order_timeout:
                 oldest[0].count_silence(limits.order_timeout)
                 self._replace(member, f"no answer for {limits.order_timeout:g} s", hung=True)
-        if not self._by_link and now - min(one.since for one in self._members.values()) > limits.start_timeout:
+        if not self._by_link and now - max(one.since for one in self._members.values()) > limits.start_timeout:
             raise ClusterError(no_room(limits, _resources(ray.cluster_resources), _resources(ray.available_resources)))
 
 

@@ -28,7 +28,8 @@ class NodeRelay:
     """A relay.
 
     Attributes:
-        node: Ray's name of its node.
+        node: Ray's identity of its node.
+        host: the node's name.
         process: in which it runs.
         since: when that was started.
         link: to it, once it has connected.
@@ -43,6 +44,7 @@ class NodeRelay:
     """
 
     node: str
+    host: str
     process: Process
     since: float
     link: Link | None = None

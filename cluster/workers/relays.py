@@ -43,7 +43,7 @@ class Relays:
         schedule: Schedule,
         vectors: Vectors,
         start: Callable[[str], Process],
-        on_lost: Callable[[str], None],
+        on_lost: Callable[[NodeRelay, str, float], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -54,7 +54,8 @@ class Relays:
             schedule: that gets back what a lost relay held.
             vectors: the pool's.
             start: starts a relay on a node.
-            on_lost: called with a line of text when a relay was lost.
+            on_lost: called with a relay that was lost, before its workers are, the reason, and the seconds for which
+                it had held the oldest gradient.
             clock: seconds from anywhere on.
         """
         self._hub, self._schedule, self._vectors, self._clock = hub, schedule, vectors, clock
@@ -88,11 +89,12 @@ class Relays:
 
     def _sent_on(self, link: Link, message: Message) -> bool:
         """Send a worker that greets us on to the relay of its node, which may have to be started first."""
-        node = message.header.get("hello", {}).get("relayed")
+        hello = message.header.get("hello", {})
+        node = hello.get("relayed")
         if not node or self._lost.get(node, 0) >= MOST_LOST:
             return False
         if node not in self._relays:
-            self._relays[node] = NodeRelay(node, self._start(node), self._clock())
+            self._relays[node] = NodeRelay(node, hello["host"], self._start(node), self._clock())
         relay = self._relays[node]
         if relay.link is None:
             relay.waiting[link] = message
@@ -253,16 +255,17 @@ class Relays:
         relay.lost = True
         del self._relays[relay.node]
         self._lost[relay.node] = self._lost.get(relay.node, 0) + 1
-        self._on_lost(f"the relay of node {relay.node[:8]} was lost ({reason}); what it held was computed again")
         relay.process.end()
         if relay.link is not None:
             del self._by_link[relay.link]
             self._hub.drop(relay.link)
+        held_for = 0.0
         for group, held in list(self._held.items()):
-            self._schedule.again(list(held.jobs.pop(relay, {}).values()))
+            held_for = max(held_for, self._schedule.again(list(held.jobs.pop(relay, {}).values())))
             held.flushed = False
             if not held.jobs:
                 del self._held[group]
+        self._on_lost(relay, reason, held_for)
         self._news += [(seat, None) for seat in relay.seats.values()]
         for link in relay.direct:
             del self._waiting[link]

@@ -179,16 +179,21 @@ class Schedule:
         self._sort()
         return held
 
-    def again(self, jobs: Sequence[Job]) -> None:
+    def again(self, jobs: Sequence[Job]) -> float:
         """Have jobs computed again whose results were lost.
 
         Args:
             jobs: that are settled.
+
+        Returns:
+            Seconds since the first of them was computed, 0 if there are none.
         """
+        since = max((self._clock() - job.ended for job in jobs if job.ended is not None), default=0.0)
         for job in jobs:
             job.ended = None
             job.ticket.computed -= 1
         self._put_back(jobs)
+        return since
 
     def _put_back(self, jobs: Sequence[Job]) -> None:
         """Put jobs that nobody holds back at the head of their queues."""

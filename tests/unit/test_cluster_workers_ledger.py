@@ -44,6 +44,16 @@ def test_a_node_costs_what_its_workers_cost(ledger: Ledger) -> None:
     assert [event.seconds for event in ledger.events if event.kind == "node lost"] == [5.0, 0.0]
 
 
+def test_a_lost_relay_is_a_failure_of_its_node_but_of_no_worker(ledger: Ledger) -> None:
+    for _ in range(5):
+        ledger.relay_lost("a", "it did not start", 1.5)
+    assert ledger.too_many is None
+    assert ledger.failures == ["the relay of node a was lost (it did not start); what it held was computed again"] * 5
+    lose(ledger, 0, 2.0)
+    ledger.node_lost("a")
+    assert (ledger.events[0].kind, ledger.events[-1].seconds) == ("relay lost", 9.5)
+
+
 def test_failures_are_too_many_within_a_window_only(ledger: Ledger, clock: SimpleNamespace) -> None:
     for _ in range(5):
         lose(ledger)

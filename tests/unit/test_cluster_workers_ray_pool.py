@@ -144,6 +144,44 @@ def test_a_lost_node_takes_its_workers_with_it(pool: Any) -> None:
     assert len(pool.failures) == 1
 
 
+def test_a_lost_node_takes_those_with_it_that_were_to_come_back_by_another_relay(pool: Any) -> None:
+    member = pool._members[0]
+    pool._let_return(member)
+    assert pool._by_link == {}
+    pool._nodes = SimpleNamespace(changes=lambda: [Change(NODE, "one", joined=False)])
+    pool._look_at_nodes()
+    assert [event.kind for event in pool.events] == ["worker lost", "node lost"]
+    assert pool._members[0] is not member
+
+
+def test_a_lost_relay_costs_what_its_workers_held(pool: Any) -> None:
+    (link,) = pool._by_link
+    pool._schedule.add(job(pool))
+    pool._hand_out()
+    pool.clock.now += 3
+    relay: Any = SimpleNamespace(node=NODE, host="one", seats={0: link, 1: Sink()})  # the second has not greeted yet
+    pool._on_relay_lost(relay, "its connection was lost", 2.0)
+    pool._on_relay_lost(relay, "its connection was lost", 4.0)
+    assert [(event.kind, event.node, event.seconds) for event in pool.events] == [
+        ("relay lost", "one (0b741a54)", 3.0),
+        ("relay lost", "one (0b741a54)", 4.0),
+    ]
+
+
+def test_workers_may_come_back_by_a_relay_while_others_wait_for_room(pool: Any) -> None:
+    pool._members[1] = ray_pool.Member(1, None, None, pool.clock.now)
+    pool.clock.now += pool._config.cluster.start_timeout + 1
+    heard(pool)
+    pool._let_return(pool._members[0])
+    pool._check_deadlines()
+    pool.clock.now += ray_pool.RETURN - 1
+    pool._check_deadlines()
+    assert pool.events == []
+    pool.clock.now += 2
+    pool._check_deadlines()
+    assert [event.kind for event in pool.events] == ["worker hung"]
+
+
 def lose_in_turn(pool: Any, count: int, every: float) -> None:
     """Lose a worker now and then, with a result between."""
     for _ in range(count):

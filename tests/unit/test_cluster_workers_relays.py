@@ -5,6 +5,7 @@ A thread that is killed has its sockets shut down, as a process that is killed h
 
 import contextlib
 import gc
+import platform
 import socket
 import threading
 import time
@@ -35,7 +36,6 @@ from cluster.workers.messages import (
     gradient_requests,
     scores_requests,
 )
-from cluster.workers.nodes import Change
 from cluster.workers.ray_pool import RayPool
 from cluster.workers.relayed import RelayedLink
 from cluster.workers.transport.hub import Address, connect
@@ -137,12 +137,8 @@ class House:
             cluster_resources=lambda: {"CPU": 100.0},
         )
         monkeypatch.setattr(ray_pool, "ray", fake)
-        self.changes: list[Change] = []  # of nodes, for the pool to see
-        monkeypatch.setattr(ray_pool, "Nodes", lambda: SimpleNamespace(changes=self.news, close=lambda: None))
-
-    def news(self) -> list[Change]:
-        changes, self.changes = self.changes, []
-        return changes
+        nodes = SimpleNamespace(changes=list, close=lambda: None)
+        monkeypatch.setattr(ray_pool, "Nodes", lambda: nodes)
 
     def context(self) -> Any:
         own = self.by_thread[threading.get_ident()]
@@ -335,7 +331,12 @@ def test_a_lost_relays_workers_come_back_by_a_new_one(opened: Callable[..., RayP
     assert [relay.node for relay in house.relays[2:]] == [first.node]
     assert len(house.workers) == 4, "no worker was replaced"
     (failure,) = pool.failures
-    assert failure.startswith(f"the relay of node {first.node} was lost (its connection was lost)")
+    (event,) = pool.events
+    assert failure == event.text
+    assert event.text.startswith(
+        f"the relay of node {platform.node()} ({first.node}) was lost (its connection was lost)"
+    )
+    assert (event.kind, event.node) == ("relay lost", f"{platform.node()} ({first.node})")
     assert same(summed(pool, 7), expected(7))
 
 
@@ -360,9 +361,14 @@ def test_what_a_lost_relay_held_is_computed_again(opened: Callable[..., RayPool]
 
     wait_for(first_computed, "the first block", seconds=30)
     assert (ticket.computed, ticket.delivered) == (1, 0)
+    (job,) = held[min(held)].jobs[next(iter(held[min(held)].jobs))].values()
+    assert job.ended is not None
+    least = time.monotonic() - job.ended
     house.relays[0].end()
     blocked.set()
     assert same(sum_gradients(ticket, pool), expected())
+    assert [event.kind for event in pool.events] == ["relay lost"]
+    assert pool.events[0].seconds >= least, "since the oldest job behind it was given out"
     assert sorted(computed) == [0, 0, 1, 1]
     assert held == {}
 

@@ -83,7 +83,8 @@ def test_jobs_whose_results_were_lost_are_computed_once_more() -> None:
     clock.now += LATE + 0.01
     ((other, second, _),) = list(schedule.assign())
     assert schedule.settle(worker, number, 1.0) is lost
-    schedule.again([lost])
+    clock.now += 0.5
+    assert schedule.again([lost]) == 0.5
     assert list(schedule.assign()) == [], "another worker still computes it"
     assert schedule.settle(other, second, 1.0) is lost
     assert lost.ticket.computed == 1
