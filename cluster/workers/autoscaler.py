@@ -2,7 +2,8 @@
 
 Workers without room are demand that the autoscaler sees already. The request says beside it how large the cluster is to
 be while the run goes on, so that nodes come at once and idle ones stay. Ray keeps one request for the whole cluster,
-the latest, until another replaces it: it is withdrawn at the end, and who dies without doing so leaves it to the next.
+the latest, until another replaces it: it is withdrawn at the end, and who dies without doing so leaves it to the next
+who makes one.
 """
 
 import ray
