@@ -241,7 +241,7 @@ def test_a_configuration_must_be_a_mapping(raw: Any) -> None:
         (["model.hidden=[8, 0]"], "expected hidden layers of at least one unit, received [8, 0]"),
         (["model.init_std=0"], "expected init_std above zero, received 0.0"),
         (["model.name=tasks.sinusoid:Sinusoid"], "expected a class with init, apply"),
-        (["algorithm=tasks.sinusoid:Sinusoid"], "expected a class with input_shape, init, meta_loss, scores"),
+        (["algorithm=tasks.sinusoid:Sinusoid"], "expected a class with informed, sizes, init, numbers, stage"),
     ],
 )  # fmt: skip
 def test_parts_that_cannot_be_built_are_wrong_configuration(overrides: list[str], message: str) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from ray.exceptions import GetTimeoutError
 
-from cluster.config.schema import parse, with_overrides
+from cluster.config.overrides import with_overrides
+from cluster.config.schema import parse
 from cluster.training.reduction import GradientSum, sum_gradients
 from cluster.workers import actor, member, ray_pool, relay, relays
 from cluster.workers.messages import (
