@@ -27,7 +27,7 @@ class Context:
 
     @property
     def key(self) -> Hashable:
-        """What tells the programs of one function apart."""
+        """Key by which the programs of one function are told apart."""
         return self.stage, tuple((name, tuple(value.shape)) for name, value in self.numbers.items())
 
     def replaced(self, tensors: Any) -> "Context":

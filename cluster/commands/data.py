@@ -174,7 +174,7 @@ def _summary(manifest: "AnyManifest", root: str) -> dict[str, Any]:
 
 
 def _columns(manifest: "AnyManifest") -> dict[str, Any]:
-    """What an image or a row holds."""
+    """Contents of an image or a row."""
     from tasks.data.manifest import Manifest
 
     if isinstance(manifest, Manifest):
@@ -213,7 +213,7 @@ def _print_summary(manifest: "AnyManifest", root: str, further: Mapping[str, Any
 
 
 def _print_columns(manifest: "TableManifest") -> None:
-    """What the training groups' rows say of each column."""
+    """Statistics of each column over the training groups' rows."""
     table = Table(title=f"columns of {manifest.name}, in the training groups")
     for column in ("column", "role", "mean", "deviation", "categories", "missing"):
         table.add_column(column, justify="left" if column in ("column", "role", "categories") else "right")

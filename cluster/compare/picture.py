@@ -66,7 +66,7 @@ def compared(result: Result) -> Compared:
 
 
 def changes_in_words(changes: Mapping[str, Any]) -> str:
-    """What a row changes, by key, in a line.
+    """A row's changes by key, in a line.
 
     >>> changes_in_words({"algorithm": "fomaml", "inner.lr": 0.02})
     'algorithm fomaml, inner.lr 0.02'

@@ -185,7 +185,7 @@ def _run(
 
 
 def _warnings(comparison: Comparison, folder: CompareFolder, row: _Row) -> list[str]:
-    """What is to be known of a row's runs beside their numbers."""
+    """Remarks on a row's runs, beside their numbers."""
     lines = []
     for trial, outcome in zip(row.trials, row.outcomes, strict=True):
         run = f"{row.name}, seed {trial.values['seed']}"

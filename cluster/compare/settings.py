@@ -103,7 +103,7 @@ class Comparison:
         return [{"row": row, "seed": seed} for seed in self.seeds for row in self.rows]
 
     def changes(self, row: str) -> dict[str, Any]:
-        """What a row changes in the base, by dotted key."""
+        """A row's changes of the base, by dotted key."""
         return dict(_dotted(self.settings.rows[row], self.raw))
 
     def config(self, values: Mapping[str, Any]) -> Config:

@@ -98,7 +98,7 @@ def advantage(
 
 
 def row_usage(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the runs of a row took: mean outer steps and seconds, the largest peak of memory, the size of θ.
+    """Cost of the runs of a row: mean outer steps and seconds, the largest peak of memory, the size of θ.
 
     Args:
         outcomes: of the seeds.

@@ -218,7 +218,7 @@ def _warnings(info: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> 
 
 
 def _events(folder: RunFolder) -> dict[str, Any] | None:
-    """What happened to workers and nodes as the template wants it: totals by kind, and the last events."""
+    """Events of workers and nodes for the template: totals by kind, and the last events."""
     events = read_events(folder.events_path)
     if not events:
         return None

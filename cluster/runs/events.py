@@ -1,4 +1,4 @@
-"""What happened to workers, nodes and the head of the cluster during a run, and what it cost: ``events.jsonl``."""
+"""Events of workers, nodes and the head of the cluster during a run, with their cost: ``events.jsonl``."""
 
 import json
 import time

@@ -48,7 +48,7 @@ class Study(Protocol):
         ...
 
     def plain(self, values: Values) -> dict[str, Any]:
-        """What MLflow shows as a trial's parameters, as nested plain values."""
+        """A trial's parameters as MLflow shows them, nested plain values."""
         ...
 
     def kept_values(self, values: Values, plain: Mapping[str, Any]) -> Values:

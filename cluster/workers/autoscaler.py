@@ -38,6 +38,6 @@ class Request:
 
 
 def _bundle(limits: ClusterConfig) -> dict[str, float]:
-    """What one worker takes, by Ray's names."""
+    """Resources that one worker takes, by Ray's names."""
     bundle: dict[str, float] = {"CPU": limits.threads}
     return bundle | ({"GPU": limits.gpus_per_worker} if limits.gpus_per_worker > 0 else {})

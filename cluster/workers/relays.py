@@ -291,7 +291,7 @@ def _send(link: Link | None, *message: Any) -> None:
 
 
 def _of_seats(header: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What a relay says of its workers, by seat."""
+    """A relay's report on its workers, by seat."""
     for seat, silent in header.get("beat", []):
         yield seat, {"silent": silent}
     for seat, job, seconds in header.get("done", []):

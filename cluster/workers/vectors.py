@@ -84,7 +84,7 @@ class Vectors:
 
 
 class Receiver:
-    """What one worker, or one relay, has been sent, as far as the sender knows."""
+    """Vectors that one worker, or one relay, has been sent, as far as the sender knows."""
 
     def __init__(self, *, shares_memory: bool) -> None:
         """Nothing yet."""
@@ -113,7 +113,7 @@ class Receiver:
 
 
 class Replies:
-    """What one worker has replied: its shared memory, or numbers that came over the network."""
+    """Replies of one worker: its shared memory, or numbers that came over the network."""
 
     def __init__(self) -> None:
         """Know no memory yet."""

@@ -1,4 +1,4 @@
-"""What methods with a head of their own share: features below a linear head, and means by class."""
+"""Parts of methods with a head of their own: features below a linear head, and means by class."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What scripts begin with that tests run in a process and a Ray of their own."""
+"""Beginning of the scripts that tests run in a process and a Ray of their own."""
 
 COMMON = """
 import json, os, sys, time

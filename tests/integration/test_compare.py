@@ -63,7 +63,7 @@ def theta_of(folder: RunFolder) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> list[Any]:
-    """What of a result's rows does not depend on the clock or the place."""
+    """A result's rows without what depends on the clock or the place."""
     runs = [[run[key] for key in ("seed", "steps", "mean", "ci95")] for row in rows for run in row["runs"]]
     return [[row["name"], row["steps"], row["evaluation"], row["difference"]] for row in rows] + runs
 

@@ -97,7 +97,7 @@ ended(cluster, pool, beside, asked)
 
 @pytest.fixture
 def outcome(tmp_path: Path) -> Callable[[str, Config], dict[str, Any]]:
-    """What a script prints that runs in a process of its own, with a cluster of its own."""
+    """Output of a script that runs in a process of its own, with a cluster of its own."""
 
     def run(script: str, config: Config) -> dict[str, Any]:
         (tmp_path / "config.yaml").write_text(config.to_yaml())

@@ -65,7 +65,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, dict[int, float]]:
-        """What is recorded by name and step, but for times."""
+        """Records by name and step, without times."""
         found: dict[str, dict[int, float]] = {}
         for line in self.folder.metrics_path.read_text().splitlines():
             record = json.loads(line)

@@ -1,4 +1,4 @@
-"""What Ray's autoscaler is asked for, and that it is taken back."""
+"""Requests to Ray's autoscaler, and that they are withdrawn."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""What workers cost, under a clock that the test moves."""
+"""Cost of lost workers, under a clock that the test moves."""
 
 from types import SimpleNamespace
 

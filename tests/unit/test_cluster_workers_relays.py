@@ -200,7 +200,7 @@ class House:
 
 
 def descriptors() -> list[str]:
-    """What this process has open."""
+    """Descriptors that this process has open."""
     names = []
     for path in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # that of the listing itself

@@ -38,7 +38,7 @@ class Output(Value):
 
     @property
     def sources(self) -> tuple[Value, ...]:
-        """What it is."""
+        """The value that is put out."""
         return (self.source,)
 
 

@@ -1,4 +1,4 @@
-"""What of a program is stored, in which order of dimensions it lies, and where kernels find their operands.
+"""Storage of a program: which values are stored, in which order of dimensions, and where kernels find operands.
 
 An expression is stored when several loops need it and reading it back is cheaper than computing it again, when it would
 otherwise be computed again for every element it is broadcast to, or when a kernel wants it in memory.
@@ -59,7 +59,7 @@ class Storage:
         self._settle_operands([value for value in values if isinstance(value, Kernel)])
 
     def values(self) -> list[Value]:
-        """What is left to compute, copies for kernels included, in the order of the recorded program."""
+        """The values left to compute, copies for kernels included, in the order of the recorded program."""
         return in_order(self._outputs, self.operands)
 
     def _choose_stored(self, values: Sequence[Value]) -> None:
@@ -217,7 +217,7 @@ def in_order(outputs: Sequence[Value], operands: dict[Kernel, list[Operand]] | N
 
 
 def _through_views(value: Value) -> tuple[Value, bool]:
-    """What views are views of, and whether they repeat its elements."""
+    """The sources of views, and whether they repeat its elements."""
     size = value.numel
     while isinstance(value, View):
         value = value.source

@@ -21,7 +21,7 @@ SMALL = 0.01  # a deviation below this share of the training groups' one says no
 
 @dataclass(frozen=True)
 class Scale:
-    """What numbers are standardised by: (value - mean) / deviation, float64 [C] each."""
+    """Mean and deviation by which numbers are standardised: (value - mean) / deviation, float64 [C] each."""
 
     mean: Numbers
     deviation: Numbers
