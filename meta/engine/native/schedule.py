@@ -138,7 +138,8 @@ class Plan:
         """The last group from ``earliest`` on with the root's loops that has a tensor of the root's in hand."""
         if isinstance(root, Kernel):
             return None
-        read = {leaf for leaf, _ in self._leaves(root)}
+        # α and the like are read everywhere: to have one of them in hand is no reason to share loops.
+        read = {leaf for leaf, _ in self._leaves(root) if not (isinstance(leaf, Input) and leaf.numel == 1)}
         domain = (*self._domain(root), root.shared)
         for position in range(len(groups) - 1, earliest - 1, -1):
             group = groups[position]
