@@ -53,7 +53,7 @@ def start(algorithm: MAML, dtype: torch.dtype = torch.float64) -> Params:
 
 def check(function: Callable[..., list[Tensor]], theta: Params, given: Episode) -> None:
     """Every output of a compiled function is that of torch, for each task."""
-    found = Program(function, theta, given, adds=False)(theta, given)
+    found = Program(lambda theta, task, _: function(theta, task), theta, given, adds=False)(theta, given)
     for task in range(len(given.description)):
         for number, (one, expected) in enumerate(zip(found, function(theta, unstack(given, task)), strict=True)):
             torch.testing.assert_close(
@@ -92,6 +92,9 @@ def test_views_reductions_and_choices_are_those_of_torch() -> None:
             torch.exp(-x.abs()).log1p() / (1 + x**2),
             x**3 + x**1 + x**0 + (x * x + 1) ** 0.7,
             torch.maximum(x, 0.5 - x),
+            x.clamp(-0.5, 0.3),
+            a[:, :3] @ torch.eye(3, 6, dtype=a.dtype),
+            F.relu(x.clone().mul_(2).add_(0.1), inplace=True),
         ]
 
     generator = torch.Generator().manual_seed(1)
