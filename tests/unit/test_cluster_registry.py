@@ -123,6 +123,16 @@ OTHERS: dict[str, dict[str, Any]] = {
     "pretrain": {"algorithm": "pretrain"},
     "float64": {"dtype": "float64"},
     "recompute": {"inner": {"lr": 0.02, "steps": 2, "recompute": True}},
+    "reptile": {"algorithm": "reptile"},
+    "mamlpp": {
+        "algorithm": {"name": "mamlpp", "multi_step": 4},
+        "inner": {"lr": 0.02, "steps": 2, "rule": {"name": "learned_sgd", "per": "step"}},
+    },
+    "meta-sgd": {"inner": {"lr": 0.02, "steps": 2, "rule": {"name": "learned_sgd", "per": "element"}}},
+    "cavia": {"algorithm": "cavia"},
+    "r2d2": {"algorithm": {"name": "r2d2", "head": "layer2"}},
+    "momentum": {"inner": {"lr": 0.02, "steps": 2, "rule": "momentum"}},
+    "implicit": {"inner": {"lr": 0.02, "steps": 2, "derivative": "implicit"}},
     "torch module": {"model": {"name": "torch.nn:Linear", "in_features": 1, "out_features": 1}},
 }
 
@@ -140,10 +150,13 @@ def test_values_are_those_that_an_evaluation_scores(tmp_path: Path, change: dict
     close(scores, setup.engine.scores(params, episodes, (steps,))[:, 0])
 
 
+@pytest.mark.parametrize("algorithm", ["maml", "protonet", "protomaml", "unicorn", "r2d2"])
 @pytest.mark.parametrize("batch_norm", ["transductive", "inductive", None])
 def test_probabilities_are_those_of_the_algorithm(
-    tmp_path: Path, images: dict[str, Any], batch_norm: str | None, close: Callable[..., None]
+    tmp_path: Path, images: dict[str, Any], batch_norm: str | None, algorithm: str, close: Callable[..., None]
 ):
+    head = {"head": "layer1"} if batch_norm is None and algorithm in ("protomaml", "unicorn", "r2d2") else {}
+    images["algorithm"] = {"name": algorithm, **head}
     if batch_norm is None:  # what pixels are divided by shows here alone
         images["model"] = {"name": "mlp", "hidden": [8], "init_std": None}
     images["model"]["batch_norm"] = batch_norm
@@ -173,6 +186,14 @@ def test_another_step_size_is_that_of_a_run_trained_with_it(tmp_path: Path, clos
     close(
         (outputs - episodes.query.targets).square().mean(dim=(1, 2)), other.engine.scores(params, episodes, (2,))[:, 0]
     )
+
+
+def test_learned_step_sizes_are_not_those_of_a_call(tmp_path: Path):
+    model = load_adaptable(pack({**SINUSOID, **OTHERS["meta-sgd"]}, tmp_path)[2])
+    arrays = {name: np.zeros((1, 3, 1)) for name in ("support_inputs", "support_targets", "query_inputs")}
+    assert model.predict(arrays, 2, model.inner_lr).shape == (1, 3, 1)
+    with pytest.raises(ValueError, match=r"inner_lr: expected none, or the 0\.02 of the configuration"):
+        model.predict(arrays, 2, 0.05)
 
 
 def test_any_number_of_tasks_and_examples(tmp_path: Path):
