@@ -13,6 +13,7 @@ import yaml
 
 from cluster.config import strict_yaml
 from cluster.config.credentials import without_credentials
+from cluster.config.schema import Config
 from cluster.errors import MetarayError
 from cluster.evaluation.intervals import INTERVAL
 from cluster.evaluation.protocol import protocol, rows
@@ -65,10 +66,10 @@ def draw_figures(run_dir: Path, trained: Trained) -> Drawn:
         made["regression"] = drawing.regression(curves)
     for setup, theta in trained.values():
         if "episode" not in made and drawing.can_draw_episode(setup):
-            made["episode"] = drawing.episode(setup, theta, steps=_most_steps(evaluation, setup.algorithm))
+            made["episode"] = drawing.episode(setup, theta, steps=_most_steps(evaluation, setup.config))
     policies = {name: (setup, theta) for name, (setup, theta) in trained.items() if drawing.can_draw_rollouts(setup)}
     for setup, _ in islice(policies.values(), 1):
-        of_rollouts, notes = drawing.of_policies(policies, _most_steps(evaluation, setup.algorithm))
+        of_rollouts, notes = drawing.of_policies(policies, _most_steps(evaluation, setup.config))
         made |= of_rollouts
     for name, figure in made.items():
         drawing.save(figure, folder.figures / f"{name}.png")
@@ -141,9 +142,9 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return records if cut_or_whole is None else [*records, cut_or_whole]
 
 
-def _most_steps(evaluation: Mapping[str, Any] | None, algorithm: Any) -> int:
+def _most_steps(evaluation: Mapping[str, Any] | None, config: Config) -> int:
     """The most inner steps that the run was evaluated after, or those in training."""
-    return max(map(int, evaluation["steps"])) if evaluation else int(algorithm.inner_steps)
+    return max(map(int, evaluation["steps"])) if evaluation else config.inner.steps
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

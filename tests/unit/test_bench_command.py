@@ -168,7 +168,7 @@ def test_a_suite_is_the_same_work_as_a_training(suite):
     model = setup.algorithm.model
     # What a query image is normalised by is the model's default in both.
     assert model == suite.model
-    assert (setup.algorithm.inner_steps, setup.algorithm.inner_lr) == (suite.steps, suite.lr)
+    assert (setup.algorithm.inner.steps, setup.algorithm.inner.lr) == (suite.steps, suite.lr)
     assert config.meta_batch == suite.tasks
     assert config.engine == "native"
     assert (config.cluster.workers, config.cluster.threads) == (3, 1)

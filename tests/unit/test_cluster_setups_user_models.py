@@ -97,14 +97,14 @@ def test_the_inner_loop_leaves_frozen_parameters_alone() -> None:
     assert isinstance(setup, EpisodeSetup)
     params = setup.initial_params()
     episode = setup.family.draw(TaskKey(0, "train", 0))
-    *_, (adapted, _) = setup.algorithm._path(params, Examples(*(part.float() for part in episode.support)), 3)  # type: ignore[attr-defined]
+    *_, (adapted, _) = setup.algorithm.path(params, Examples(*(part.float() for part in episode.support)), 3)  # type: ignore[attr-defined]
     assert {name for name in params if not torch.equal(params[name], adapted[name])} == {"head.weight", "head.bias"}
 
 
 def test_patterns_freeze_from_the_configuration() -> None:
     before, after, setup = theta_after(config("mlp", outer={"freeze": ["layer0.*"]}))
     assert moved(before, after, setup.layout) == {"layer1.weight", "layer1.bias"}
-    assert setup.algorithm.adapt == ("*", "!layer0.bias", "!layer0.weight")  # type: ignore[attr-defined]
+    assert setup.algorithm.inner.adapt == ("*", "!layer0.bias", "!layer0.weight")  # type: ignore[attr-defined]
 
 
 def test_patterns_of_the_inner_loop_stand_beside_those_of_the_outer() -> None:
@@ -112,7 +112,7 @@ def test_patterns_of_the_inner_loop_stand_beside_those_of_the_outer() -> None:
     one = config("mlp", outer={"freeze": ["layer1.*"]}, inner={"adapt": ["layer1.*"]})
     before, after, setup = theta_after(one)
     assert moved(before, after, setup.layout) == {"layer0.weight", "layer0.bias"}
-    assert setup.algorithm.adapt == ("layer1.*",)  # type: ignore[attr-defined]
+    assert setup.algorithm.inner.adapt == ("layer1.*",)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
