@@ -1,7 +1,5 @@
 """Methods other than MAML under real Ray: θ of three workers is that of the command's own process."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +9,6 @@ from cluster.workers.ray_pool import RayPool
 from helpers.folders import new_run
 from helpers.learning import trained, trained_alone
 
-GUIDE = Path(__file__).parents[2] / "docs" / "methods.md"
 STEPWISE = {"lr": 0.02, "steps": 2, "rule": {"name": "learned_sgd", "per": "step"}}
 METHODS: dict[str, dict[str, Any]] = {
     # Its weights change with every outer step, and its program after the third.
@@ -20,18 +17,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "implicit": {"inner": {"lr": 0.02, "steps": 3, "derivative": {"name": "implicit", "iterations": 3}}},
     "reptile": {"algorithm": "reptile", "outer": {"steps": 10, "lr": 0.5, "optimizer": "sgd"}},
     "cavia": {"algorithm": {"name": "cavia", "size": 3}, "inner": {"lr": 0.5, "steps": 1}},
-    "own": {"algorithm": {"name": "my_methods:Proximal", "warm_up": 4}},
 }
 
 
 @pytest.mark.parametrize("engine", ["trace", "native"])
 @pytest.mark.parametrize("method", METHODS)
-def test_any_number_of_workers(
-    local_ray, make_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, engine: str
-):
-    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "my_methods.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_any_number_of_workers(local_ray, make_config, method: str, engine: str):
     config = make_config(**{"outer__steps": 10, **METHODS[method]}, engine=engine, cluster__workers=3)
     reference = trained_alone(config)
     pool = RayPool(build(config))
