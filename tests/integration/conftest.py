@@ -110,7 +110,7 @@ def make_config(settings: dict[str, Any]) -> Callable[..., Config]:
 
 @pytest.fixture
 def outcome(tmp_path: Path) -> Callable[[str, Config], dict[str, Any]]:
-    """What a script prints that runs in a process of its own, with a Ray of its own, in ``tmp_path``."""
+    """Output of a script that runs in a process of its own, with a Ray of its own, in ``tmp_path``."""
 
     def run(script: str, config: Config) -> dict[str, Any]:
         (tmp_path / "config.yaml").write_text(config.to_yaml())
@@ -126,7 +126,8 @@ def outcome(tmp_path: Path) -> Callable[[str, Config], dict[str, Any]]:
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        *_, last = (line for line in done.stdout.splitlines() if line.startswith("{"))  # Ray may say more when it ends
+        result: dict[str, Any] = json.loads(last)
         return result
 
     return run

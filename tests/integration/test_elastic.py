@@ -1,32 +1,8 @@
 """A run that begins with the workers there are, grows when nodes join and shrinks when they leave, bit for bit."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import pytest
-
-from cluster.config.schema import Config
-
-COMMON = """
-import json, sys, time
-import ray
-from cluster.config import strict_yaml
-from cluster.config.schema import parse
-from cluster.interrupts import StopFlag
-from cluster.setups.build import build
-from cluster.training.learner import Learner
-from cluster.training.loop import meta_train
-from cluster.workers.pool import InlinePool
-from cluster.workers.ray_pool import RayPool
+OWN = """
 from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
-
-config = parse(strict_yaml.read(open(sys.argv[1]).read()))
 
 
 class Changes:
@@ -95,33 +71,9 @@ ended(cluster, pool, beside, asked)
 """
 
 
-@pytest.fixture
-def outcome(tmp_path: Path) -> Callable[[str, Config], dict[str, Any]]:
-    """Output of a script that runs in a process of its own, with a cluster of its own."""
-
-    def run(script: str, config: Config) -> dict[str, Any]:
-        (tmp_path / "config.yaml").write_text(config.to_yaml())
-        (tmp_path / "script.py").write_text(COMMON + script)
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
-        done = subprocess.run(
-            [sys.executable, "script.py", "config.yaml"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        result: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-        return result
-
-    return run
-
-
 def test_a_run_grows_and_shrinks_with_the_cluster_and_changes_no_bit(make_config, outcome):
     elastic = {"cluster__workers": "auto", "cluster__max_workers": 4, "cluster__min_workers": 1}
-    result = outcome(NODES, make_config(outer__steps=100, meta_batch=12, shard=1, **elastic))
+    result = outcome(OWN + NODES, make_config(outer__steps=100, meta_batch=12, shard=1, **elastic))
     assert result["beside"] == result["alone"]
     assert result["seen"] == [1, 3, 1, 4]
     assert result["events"].count("node joined") == 2
@@ -146,6 +98,6 @@ except ClusterError as error:
 ray.shutdown()
 cluster.shutdown()
 """
-    result = outcome(script, config)
+    result = outcome(OWN + script, config)
     assert "cluster.min_workers: expected 3 workers within 90 s, received 2; the cluster has 2 CPU" in result["error"]
     assert result["left"] == []
