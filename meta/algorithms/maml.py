@@ -1,16 +1,17 @@
 """MAML, and the base of the methods that adapt parameters of a task by inner steps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from meta.algorithms.adapting import Adapting
 from meta.algorithms.base import Metrics
 from meta.context import FIXED, Context
 from meta.episode import Episode, Examples
-from meta.inner import Exact, FirstOrder, Inner
+from meta.inner import Exact, FirstOrder
 from meta.models.base import Model
 from meta.models.norm import BatchNorm, NormalisedModel
 from meta.objectives import Objective
@@ -18,7 +19,7 @@ from meta.params import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAML:
+class MAML(Adapting):
     """Model-agnostic meta-learning (Finn, Abbeel, Levine 2017, Algorithms 1 and 2).
 
     The outer objective of a task is L(θ'; query) with θ' the parameters after ``inner.steps`` steps on the support
@@ -34,38 +35,13 @@ class MAML:
             ``("!head.*", "*")`` BOIL (Oh et al. 2021).
     """
 
-    model: Model
     objective: Objective
-    inner: Inner
-    informed: ClassVar[bool] = False  # whether inputs come with the task's description
 
     @classmethod
     def sizes(cls, inputs: tuple[int, ...], outputs: int, description: int, **keys: Any) -> tuple[tuple[int, ...], int]:
         """Returns ``inputs`` and ``outputs``, those of the family; see :meth:`meta.algorithms.Algorithm.sizes`."""
         del description, keys
         return inputs, outputs
-
-    def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Returns the model's initial parameters, with those that the inner rule learns.
-
-        Args:
-            generator: CPU generator, the only source of randomness.
-            dtype: floating-point type of the parameters.
-
-        Raises:
-            ValueError: if a pattern of ``inner.adapt`` fits none of them.
-        """
-        return self.inner.init(self.model.init(generator, dtype))
-
-    def numbers(self, step: int | None) -> Mapping[str, float | tuple[float, ...]]:
-        """Returns α under ``lr``; see :meth:`meta.algorithms.Algorithm.numbers`."""
-        del step
-        return self.inner.numbers
-
-    def stage(self, step: int | None) -> str:
-        """Returns an empty text: every outer step runs one program."""
-        del step
-        return ""
 
     def start(self, params: Params, support: Examples) -> Params:
         """Returns the parameters of one task before its inner loop.
@@ -178,7 +154,7 @@ class FirstOrderMAML(MAML):
         Raises:
             ValueError: if the inner loop names another derivative.
         """
-        if not isinstance(self.inner.derivative, Exact):
+        if type(self.inner.derivative) not in (Exact, FirstOrder):
             raise ValueError(
                 f"inner.derivative: expected none beside algorithm fomaml, which is first_order, received "
                 f"{type(self.inner.derivative).__name__}"

@@ -5,7 +5,7 @@ those of the adapted policy, [B, …], both packed by :mod:`meta.policy.samples`
 are the policies' probabilities of what was done.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp
 
+from meta.algorithms.adapting import Adapting
 from meta.algorithms.base import Metrics
 from meta.context import FIXED, Context
 from meta.episode import Episode, Examples
-from meta.inner import SGD, At, Exact, Inner, matches
+from meta.inner import SGD, At, Exact, matches
 from meta.objectives import RETURN, Score
 from meta.params import Params
 from meta.policy.distributions import Policy
@@ -27,7 +28,7 @@ OuterEstimator = Literal["likelihood_ratio", "dice"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyMAML:
+class PolicyMAML(Adapting):
     """MAML over policies.
 
     The outer objective of a task is the surrogate of its adapted policy on rollouts of that policy,
@@ -49,14 +50,12 @@ class PolicyMAML:
     """
 
     model: Policy
-    inner: Inner
     horizon: int
     objective: Score = RETURN
     estimator: str = "likelihood_ratio"
     outer_estimator: OuterEstimator = "likelihood_ratio"
     clip: float | None = None
     kl_penalty: float = 0.0
-    informed: ClassVar[bool] = False  # whether observations come with the task's description
 
     def __post_init__(self) -> None:
         """Check the derivative.
@@ -74,28 +73,6 @@ class PolicyMAML:
     def trained_steps(self) -> int:
         """Number of inner steps in training, which is differentiated through."""
         return self.inner.steps
-
-    def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Returns the policy's initial parameters.
-
-        Args:
-            generator: CPU generator, the only source of randomness.
-            dtype: floating-point type of the parameters.
-
-        Raises:
-            ValueError: if a pattern of ``inner.adapt`` fits none of them.
-        """
-        return self.inner.init(self.model.init(generator, dtype))
-
-    def numbers(self, step: int | None) -> Mapping[str, float | tuple[float, ...]]:
-        """Returns α under ``lr``; see :meth:`meta.algorithms.Algorithm.numbers`."""
-        del step
-        return self.inner.numbers
-
-    def stage(self, step: int | None) -> str:
-        """Returns an empty text: every outer step runs one program."""
-        del step
-        return ""
 
     def loss(self, params: Params, examples: Examples) -> Tensor:
         """Returns the inner objective on one inner step's rollouts ([B, ...], packed), a scalar."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from meta.algorithms import (
     CAVIA,
     MAML,
+    FirstOrderMAML,
     MAMLPlusPlus,
     ProtoMAML,
     ProtoNet,
@@ -405,3 +406,9 @@ def test_unicorn_s_classes_may_be_renumbered() -> None:
     turned = episode._replace(support=episode.support._replace(targets=1 - episode.support.targets))
     one, other = (algorithm.predict(theta, each.support, episode.query.inputs, 2) for each in (episode, turned))
     torch.testing.assert_close(one, other.flip(1), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("derivative", [Truncated(last=1), Implicit()])
+def test_first_order_maml_takes_no_other_derivative(derivative: Any) -> None:
+    with pytest.raises(ValueError, match=r"inner\.derivative: expected none beside algorithm fomaml"):
+        FirstOrderMAML(model=mlp(), objective=OBJECTIVES["mse"], inner=Inner(derivative=derivative))
