@@ -27,7 +27,7 @@ class Context:
 
     @property
     def key(self) -> Hashable:
-        """Key by which the programs of one function are told apart."""
+        """Part of a program's key: programs of one function differ where it differs."""
         return self.stage, tuple((name, tuple(value.shape)) for name, value in self.numbers.items())
 
     def replaced(self, tensors: Any) -> "Context":

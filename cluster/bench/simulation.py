@@ -121,7 +121,7 @@ class _Step:
     worked: dict[int, float] = field(default_factory=dict)  # by worker: seconds in this step
     relays: dict[int, _Relay] = field(default_factory=dict)  # by node
     missing: int = 0  # blocks whose gradient has not reached the driver, alone or in a sum
-    held: dict[int, set[int]] = field(default_factory=dict)  # by node: blocks that its relay has told of
+    held: dict[int, set[int]] = field(default_factory=dict)  # by node: blocks that its relay holds and has announced
     driver_busy: float = 0.0
     out_busy: float = 0.0
     into_busy: float = 0.0

@@ -10,7 +10,8 @@ import torch
 from cluster.config.schema import Config
 from cluster.workers.gpus import require_gpu_here
 from cluster.workers.worker import Work
-from meta.context import Context, context
+from meta.algorithms import context_of
+from meta.context import Context
 from meta.engine.choice import Choice
 from meta.engine.strategies import Limits
 from meta.params import Layout, Params
@@ -92,8 +93,7 @@ class BaseSetup(ABC):
         Args:
             step: number of the outer step, from 0 on.
         """
-        numbers, stage = self.algorithm.numbers(step), self.algorithm.stage(step)
-        return context(numbers, self.dtype, self.device, stage)
+        return context_of(self.algorithm, step, self.dtype, self.device)
 
     @property
     @abstractmethod

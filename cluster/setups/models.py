@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cluster.config.components import parameters, resolve, strictly
 from cluster.config.overrides import GIVEN_TO_MODELS
 from cluster.config.schema import Config
-from cluster.config.sections import NamedSection
+from cluster.config.sections import ModelConfig, NamedSection
 from cluster.errors import ConfigError
 from meta.inner import EVERY, EXCEPT, Inner, matches
 from meta.models import Model, TorchModel
@@ -48,8 +48,7 @@ def build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
     if not issubclass(cls, nn.Module):
         resolve_offering("model.name", config.model.name, "init", "apply")
     sizes: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
-    # Values as the constructor's annotations want them: YAML knows lists, constructors ask for tuples.
-    params = dict(strictly(parameters(cls, GIVEN_TO_MODELS), config.model.params))
+    params = own_keys("model.name", config.model, GIVEN_TO_MODELS)
     if issubclass(cls, nn.Module):
         taken = parameters(cls, frozenset()).model_fields.keys()
         arguments = {name: value for name, value in sizes.items() if name in taken} | params
@@ -130,7 +129,7 @@ def _built(key: str, section: NamedSection) -> Any:
     return resolve(key, section.name)(**own_keys(key, section, frozenset()))
 
 
-def own_keys(key: str, section: NamedSection, supplied: frozenset[str]) -> dict[str, Any]:
+def own_keys(key: str, section: NamedSection | ModelConfig, supplied: frozenset[str]) -> dict[str, Any]:
     """The keys of a section as the constructor of its class wants them: YAML knows lists, constructors ask for tuples.
 
     Args:

@@ -16,7 +16,7 @@ class _Slowness:
     """Seconds that a worker has cost since the last event about it, and when that was."""
 
     seconds: float = 0.0
-    told: float = float("-inf")
+    reported: float = float("-inf")
 
 
 class Ledger:
@@ -98,10 +98,10 @@ class Ledger:
         one = self._slow.setdefault(worker, _Slowness())
         one.seconds += seconds
         now = self._clock()
-        if one.seconds >= SLOW_LEAST and now - one.told >= SLOW_EVERY:
+        if one.seconds >= SLOW_LEAST and now - one.reported >= SLOW_EVERY:
             text = f"worker {worker} took {one.seconds:.1f} s longer than usual; idle workers compute its shards too"
             self._note(Event(kind="worker slow", text=text, seconds=one.seconds, step=step, worker=worker, node=node))
-            self._slow[worker] = _Slowness(told=now)
+            self._slow[worker] = _Slowness(reported=now)
 
     def node_joined(self, node: str) -> None:
         """Note a node that has come to the cluster."""

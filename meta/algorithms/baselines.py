@@ -1,4 +1,4 @@
-"""The paper's baselines: one network for all tasks, fine-tuned; and one that is told the task."""
+"""The paper's baselines: one network for all tasks, fine-tuned; and one that is given the task's description."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -89,8 +89,8 @@ class Engine(NamedTuple):
     """
 
     name: str
-    meta_gradient: "MetaGradients"
-    scores: "Scores"
+    meta_gradient: MetaGradients
+    scores: Scores
 
 
 @dataclass(frozen=True, kw_only=True)

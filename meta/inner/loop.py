@@ -71,7 +71,7 @@ class Inner:
             ValueError: if a pattern of ``adapt`` fits none of them, or the derivative does not reach the rule.
         """
         require_matches(params, self.adapt)
-        learned = self.rule.rule_params(_moving(params, self.adapt), self.lr, self.steps)
+        learned = self.rule.rule_params(self._divided(params)[0], self.lr, self.steps)
         if learned and self.derivative.implicit:
             raise ValueError(
                 f"inner.derivative: expected exact, first_order or truncated with inner.rule "
@@ -93,7 +93,7 @@ class Inner:
         """
         theta = {name: value for name, value in params.items() if not name.startswith(LEARNED)}
         learned = {name.removeprefix(LEARNED): value for name, value in params.items() if name.startswith(LEARNED)}
-        return At(theta, self.rule.init(_moving(theta, self.adapt)), 0, theta, learned)
+        return At(theta, self.rule.init(self._divided(theta)[0]), 0, theta, learned)
 
     def step(self, loss: Loss, at: At, support: Examples, steps: int, context: Context = FIXED) -> tuple[At, Tensor]:
         """Returns the point after one more step, and the support loss before it, a constant.
@@ -105,8 +105,7 @@ class Inner:
             steps: number of steps that will be taken in all.
             context: holds α under ``lr``.
         """
-        fixed = {name: value for name, value in at.params.items() if not matches(name, self.adapt)}
-        moving = {name: value for name, value in at.params.items() if name not in fixed}
+        moving, fixed = self._divided(at.params)
         numbers = self._numbers(at, context)
         constant = self.derivative.is_constant(at.number, steps)
         anchor = {name: at.start[name].detach() for name in moving} if self.derivative.strength else {}
@@ -157,6 +156,11 @@ class Inner:
         *_, (adapted, _) = self.path(loss, params, support, steps, context)
         return adapted
 
+    def _divided(self, params: Params) -> tuple[Params, Params]:
+        """Returns the parameters that move, and those that stay as they are."""
+        moving = {name: value for name, value in params.items() if matches(name, self.adapt)}
+        return moving, {name: value for name, value in params.items() if name not in moving}
+
     def _numbers(self, at: At, context: Context) -> RuleParams:
         rows = at.learned
         if self.rule.per_step:
@@ -166,8 +170,7 @@ class Inner:
 
     def _linked(self, loss: Loss, theta: Params, at: At, support: Examples, context: Context) -> Params:
         """Returns the parameters φ of a point as a function of θ, by :meth:`ImplicitDerivative.solve`."""
-        fixed = {name: value for name, value in theta.items() if not matches(name, self.adapt)}
-        start = {name: value for name, value in theta.items() if name not in fixed}
+        start, fixed = self._divided(theta)
         end = {name: at.params[name] for name in start}
         lr, derivative = self._numbers(at, context)["lr"], cast(ImplicitDerivative, self.derivative)
 
@@ -262,7 +265,3 @@ class _Step:
         for name, start in anchor.items():
             value = value + 0.5 * self.inner.derivative.strength * (params[name] - start).square().sum()
         return value
-
-
-def _moving(params: Params, patterns: tuple[str, ...]) -> Params:
-    return {name: value for name, value in params.items() if matches(name, patterns)}

@@ -29,31 +29,26 @@ def with_pull(function: Callable[..., Any], pull: Pull, *arguments: Any) -> Any:
     """
     modes = _Modes()
     leaves, structure = tree_flatten(arguments)
-    outputs: list[Any] = []
+    outputs: Any = None
 
     def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+        nonlocal outputs
         noise, own = tensors[: modes.count], tensors[modes.count :]
         with modes.entered(noise):
-            results, outputs[:] = _flat(function(*tree_unflatten(own, structure)))
+            results, outputs = tree_flatten(function(*tree_unflatten(own, structure)))
         return tuple(results)
 
     def backward(tensors: tuple[Tensor, ...], results: tuple[Tensor, ...], cotangents: Any) -> tuple[Any, ...]:
         noise, own = tensors[: modes.count], tensors[modes.count :]
-        (there,) = outputs
         with modes.entered(noise):
             pulled = pull(
-                tree_unflatten(own, structure), tree_unflatten(results, there), tree_unflatten(cotangents, there)
+                tree_unflatten(own, structure), tree_unflatten(results, outputs), tree_unflatten(cotangents, outputs)
             )
         return (*[None] * modes.count, *tree_flatten(pulled, is_leaf=lambda leaf: leaf is None)[0])
 
     apply: Any = _Pulled.apply
     results = apply(forward, backward, len(leaves) + modes.count, *modes.noise, *leaves)
-    return tree_unflatten(results, outputs[0])
-
-
-def _flat(tree: Any) -> tuple[list[Tensor], list[Any]]:
-    leaves, structure = tree_flatten(tree)
-    return leaves, [structure]
+    return tree_unflatten(results, outputs)
 
 
 class _Modes:
