@@ -567,8 +567,7 @@ def test_the_first_learner_of_an_image_task_is_shown_after_the_most_steps_evalua
         return draw_figures.__globals__["drawing"].adaptation(IMAGES, "maml")
 
     class Trained:
-        class algorithm:  # noqa: N801
-            inner_steps = 2
+        config = parse(CONFIG | {"inner": {"steps": 2}})
 
     monkeypatch.setattr("cluster.reports.figures.episode", episode)
     monkeypatch.setattr("cluster.reports.figures.can_draw_episode", lambda setup: setup is not None)
@@ -594,8 +593,7 @@ def test_policies_are_shown_after_the_most_steps_evaluated(tmp_path: Path, monke
         return {"paths": draw_figures.__globals__["drawing"].adaptation(ROLLOUTS, "maml")}, ["No film strip."]
 
     class Trained:
-        class algorithm:  # noqa: N801
-            inner_steps = 2
+        config = parse(CONFIG | {"inner": {"steps": 2}})
 
     monkeypatch.setattr("cluster.reports.figures.of_policies", of_policies)
     for other in ("regression", "episode", "rollouts"):
