@@ -78,15 +78,16 @@ class OtherLoad:
         return busy, own.user + own.system, time.monotonic()
 
 
-def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_child(function: Callable[..., Any], *arguments: Any, timeout: float | None = None) -> Any:
     """The result of ``function(*arguments)`` in a fresh process.
 
     Args:
         function: importable by its name.
         *arguments: that can be pickled.
+        timeout: seconds after which the process is ended; None: never.
 
     Raises:
-        RuntimeError: with its message, if it failed there.
+        RuntimeError: with its message, if it failed there or took too long.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -94,10 +95,12 @@ def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     child.start()
     sender.close()
     try:
-        good, value = receiver.recv()
+        good, value = receiver.recv() if receiver.poll(timeout) else (False, f"took more than {timeout:g} s")
     except EOFError:
         good, value = False, "the process died"
     finally:
+        if timeout is not None:
+            child.kill()
         child.join()
         receiver.close()
     if not good:

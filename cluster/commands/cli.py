@@ -5,6 +5,7 @@ import sys
 import typer
 
 from cluster.commands.bench import bench
+from cluster.commands.check import check
 from cluster.commands.compare import compare
 from cluster.commands.data import data
 from cluster.commands.evaluate import evaluate
@@ -44,6 +45,7 @@ app.command()(register)
 app.command()(serve)
 app.command()(bench)
 app.command()(plan)
+app.command()(check)
 app.command()(submit)
 
 

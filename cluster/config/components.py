@@ -110,12 +110,34 @@ def resolve(key: str, name: str) -> type[Any]:
     """
     table = BUILT_IN[key]
     path = table.get(name, name)
-    module_name, colon, attribute = path.partition(":")
-    if not (colon and attribute and module_name) or module_name.startswith("."):
+    if not _is_path(path):
         raise ConfigError(
             f"{key}: expected one of {', '.join(sorted(filter(str.islower, table)))} or an import path 'module:Name', "
             f"received '{name}'{nearest(name, table)}"
         )
+    return imported(key, path, name)
+
+
+def _is_path(text: str) -> bool:
+    module, colon, attribute = text.partition(":")
+    return bool(module and colon and attribute) and not module.startswith(".")
+
+
+def imported(key: str, path: str, name: str = "") -> type[Any]:
+    """The class at an import path.
+
+    Args:
+        key: of the configuration, for messages.
+        path: ``module:Name``.
+        name: as the user wrote it, if that was another.
+
+    Raises:
+        ConfigError: if there is no such module or class.
+    """
+    name = name or path
+    if not _is_path(path):
+        raise ConfigError(f"{key}: expected an import path 'module:Name', received '{path}'")
+    module_name, _, attribute = path.partition(":")
     try:
         cls = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:

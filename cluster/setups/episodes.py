@@ -233,6 +233,11 @@ def build_algorithm(config: Config, spec: FamilySpec, model: Model | None = None
     if model is None:
         model = build_model(config, *cls.sizes(spec.input_shape, spec.outputs, spec.description, **keys))
     if "classes" in signature(cls).parameters:
+        if spec.objective != "cross_entropy":
+            raise ConfigError(
+                f"algorithm {config.algorithm.name}: expected a family whose tasks have classes, received "
+                f"'{config.task.family}', whose objective is {spec.objective}"
+            )
         keys["classes"] = spec.outputs
     algorithm: Algorithm = cls(
         model=model, objective=OBJECTIVES[spec.objective], inner=build_inner(config, model), **keys

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from meta.algorithms.maml import MAML
 from meta.episode import Examples
+from meta.inner import EVERY, EXCEPT
 from meta.params import Params
 
 CONTEXT = "context"
@@ -29,10 +30,15 @@ class CAVIA(MAML):
         """Let the inner loop move the context alone.
 
         Raises:
-            ValueError: if there is no context parameter.
+            ValueError: if there is no context parameter, or the inner loop names parameters to adapt.
         """
         if self.size < 1:
             raise ValueError(f"size: expected 1 or more context parameters, received {self.size}")
+        chosen = [pattern for pattern in self.inner.adapt if not pattern.startswith(EXCEPT)]
+        if chosen not in ([*EVERY], [CONTEXT]):
+            raise ValueError(
+                f"inner.adapt: expected none beside algorithm cavia, whose context alone is adapted, received {chosen}"
+            )
         object.__setattr__(self, "inner", replace(self.inner, adapt=(CONTEXT,)))
 
     @classmethod
