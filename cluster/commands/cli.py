@@ -9,6 +9,7 @@ from cluster.commands.check import check
 from cluster.commands.compare import compare
 from cluster.commands.data import data
 from cluster.commands.evaluate import evaluate
+from cluster.commands.init import init
 from cluster.commands.plan import plan
 from cluster.commands.register import register
 from cluster.commands.report import report
@@ -46,6 +47,7 @@ app.command()(serve)
 app.command()(bench)
 app.command()(plan)
 app.command()(check)
+app.command()(init)
 app.command()(submit)
 
 

@@ -169,12 +169,12 @@ def config_file(settings: dict[str, Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def metaray(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start the command in ``tmp_path`` as a user would, output piped."""
+    """Start the command in ``tmp_path``, or another folder, as a user would, output piped."""
 
-    def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    def start(*arguments: str, cwd: Path = tmp_path, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "cluster", *arguments],
-            cwd=tmp_path,
+            cwd=cwd,
             env=dict(os.environ, PYTHONPATH=str(ROOT), RAY_TMPDIR=tempfile.gettempdir()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
