@@ -7,6 +7,7 @@ import typer
 from cluster.commands.bench import bench
 from cluster.commands.check import check
 from cluster.commands.compare import compare
+from cluster.commands.config import config
 from cluster.commands.data import data
 from cluster.commands.evaluate import evaluate
 from cluster.commands.init import init
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data, name="data")
+app.add_typer(config, name="config")
 app.add_typer(tracking, name="tracking")
 
 
