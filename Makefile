@@ -44,21 +44,21 @@ style: $(STAMP) ## Lint and check the format
 	$(BIN)/ruff format --check .
 
 types: $(STAMP) ## Check the types
-	$(BIN)/mypy meta tasks benchmarks cluster
+	$(BIN)/mypy meta tasks benchmarks cluster metaray
 
 doctest: $(STAMP) ## Run the examples in docstrings
-	$(BIN)/pytest --doctest-modules meta tasks benchmarks cluster
+	$(BIN)/pytest --doctest-modules meta tasks benchmarks cluster metaray
 
 test-fast: $(STAMP) ## Run style, types and the quick unit tests, in two minutes
 	$(BIN)/ruff check .
-	$(BIN)/mypy meta tasks benchmarks cluster
+	$(BIN)/mypy meta tasks benchmarks cluster metaray
 	$(BIN)/pytest tests/unit -n 2 --dist loadfile -m "not slow and not nightly"
 
 unit: $(STAMP) ## Run the unit tests, a file of them on each of two cores; with CI_FULL=1 the nightly ones too
 	$(BIN)/pytest tests/unit -n 2 --dist loadfile $(if $(CI_FULL),,-m "not nightly")
 
 coverage: $(STAMP) ## Print how much of the code the quick unit tests run, and how many functions document their arguments
-	$(BIN)/pytest tests/unit -n 2 --dist loadfile -m "not slow and not nightly" --cov=meta --cov=tasks --cov=cluster \
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile -m "not slow and not nightly" --cov=meta --cov=tasks --cov=cluster --cov=metaray \
 		--cov-report=term:skip-covered
 	$(BIN)/python .ci/documented.py
 
@@ -84,4 +84,4 @@ constraints: $(STAMP) ## Write the versions in .venv to constraints.txt
 
 clean: ## Remove caches and build outputs; keep .venv, runs and data
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find benchmarks cluster meta tasks tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks cluster meta metaray tasks tests -type d -name __pycache__ -prune -exec rm -rf {} +

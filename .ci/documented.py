@@ -22,7 +22,7 @@ def counts(package: Path) -> tuple[int, int, int]:
     return documented, several, with_args
 
 
-for name in ("meta", "tasks", "cluster"):
+for name in ("meta", "tasks", "cluster", "metaray"):
     documented, several, with_args = counts(ROOT / name)
     print(
         f"{name}: {documented} documented functions; {with_args} of {several} with two arguments or more describe them"

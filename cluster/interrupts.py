@@ -1,9 +1,11 @@
 """Ctrl-C and SIGTERM: finish the step, save, leave. A second one leaves at once."""
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -25,7 +27,12 @@ class SignalFlag(StopFlag):
     """Set by SIGINT and SIGTERM while it listens; the second of them raises KeyboardInterrupt."""
 
     def listen(self) -> None:
-        """Handle the signals. To be called again after ``ray.init``, which sets its own handler of SIGTERM."""
+        """Handle the signals. To be called again after ``ray.init``, which sets its own handler of SIGTERM.
+
+        Python lets the main thread alone do so; in another one the flag stays as it is.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in SIGNALS:
             signal.signal(number, self._handle)
 
@@ -50,18 +57,22 @@ def interrupt_on_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        _put_back(previous)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[SignalFlag]:
-    """Turn SIGINT and SIGTERM into a flag for the duration of a block. Main thread only."""
+    """Turn SIGINT and SIGTERM into a flag for the duration of a block, where it runs in the main thread."""
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     flag = SignalFlag()
     flag.listen()
     try:
         yield flag
     finally:
-        for number, handler in previous.items():
+        _put_back(previous)
+
+
+def _put_back(handlers: Mapping[signal.Signals, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,14 +1,13 @@
 """``metaray compare``: variants of a configuration on one budget, from several seeds, in one table."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
+from cluster.commands.tables import rows_table
 from cluster.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def compare(
     if as_json:
         print_json(plain)
         return
-    _print_rows(plain)
+    print_table(rows_table(plain))
     lines = {"comparison": plain["compare_dir"], "page": plain["page"]}
     lines |= {f"figure {Path(path).stem}": path for path in plain["figures"]}
     if plain["run_id"] is not None:
@@ -60,7 +59,6 @@ def _chosen(
     """The comparison that is asked for and its folder, one that is there or a new one."""
     from cluster.compare import folder as folders
     from cluster.compare.settings import load, reload
-    from cluster.runs.folder import new_name
 
     if resume is not None and name is not None:
         raise ConfigError(
@@ -75,38 +73,4 @@ def _chosen(
             "expected a comparison file, received none; for example: metaray compare tune_configs/compare/sinusoid.yaml"
         )
     loaded = load(Path(comparison), overrides)
-    if name is not None:
-        return loaded, folders.plan_named(loaded, name)
-    return loaded, folders.plan(loaded, new_name(f"compare-{Path(comparison).stem}"))
-
-
-def _print_rows(plain: Mapping[str, Any]) -> None:
-    first, metric = plain["rows"][0]["name"], plain["metric"]
-    table = Table(
-        title=f"{metric}, mean ± 95 % interval over tasks, ± over {len(plain['seeds'])} seeds; difference to {first}, "
-        "positive where better"
-    )
-    table.add_column("row", overflow="fold")
-    for name in ("score", "seeds", "difference", "seeds", "outer steps", "seconds", "peak MB", "parameters"):
-        table.add_column(name, justify="right")
-    for row in plain["rows"]:
-        evaluation, difference = row["evaluation"], row["difference"]
-        score = None if evaluation is None else evaluation["steps"][str(row["inner_steps"])]
-        used = {"steps": ",d", "seconds": ",.1f", "peak_memory_mb": ",.0f", "parameters": ",d"}
-        table.add_row(
-            row["name"],
-            *_interval(score, missing="no score"),
-            *_interval(difference, missing=""),
-            *("" if row[key] is None else format(row[key], form) for key, form in used.items()),
-        )
-    print_table(table)
-
-
-def _interval(figures: Mapping[str, Any] | None, missing: str) -> tuple[str, str]:
-    """A mean with its half-width over tasks, and the half-width over seeds."""
-    from cluster.evaluation.protocol import mean_in_words
-
-    if figures is None or figures["mean"] is None:
-        return missing, ""
-    seeds = "" if figures["ci95_seeds"] is None else f"± {figures['ci95_seeds']:.2g}"
-    return mean_in_words(figures, mean=".4g", half=".2g"), seeds
+    return loaded, folders.named_or_new(loaded, name, Path(comparison).stem)

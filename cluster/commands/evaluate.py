@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands.console import AsJson, Debug, Overrides, Run, Trust, print_json, reports_errors
-from cluster.commands.tables import print_evaluation
+from cluster.commands.console import AsJson, Debug, Overrides, Run, Trust, print_json, print_table, reports_errors
+from cluster.commands.tables import evaluation_table
 from cluster.progress import warn
 
 
@@ -33,4 +33,4 @@ def evaluate(
     if as_json:
         print_json(evaluation)
     else:
-        print_evaluation(evaluation)
+        print_table(evaluation_table(evaluation))

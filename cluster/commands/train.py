@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.commands.console import AsJson, Debug, Overrides, print_json, print_lines, reports_errors
-from cluster.commands.tables import print_evaluation
+from cluster.commands.console import AsJson, Debug, Overrides, print_json, print_lines, print_table, reports_errors
+from cluster.commands.tables import evaluation_table
 from cluster.errors import ConfigError
 from cluster.progress import warn
 from cluster.runs.events import Event, summary
@@ -32,7 +32,7 @@ def train(
     from cluster.config.overrides import is_override
     from cluster.config.schema import load, overridden
     from cluster.interrupts import stop_on_signals
-    from cluster.runs.folder import find, new_name
+    from cluster.runs.folder import find
     from cluster.training import run as training
     from cluster.training import start as starts
 
@@ -49,9 +49,7 @@ def train(
             "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
         )
     else:
-        loaded = load(Path(config), overrides or [])
-        new = new_name(Path(config).stem)
-        start = starts.begin(loaded, new) if name is None else starts.begin_named(loaded, name)
+        start = starts.named_or_new(load(Path(config), overrides or []), name, Path(config).stem)
     folder = start.folder
     if verbose:
         _print_engine(folder.info)
@@ -62,7 +60,7 @@ def train(
     if as_json:
         print_json(outcome.as_json())
         return
-    print_evaluation(outcome.evaluation)
+    print_table(evaluation_table(outcome.evaluation))
     rate = f"{outcome.steps} outer steps, {outcome.seconds:.0f} s"
     print_lines(
         {"trained": rate}

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
+from cluster.commands.tables import plain_interval, trials_table
 from cluster.errors import ConfigError, MetarayError
 
 if TYPE_CHECKING:
     from cluster.search.folder import SearchFolder
     from cluster.search.settings import Search
-
-SHOWN = 12  # trials in the table at the end
 
 
 @reports_errors
@@ -59,7 +57,7 @@ def tune(
     if as_json:
         print_json(plain)
         return
-    _print_trials(plain)
+    print_table(trials_table(plain))
     _print_best(plain)
 
 
@@ -68,7 +66,6 @@ def _chosen(
 ) -> "tuple[Search, SearchFolder]":
     """The search that is asked for and its folder, one that is there or a new one."""
     from cluster.registry.client import require_names
-    from cluster.runs.folder import new_name
     from cluster.search import folder as folders
     from cluster.search.settings import load, reload
 
@@ -84,40 +81,7 @@ def _chosen(
     loaded = load(Path(search), overrides)
     if loaded.settings.register_as is not None:
         require_names(loaded.settings.register_as, loaded.settings.alias)
-    if name is not None:
-        return loaded, folders.plan_named(loaded, name)
-    return loaded, folders.plan(loaded, new_name(f"search-{Path(search).stem}"))
-
-
-def _print_trials(plain: Mapping[str, Any]) -> None:
-    """A table of the trials, those that were looked at again first."""
-    from cluster.search.board import shown
-
-    again = list(plain["confirmed"])
-    rest = [trial for trial in plain["trials"] if str(trial["trial"]) not in again]
-    scored = [trial for trial in rest if trial["value"] is not None]
-    trials = {str(trial["trial"]): trial for trial in plain["trials"]}
-    order = [trials[number] for number in again] + scored + [trial for trial in rest if trial["value"] is None]
-    table = Table(title=f"{plain['metric']}, best of a trial; again: on fresh validation tasks, mean ± 95 % interval")
-    table.add_column("trial", justify="right")
-    for key in plain["best"]["values"]:
-        table.add_column(key, justify="right")
-    for name in ("steps", plain["metric"], "again"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for trial in order[:SHOWN]:
-        confirmed = plain["confirmed"].get(str(trial["trial"]))
-        table.add_row(
-            f"{trial['trial']}{' (base)' if trial['trial'] == plain['base'] else ''}",
-            *(shown(value) for value in trial["values"].values()),
-            str(trial["steps"]),
-            "" if trial["value"] is None else f"{trial['value']:.4g}",
-            "" if confirmed is None else _interval(confirmed),
-            trial["status"],
-        )
-    if len(order) > SHOWN:
-        table.caption = f"and {len(order) - SHOWN} more, in {plain['search_dir']}"
-    print_table(table)
+    return loaded, folders.named_or_new(loaded, name, Path(search).stem)
 
 
 def _print_best(plain: Mapping[str, Any]) -> None:
@@ -128,7 +92,7 @@ def _print_best(plain: Mapping[str, Any]) -> None:
     for name, words in (("lead", "the runner-up"), ("gain", "the base configuration")):
         if plain[name] is not None:
             sure = "sure" if plain[name]["sure"] else "not sure"
-            lines[name] = f"{_interval(plain[name])} over {words}, trial {plain[name]['over']}: {sure}"
+            lines[name] = f"{plain_interval(plain[name])} over {words}, trial {plain[name]['over']}: {sure}"
     lines |= {"run": best["run_dir"], "search": plain["search_dir"]}
     lines |= {f"figure {Path(path).stem}": path for path in plain["figures"]}
     if "registered" in plain:
@@ -136,9 +100,3 @@ def _print_best(plain: Mapping[str, Any]) -> None:
     if plain["run_id"] is not None:
         lines["MLflow"] = f"run {plain['run_id']}"
     print_lines(lines)
-
-
-def _interval(figure: Mapping[str, Any]) -> str:
-    from cluster.evaluation.protocol import mean_in_words
-
-    return mean_in_words(figure, mean=".4g", half=".2g")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cluster.compare.settings import Comparison, reload, require_same
 from cluster.errors import ConfigError
-from cluster.runs.folder import beginning, require_name
+from cluster.runs.folder import beginning, new_name, require_name
 from cluster.search.folder import shared_place
 from cluster.search.trials import TrialsFolder
 
@@ -47,6 +47,20 @@ def plan_named(comparison: Comparison, name: str) -> CompareFolder:
         return plan(comparison, name)
     require_same(reload(folder.path / SETTINGS), comparison)
     return folder
+
+
+def named_or_new(comparison: Comparison, name: str | None, stem: str) -> CompareFolder:
+    """The folder of the comparison of a name, or of a new one.
+
+    Args:
+        comparison: the comparison.
+        name: of the folder; None: it gets a new one.
+        stem: in a new name, between its kind and the time.
+
+    Raises:
+        ConfigError: as :func:`plan_named` does.
+    """
+    return plan(comparison, new_name(f"compare-{stem}")) if name is None else plan_named(comparison, name)
 
 
 def find(comparison: str, root: str = "runs") -> CompareFolder:

@@ -59,7 +59,7 @@ class Budget(Section):
 class CompareConfig(Section):
     """The section ``compare``."""
 
-    base: str
+    base: str | None = None
     budget: Budget
     rows: Annotated[dict[Name, Changes], Field(min_length=1)]
     seeds: Count | list[Seed] = 3
@@ -181,10 +181,22 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Comparison:
     Raises:
         ConfigError: naming every key that is wrong.
     """
-    raw = with_overrides(read_yaml(path), overrides)
+    return of(with_overrides(read_yaml(path), overrides), path)
+
+
+def of(raw: Mapping[str, Any], path: Path) -> Comparison:
+    """Check a comparison and every configuration in it.
+
+    Args:
+        raw: the section ``compare``, and changes to the base configuration, or a whole one where there is no base.
+        path: of the file that it is from, for messages; the base configuration's path is relative to its folder.
+
+    Raises:
+        ConfigError: naming every key that is wrong.
+    """
     settings = _settings(raw, path)
     own = {key: value for key, value in raw.items() if key != "compare"}
-    return _checked(settings, merged(read_yaml(path.parent / settings.base), own))
+    return _checked(settings, own if settings.base is None else merged(read_yaml(path.parent / settings.base), own))
 
 
 def reload(path: Path, overrides: Iterable[str] = ()) -> Comparison:

@@ -66,14 +66,32 @@ def write_package(
     write_json(path / "evaluation.json", evaluation)
     best = checkpoints.encode(dataclasses.replace(state, tensors=theta))
     Store(str(path / "checkpoints")).write(checkpoints.BEST, best)
-    spec = setup.family.spec
+    package = package_of(folder.config, setup, state)
+    spec = package.spec
     cls = EnvironmentSpec if isinstance(spec, EnvironmentSpec) else FamilySpec
     # Kinds are for evaluations, which ask the family itself.
     values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(cls) if field.name != "kinds"}
+    kind = {"acted": cls is EnvironmentSpec, "pixels": package.pixels, "inverted": package.inverted}
+    write_json(path / SPEC, {"format": FORMAT, **kind, "spec": values})
+
+
+def package_of(config: Config, setup: Setup, state: Checkpoint) -> Package:
+    """The package of a run, as :func:`write_package` writes it.
+
+    Args:
+        config: the run's configuration.
+        setup: what it builds.
+        state: the checkpoint to take θ from.
+    """
     images = setup.family if isinstance(setup.family, Images) else None
     inverted = images is not None and images.store.manifest.origin.get("inverted") is True
-    kind = {"acted": cls is EnvironmentSpec, "pixels": images is not None, "inverted": inverted}
-    write_json(path / SPEC, {"format": FORMAT, **kind, "spec": values})
+    return Package(
+        config=config,
+        spec=setup.family.spec,
+        pixels=images is not None,
+        inverted=inverted,
+        params=state.params,
+    )
 
 
 def read_package(path: Path) -> Package:

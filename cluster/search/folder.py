@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cluster.config.schema import Config
 from cluster.errors import ConfigError
-from cluster.runs.folder import beginning, place, require_name
+from cluster.runs.folder import beginning, new_name, place, require_name
 from cluster.runs.lasting import in_job
 from cluster.search.settings import Search, reload, require_same
 from cluster.search.trials import TrialsFolder
@@ -47,6 +47,20 @@ def plan_named(search: Search, name: str) -> SearchFolder:
         return plan(search, name)
     require_same(reload(folder.path / "search.yaml"), search)
     return folder
+
+
+def named_or_new(search: Search, name: str | None, stem: str) -> SearchFolder:
+    """The folder of the search of a name, or of a new one.
+
+    Args:
+        search: the search.
+        name: of the folder; None: it gets a new one.
+        stem: in a new name, between its kind and the time.
+
+    Raises:
+        ConfigError: as :func:`plan_named` does.
+    """
+    return plan(search, new_name(f"search-{stem}")) if name is None else plan_named(search, name)
 
 
 def shared_place(base: Config, name: str) -> Path:

@@ -19,7 +19,8 @@ def draw(result: Result) -> None:
         "fresh validation tasks": f"{settings.confirm_tasks} to choose among the best few, as many to test the choice",
         "folder": str(folder.path),
     }
-    write_search_page(picture, folder.path, drawn, name=folder.info["name"], base=settings.base, facts=facts)
+    base = settings.base or str(folder.run(result.best.number).path / "config.yaml")
+    write_search_page(picture, folder.path, drawn, name=folder.info["name"], base=base, facts=facts)
     result.figures.extend(drawn.paths)
     result.warnings.extend(drawn.notes)
 

@@ -25,7 +25,7 @@ MUTABLE = ("inner", "outer", "advantage")  # sections whose numbers may change w
 class SearchConfig(Section):
     """The section ``search``."""
 
-    base: str
+    base: str | None = None
     space: Annotated[dict[str, Domain], Field(min_length=1)]
     metric: str
     trials: Count | None = None
@@ -182,10 +182,22 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Search:
     Raises:
         ConfigError: naming every key that is wrong.
     """
-    raw = with_overrides(read_yaml(path), overrides)
+    return of(with_overrides(read_yaml(path), overrides), path)
+
+
+def of(raw: Mapping[str, Any], path: Path) -> Search:
+    """Check a search and every configuration in it.
+
+    Args:
+        raw: the section ``search``, and changes to the base configuration, or a whole one where there is no base.
+        path: of the file that it is from, for messages; the base configuration's path is relative to its folder.
+
+    Raises:
+        ConfigError: naming every key that is wrong.
+    """
     settings = _settings(raw, path)
     own = {key: value for key, value in raw.items() if key != "search"}
-    return _checked(settings, merged(read_yaml(path.parent / settings.base), own))
+    return _checked(settings, own if settings.base is None else merged(read_yaml(path.parent / settings.base), own))
 
 
 def reload(path: Path, overrides: Iterable[str] = ()) -> Search:

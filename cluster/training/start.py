@@ -10,7 +10,7 @@ from cluster.progress import warn
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.engine import with_engine_of
 from cluster.runs.events import read_events
-from cluster.runs.folder import RunFolder, place, plan, require_name
+from cluster.runs.folder import RunFolder, new_name, place, plan, require_name
 from cluster.runs.metrics import recorded
 from cluster.setups.build import Setup, build
 from cluster.tracking import require_own_checkpoints
@@ -84,6 +84,20 @@ def begin_named(config: Config, name: str) -> Start:
     require_name(name)
     folder = RunFolder(place(config, name))
     return resume(config, folder) if (folder.path / "run.json").is_file() else begin(config, name)
+
+
+def named_or_new(config: Config, name: str | None, stem: str) -> Start:
+    """The run of a name, or a new one.
+
+    Args:
+        config: the run's configuration.
+        name: of the run; None: it gets a new one.
+        stem: beginning of a new name.
+
+    Raises:
+        ConfigError: as :func:`begin` and :func:`begin_named` do.
+    """
+    return begin(config, new_name(stem)) if name is None else begin_named(config, name)
 
 
 def _under_its_engine(config: Config, folder: RunFolder, setup: Setup) -> Start:

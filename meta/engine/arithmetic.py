@@ -2,8 +2,12 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "TORCHINDUCTOR_DETERMINISTIC")
 
 
 def fix_arithmetic(threads: int) -> None:
@@ -17,3 +21,26 @@ def fix_arithmetic(threads: int) -> None:
         inductor.deterministic = True  # type: ignore[attr-defined]
     # Filling new memory with NaN is for hunting errors; it costs time and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def kept_arithmetic() -> Iterator[None]:
+    """Puts back, after a block, what :func:`fix_arithmetic` sets for the whole process."""
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    variables = {name: os.environ.get(name) for name in VARIABLES}
+    inductor = sys.modules.get("torch._inductor.config")
+    deterministic = getattr(inductor, "deterministic", None)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if inductor is not None:
+            inductor.deterministic = deterministic  # type: ignore[attr-defined]

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from cluster.commands.tables import print_evaluation
+from cluster.commands.console import print_table
+from cluster.commands.tables import evaluation_table
 from cluster.progress import progress
 
 
@@ -84,7 +85,7 @@ EVALUATION: dict[str, Any] = {
 def test_an_evaluation_states_what_its_numbers_rest_on(
     capsys: pytest.CaptureFixture[str], changed: dict[str, Any], caption: str
 ) -> None:
-    print_evaluation(EVALUATION | changed)
+    print_table(evaluation_table(EVALUATION | changed))
     text = " ".join(capsys.readouterr().out.split())
     assert text.endswith(caption)
     assert f"{(EVALUATION | changed)['metric']} after inner steps" in text
@@ -94,7 +95,7 @@ def test_an_evaluation_states_what_its_numbers_rest_on(
 def test_an_evaluation_shows_each_kind_of_task(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"mean": 1.5, "ci95": None, "median": 1.5, "diverged": 0}
     kinds = {"kinds": {"backward": {"0": row}, "forward": {"0": row}}, "kind_tasks": {"backward": 1, "forward": 599}}
-    print_evaluation(EVALUATION | kinds)
+    print_table(evaluation_table(EVALUATION | kinds))
     text = " ".join(capsys.readouterr().out.split())
     assert "maml, backward" in text
     assert "maml, forward" in text

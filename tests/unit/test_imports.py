@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("meta", "tasks", "benchmarks", "cluster")
+PACKAGES = ("meta", "tasks", "benchmarks", "cluster", "metaray")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAY_IMPORT = {
     "meta": {"meta", "torch"},
@@ -27,6 +27,8 @@ MAY_IMPORT = {
     },
     # It runs where only torch and numpy are installed; the peers are imported where they are asked for.
     "benchmarks": {"benchmarks", "meta", "torch", "numpy", "tasks", "higher", "jax", "learn2learn", "torchopt"},
+    # The front door re-exports: what is behind it keeps its own doors.
+    "metaray": {"metaray", "meta", "tasks", "cluster", "torch", "numpy", "pandas", "matplotlib", "rich"},
 }
 # Libraries with a door of their own: nobody else imports them.
 DOORS = {
@@ -74,7 +76,9 @@ DOORS = {
     "jax": {"benchmarks.peers.jax_models", "benchmarks.peers.jax_peer"},
     "learn2learn": {"benchmarks.peers.learn2learn_peer"},
     "torchopt": {"benchmarks.peers.torchopt_peer"},
+    "pandas": {f"metaray.{module}" for module in ("evaluations", "models", "results", "runs")},
     "matplotlib": {
+        *(f"metaray.{module}" for module in ("evaluations", "models", "results", "runs")),  # names of types alone
         "tasks.data.sources.glyphs",
         *(f"cluster.reports.figures.{module}" for module in ("curves", "images", "policies", "scores", "style")),
         *(
@@ -224,6 +228,11 @@ def test_no_global_random_generator_is_used(path):
 )
 def test_draws_from_global_generators_are_recognised(source, found):
     assert bool(global_draws(source)) == found
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if name_of(path).split(".")[0] != "metaray"], ids=name_of)
+def test_nothing_imports_the_front_door(path):
+    assert not any(name.split(".")[0] == "metaray" for name in imports(path))
 
 
 def test_no_folder_of_tests_is_named_after_a_package():
