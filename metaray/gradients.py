@@ -168,7 +168,7 @@ class _Linked(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> Any:
         """Returns the parameters' gradients."""
         return None, None, *(outer * gradient for gradient in ctx.saved_tensors)

@@ -76,16 +76,21 @@ def adapted_network(algorithm: Algorithm, params: Params, support: Examples, ste
     Raises:
         MetarayError: if the method adapts no parameters.
     """
-    if not isinstance(algorithm, MAML) or type(algorithm).predict is not MAML.predict:
+    if not isinstance(algorithm, MAML) or _changes(algorithm, "predict"):
         raise MetarayError(
             f"module: expected a method that adapts parameters by inner steps, {type(algorithm).__name__} predicts "
             "without; use .predict(query)"
         )
     *_, (adapted, _) = algorithm.path(params, support, steps, context)
-    if type(algorithm).outputs is MAML.outputs and isinstance(algorithm.model, TorchModel):
+    if not _changes(algorithm, "outputs") and isinstance(algorithm.model, TorchModel):
         return _network(algorithm.model, adapted)
     own: MAML = algorithm
     return Network(adapted, lambda params, inputs: own.outputs(params, inputs, support)).eval()
+
+
+def _changes(algorithm: MAML, method: str) -> bool:
+    """Whether a method has another form than MAML's."""
+    return getattr(type(algorithm), method) is not getattr(MAML, method)
 
 
 def _own(params: Params) -> Params:

@@ -10,13 +10,13 @@ import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from cluster.errors import EngineError
-from meta.algorithms import noise_size
+from meta.algorithms import Algorithm, noise_size
 from meta.context import context
 from meta.engine.choice import choose, require_gradient
 from meta.engine.native.ir import Unsupported
@@ -47,7 +47,7 @@ class Program:
     engine: Engine
     frozen: frozenset[str]
     draws: bool
-    algorithm: Any
+    algorithm: Algorithm
     held: tuple[Any, ...]
     sizes: dict[Any, int] = field(default_factory=dict)
 
@@ -135,12 +135,14 @@ def _made(
         raise ValueError(f"engine: expected one of auto, {', '.join(STRATEGIES)}, received '{engine}'")
     model = model_of(module)
     draws = examine(model, params, unstack(episodes).support.inputs)
-    algorithm = algorithm_of(model, params, objective_of(loss), settings)
+    algorithm = cast(Algorithm, algorithm_of(model, params, objective_of(loss), settings))
     limits = Limits(threads=torch.get_num_threads())
     device = next(iter(params.values())).device
     unnamed = Engine("", None, None)  # type: ignore[arg-type]
     program = Program(unnamed, model.frozen, draws, algorithm, ())
-    trial = program.noisy(params, from_leaves([leaf[:1] for leaf in leaves(episodes)]), generator)
+    # The caller's generator gives the same numbers whether a program is made or kept.
+    own = None if generator is None else torch.Generator().manual_seed(0)
+    trial = program.noisy(params, from_leaves([leaf[:1] for leaf in leaves(episodes)]), own)
     if engine == "auto":
         name = choose(algorithm, params, trial, device, 0, limits, tried_at=(0,)).name
         program.engine = build(name, algorithm, limits)

@@ -39,6 +39,7 @@ def _command() -> Iterator[None]:
 
 def train(
     config: Source | None = None,
+    /,
     *,
     name: str | None = None,
     resume: "str | Path | TrainedRun | None" = None,
@@ -111,6 +112,7 @@ def _start(
 
 def evaluate(
     run: "str | Path | TrainedRun",
+    /,
     *,
     tasks: int | None = None,
     steps: Sequence[int] | None = None,
@@ -156,7 +158,8 @@ def evaluate(
 
 
 def tune(
-    search: Source | None = None,
+    config: Source | None = None,
+    /,
     *,
     name: str | None = None,
     resume: str | Path | None = None,
@@ -165,7 +168,7 @@ def tune(
     """Searches a space of configurations on Ray Tune, as ``metaray tune`` does.
 
     Args:
-        search: a search file; or a configuration of which trials are variants, with the section ``search`` beside its
+        config: a search file; or a configuration of which trials are variants, with the section ``search`` beside its
             sections or among the overrides.
         name: of the search; one that is there goes on.
         resume: folder or name of a search to go on with.
@@ -190,16 +193,16 @@ def tune(
     from cluster.search.run import run
 
     with _command():
-        _require_one(search, name, resume, "search")
+        _require_one(config, name, resume, "search")
         if resume is not None:
             folder = folders.find(str(resume))
             loaded: Search = settings.reload(folder.path / "search.yaml", words(overrides))
         else:
-            raw, place = _raw(search, "search")
+            raw, place = _raw(config, "search")
             loaded = settings.of(with_overrides(raw, words(overrides)), place)
             if loaded.settings.register_as is not None:
                 require_names(loaded.settings.register_as, loaded.settings.alias)
-            folder = folders.named_or_new(loaded, name, _stem(search, loaded.base))
+            folder = folders.named_or_new(loaded, name, _stem(config, loaded.base))
         _require_importable(loaded.base, "a search's trials")
         with stop_on_signals() as stop:
             result = run(loaded, folder, stop)
@@ -209,7 +212,8 @@ def tune(
 
 
 def compare(
-    comparison: Source | None = None,
+    config: Source | None = None,
+    /,
     *,
     name: str | None = None,
     resume: str | Path | None = None,
@@ -218,7 +222,7 @@ def compare(
     """Trains variants of a configuration on one budget and several seeds, as ``metaray compare`` does.
 
     Args:
-        comparison: a comparison file; or a configuration of which rows are variants, with the section ``compare``
+        config: a comparison file; or a configuration of which rows are variants, with the section ``compare``
             beside its sections or among the overrides.
         name: of the comparison; one that is there goes on.
         resume: folder or name of a comparison to go on with.
@@ -243,14 +247,14 @@ def compare(
     from cluster.compare.run import run
 
     with _command():
-        _require_one(comparison, name, resume, "comparison")
+        _require_one(config, name, resume, "comparison")
         if resume is not None:
             folder = folders.find(str(resume))
             loaded: Comparison = settings.reload(folder.path / folders.SETTINGS, words(overrides))
         else:
-            raw, place = _raw(comparison, "compare")
+            raw, place = _raw(config, "compare")
             loaded = settings.of(with_overrides(raw, words(overrides)), place)
-            folder = folders.named_or_new(loaded, name, _stem(comparison, loaded.base))
+            folder = folders.named_or_new(loaded, name, _stem(config, loaded.base))
         for row in loaded.rows:
             _require_importable(loaded.config({"row": row, "seed": loaded.seeds[0]}), "a comparison's trials")
         with stop_on_signals() as stop:

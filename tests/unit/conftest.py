@@ -37,6 +37,7 @@ SLOW = frozenset(
             "cluster_refusals",
             "cluster_reports_figures_policies",
         ),
+        *("docs_python", "metaray"),
         *("cluster_reports_figures_searches", "cluster_reports_run_page", "cluster_training_standstill"),
         *("cluster_workers_rollouts", "conformance", "meta_engine_native", "meta_models_user", "meta_policy_gradients"),
         "meta_policy_products",
