@@ -22,10 +22,9 @@ class SearchTable:
         data: the keys that ``metaray tune --json`` prints.
     """
 
-    def __init__(self, result: "Ranked") -> None:
+    def __init__(self, result: "Ranked", data: dict[str, Any]) -> None:
         """Hold the result."""
-        self._result = result
-        self.data: dict[str, Any] = result.as_json() | {"figures": [str(path) for path in result.figures]}
+        self._result, self.data = result, data
 
     @property
     def best(self) -> TrainedRun:

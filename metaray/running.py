@@ -190,6 +190,7 @@ def tune(
     from cluster.registry.client import require_names
     from cluster.search import folder as folders
     from cluster.search import settings
+    from cluster.search.outcome import outcome
     from cluster.search.run import run
 
     with _command():
@@ -208,7 +209,7 @@ def tune(
             result = run(loaded, folder, stop)
         for warning in result.warnings:
             warn(warning)
-    return SearchTable(result)
+        return SearchTable(result, outcome(result))
 
 
 def compare(

@@ -9,7 +9,7 @@ import typer
 
 from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
 from cluster.commands.tables import plain_interval, trials_table
-from cluster.errors import ConfigError, MetarayError
+from cluster.errors import ConfigError
 
 if TYPE_CHECKING:
     from cluster.search.folder import SearchFolder
@@ -35,7 +35,7 @@ def tune(
     """
     del debug
     from cluster.interrupts import stop_on_signals
-    from cluster.registry.register import register
+    from cluster.search.outcome import outcome
     from cluster.search.run import run
 
     loaded, folder = _chosen(search, overrides or [], resume, name)
@@ -43,17 +43,7 @@ def tune(
         result = run(loaded, folder, stop)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    plain = result.as_json() | {"figures": [str(path) for path in result.figures]}
-    name, alias = loaded.settings.register_as, loaded.settings.alias
-    if name is not None:
-        best = folder.run(result.best.number)
-        try:
-            plain["registered"] = register(best, name, alias=alias).as_json()
-        except MetarayError as error:
-            raise MetarayError(
-                f"the search is done (see {folder.path}), but its best trial could not be registered: {error}. "
-                f"Register it with: metaray register {best.path} --name {name}" + (f" --alias {alias}" if alias else "")
-            ) from error
+    plain = outcome(result)
     if as_json:
         print_json(plain)
         return
