@@ -9,6 +9,7 @@ from cluster.commands.check import check
 from cluster.commands.compare import compare
 from cluster.commands.config import config
 from cluster.commands.data import data
+from cluster.commands.doctor import doctor
 from cluster.commands.evaluate import evaluate
 from cluster.commands.init import init
 from cluster.commands.plan import plan
@@ -51,6 +52,7 @@ app.command()(plan)
 app.command()(check)
 app.command()(init)
 app.command()(submit)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -43,6 +43,21 @@ def connect(uri: str) -> mlflow.MlflowClient:
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
+def reached(uri: str) -> str:
+    """The store at an address and how many experiments it has; a SQLite file that is not there is not made.
+
+    Args:
+        uri: address of the tracking server or database.
+    """
+    shown, database = without_credentials(uri), uri.removeprefix("sqlite:///")
+    if database != uri and not Path(database).exists():
+        folder = Path(database).absolute().parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise MetarayError(f"expected a folder to make {database} in, '{folder}' is none for this user")
+        return f"{shown}, made by the first run"
+    return f"{shown}, {len(connect(uri).search_experiments())} experiments"
+
+
 def experiment_id(client: mlflow.MlflowClient, uri: str, name: str) -> str:
     """The experiment of a name, made if need be; an embedded database has its artifacts beside it.
 

@@ -66,6 +66,14 @@ def alive() -> dict[str, str]:
     return {one["NodeID"]: one["NodeManagerHostname"] for one in nodes() if one["Alive"]}
 
 
+def described() -> str:
+    """Nodes, cores and GPUs of the connected cluster, in words."""
+    resources: Callable[[], dict[str, float]] = ray.cluster_resources
+    total, nodes = resources(), len(alive())
+    gpus = f", {total['GPU']:.0f} GPUs" if total.get("GPU") else ""
+    return f"Ray {ray.__version__}: {nodes} node{'s' if nodes > 1 else ''}, {total.get('CPU', 0):.0f} cores{gpus}"
+
+
 def label(node: str, host: str) -> str:
     """A node in messages and events.
 

@@ -100,7 +100,7 @@ FLOORS = (
     {"reports", "registry"},
     {"training", "serving"},
     {"search", "bench"},
-    {"compare"},
+    {"compare", "doctor"},
     {"commands"},
     {"__main__"},
 )

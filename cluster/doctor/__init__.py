@@ -1,0 +1,1 @@
+"""Examination of the machine: whether it has what trainings need, and what to do where it has not."""
