@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cluster.config.schema import Config
 from cluster.errors import MetarayError
+from cluster.registry.adapting import without_recomputation
 from cluster.registry.models import AdaptableModel
 from cluster.registry.package import Package
 from cluster.setups.base import DTYPES
@@ -107,7 +108,7 @@ class LoadedModel(ABC):
 
     @cached_property
     def _algorithm(self) -> Any:
-        return build_algorithm(self.config, self.package.spec)
+        return build_algorithm(without_recomputation(self.config), self.package.spec)
 
     def table(self) -> "Table":
         """Returns the table of held-out scores."""

@@ -9,7 +9,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, cast
 
 import torch
@@ -110,7 +110,8 @@ def program_of(
         kept.move_to_end(key)
         return kept[key]
     made = _made(module, params, loss, settings, engine, episodes, generator)
-    made.held = (*held, *module.buffers())
+    attributes = (value for layer in module.modules() for value in vars(layer).values() if _is_told(value))
+    made.held = (*held, *module.buffers(), *attributes)
     kept[key] = made
     if len(kept) > MOST:
         kept.popitem(last=False)
@@ -161,36 +162,42 @@ def _made(
 
 def _identity(loss: Loss) -> tuple[Any, tuple[Any, ...]]:
     """What tells losses apart, and the objects that it is of: a lambda written in a loop is one loss."""
+    if isinstance(loss, MethodType):
+        identity, held = _identity(loss.__func__)
+        return (identity, _told(loss.__self__)), (*held, loss.__self__)
     if isinstance(loss, FunctionType):
         cells = tuple(cell.cell_contents for cell in loss.__closure__ or ())
-        held = (loss.__code__, *(loss.__defaults__ or ()), *(loss.__kwdefaults__ or {}).values(), *cells)
-        return tuple(map(_told, held)), held
-    return (loss if isinstance(loss, str) else id(loss)), (loss,)
+        parts = (loss.__code__, *(loss.__defaults__ or ()), *(loss.__kwdefaults__ or {}).values(), *cells)
+        return tuple(map(_told, parts)), parts
+    return _told(loss), (loss,)
 
 
 def _told(value: Any) -> Any:
-    return value if isinstance(value, int | float | str | bool) else id(value)
+    """What tells a value of which a program holds a copy from others, and from itself after a change."""
+    if isinstance(value, nn.Module):
+        return id(value), *_structure(value), *map(_told, value.parameters())
+    if isinstance(value, Tensor):
+        return id(value), -1 if value.is_inference() else value._version  # counts changes in place
+    if isinstance(value, list | tuple):
+        return tuple(map(_told, value))
+    return value if value is None or isinstance(value, bool | int | float | str) else id(value)
 
 
 def _structure(module: nn.Module) -> tuple[Any, ...]:
     """What a recorded program depends on besides the parameters' values and the examples."""
     layers = tuple(
-        (path, type(layer), *((name, value) for name, value in vars(layer).items() if _is_plain(value)))
+        (path, type(layer), *((name, _told(value)) for name, value in vars(layer).items() if _is_told(value)))
         for path, layer in module.named_modules()
     )
     parameters = tuple(
         (name, value.shape, value.dtype, value.device, value.requires_grad) for name, value in module.named_parameters()
     )
-    buffers = tuple((name, id(value), _version(value)) for name, value in module.named_buffers())
+    buffers = tuple((name, *_told(value)) for name, value in module.named_buffers())
     return layers, parameters, buffers
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _version(value: Tensor) -> int:
-    """How often a tensor has been changed in place."""
-    return -1 if value.is_inference() else value._version
+def _is_told(value: Any) -> bool:
+    """Whether an attribute of a layer is a number, a text, a tensor, or a list of such."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_told, value))
+    return value is None or isinstance(value, bool | int | float | str | Tensor)

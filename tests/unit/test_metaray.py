@@ -191,6 +191,39 @@ def test_what_a_program_was_made_from_makes_another_when_it_changes(made: list[s
     assert len(made) == 4 + 5  # a copy has a program of its own each time
 
 
+def test_what_a_loss_holds_makes_another_program_when_it_changes(made: list[str]) -> None:
+    module, episodes, weight = net(), tasks(), torch.ones(3, dtype=torch.float64)
+
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", weight.clone())
+
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return (self.weight * (outputs - targets) ** 2).mean()
+
+    class Holder:
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return (weight * (outputs - targets) ** 2).mean()
+
+    weighted, holder = Weighted(), Holder()
+
+    def losses() -> list[float]:
+        return [
+            metaray.meta_gradient(module, loss, episodes, lr=0.1, engine="loop").loss.item()
+            for loss in (weighted, holder.loss, lambda outputs, targets: (weight * (outputs - targets) ** 2).mean())
+        ]
+
+    first, again = losses(), losses()
+    assert first == again == pytest.approx([first[0]] * 3)
+    assert len(made) == 3  # a bound method and a lambda are new objects in every call
+    weight.mul_(2)
+    weighted.weight.mul_(2)
+    assert losses() == pytest.approx([losses()[0]] * 3)
+    assert losses()[0] > 1.5 * first[0]
+    assert len(made) == 6
+
+
 def test_many_programs_for_one_module_are_warned_of(made: list[str]) -> None:
     module, episodes = net(), tasks(1)
     for number in range(programs.MOST):
