@@ -47,3 +47,19 @@ def test_the_page_names_every_public_function() -> None:
 def test_links_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert (ROOT / "docs" / link).exists(), link
+
+
+def test_the_example_learns_to_adapt(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "meta_gradient.py", "300"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    errors = [float(line.rpartition(" ")[2]) for line in done.stdout.splitlines()]
+    assert len(errors) == 3
+    assert errors[0] > errors[1] > errors[2]
