@@ -132,6 +132,8 @@ class FamilySpec:
             scores are averaged over kinds, however many of the tasks are of each, and shown for each.
         by_class: whether a task of classification has equally many support examples of each class, and query examples
             likewise: N-way K-shot.
+        vocabulary: number V of symbols, if inputs are whole numbers from 0 to V - 1, int64, such as tokens; 0: they are
+            real numbers.
     """
 
     input_shape: tuple[int, ...]
@@ -141,6 +143,7 @@ class FamilySpec:
     data: str = ""
     kinds: tuple[str, ...] = ()
     by_class: bool = True
+    vocabulary: int = 0
 
 
 def kinds_of(family: Any, seed: int, split: Split, tasks: Iterable[int]) -> list[str]:
@@ -285,7 +288,7 @@ def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
         where: which episodes they are; the message begins with it.
 
     Raises:
-        ValueError: naming the first part whose shape is another, or that holds class numbers out of range.
+        ValueError: naming the first part whose shape is another, or that holds symbols or class numbers out of range.
     """
     for name, (inputs, targets) in (("support", episodes.support), ("query", episodes.query)):
         if tuple(inputs.shape[2:]) != spec.input_shape:
@@ -293,6 +296,7 @@ def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
                 f"{where}: {name} inputs: expected shape [B, {', '.join(map(str, spec.input_shape))}] as in the "
                 f"family's spec, received {list(inputs.shape[1:])}"
             )
+        require_numbers(inputs, spec.vocabulary, f"{where}: {name} inputs")
         if targets.shape[:2] != inputs.shape[:2]:
             raise ValueError(
                 f"{where}: {name} targets: expected {inputs.shape[1]}, one for each input, received shape "
@@ -300,6 +304,32 @@ def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
             )
         if spec.objective == CROSS_ENTROPY.name:
             require_classes(targets, spec.outputs, f"{where}: {name} targets")
+
+
+def require_numbers(inputs: torch.Tensor, vocabulary: int, where: str) -> None:
+    """Checks that inputs are of the kind that a family's spec declares.
+
+    Args:
+        inputs: of any shape.
+        vocabulary: see :class:`FamilySpec`.
+        where: which inputs they are; the message begins with it.
+
+    Raises:
+        ValueError: if they are whole numbers where real ones are declared, or the reverse, or symbols out of range.
+    """
+    if not vocabulary:
+        if not inputs.is_floating_point():
+            raise ValueError(
+                f"{where}: expected real numbers, received {inputs.dtype}; for symbols such as tokens give the "
+                "family's spec their number, vocabulary=…"
+            )
+    elif inputs.dtype != torch.int64:
+        raise ValueError(f"{where}: expected symbols of type torch.int64 (spec.vocabulary), received {inputs.dtype}")
+    elif inputs.numel() and not (int(inputs.min()) >= 0 and int(inputs.max()) < vocabulary):
+        raise ValueError(
+            f"{where}: expected symbols from 0 to {vocabulary - 1} (spec.vocabulary is {vocabulary}), received some "
+            f"from {int(inputs.min())} to {int(inputs.max())}"
+        )
 
 
 def require_classes(targets: torch.Tensor, classes: int, where: str) -> None:

@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cluster.config.schema import Config
-from cluster.errors import CheckpointError, ConfigError
-from cluster.registry.client import Registry
+from cluster.errors import CheckpointError, ConfigError, MetarayError
 from cluster.registry.trust import named_packages
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.folder import RunFolder, find
@@ -39,17 +38,19 @@ class Weights:
     Attributes:
         params: θ before the first outer step.
         sha256: digest of the file that parts of it were taken from.
+        lasting: whether the file is to stay as it is; a run's best checkpoint changes when the run goes on.
         warnings: sentences about names that did not match.
     """
 
     params: Params
     sha256: str
+    lasting: bool
     warnings: tuple[str, ...]
 
     @property
     def info(self) -> dict[str, Any]:
         """The entry ``weights`` of ``run.json``."""
-        return {"sha256": self.sha256, "warnings": list(self.warnings)}
+        return {"sha256": self.sha256, "lasting": self.lasting, "warnings": list(self.warnings)}
 
 
 def starting_weights(setup: Setup) -> Weights | None:
@@ -98,7 +99,12 @@ def starting_weights(setup: Setup) -> Weights | None:
             f"model.weights: {len(unused)} of {len(tensors)} tensors in {source} are no parameters of the model and "
             f"were not used: {', '.join(unused)}"
         )
-    return Weights(params=params, sha256=hashlib.sha256(data).hexdigest(), warnings=tuple(warnings))
+    return Weights(
+        params=params,
+        sha256=hashlib.sha256(data).hexdigest(),
+        lasting=not _is_checkpoint(data),
+        warnings=tuple(warnings),
+    )
 
 
 def require_same_weights(folder: RunFolder, setup: Setup, *, begun: bool) -> None:
@@ -112,12 +118,13 @@ def require_same_weights(folder: RunFolder, setup: Setup, *, begun: bool) -> Non
     Raises:
         ConfigError: naming both digests, or that the file is gone.
     """
-    source, recorded = setup.config.model.weights, (folder.info.get("weights") or {}).get("sha256")
-    if source is None:
+    source, info = setup.config.model.weights, folder.info.get("weights") or {}
+    if source is None or (begun and not info.get("lasting", True)):
         return
+    recorded = info.get("sha256")
     try:
         digest = hashlib.sha256(_bytes_of(setup, source)).hexdigest()
-    except ConfigError as error:
+    except MetarayError as error:
         if begun:
             return
         raise ConfigError(f"{error}; the run has no checkpoint yet to go on from without it") from error
@@ -141,6 +148,8 @@ def weights_of(name: str, config: Config) -> str:
         CheckpointError: if the run has no checkpoint.
     """
     if name.startswith(MODELS):
+        from cluster.registry.client import Registry  # MLflow is loaded only where it is used
+
         model, version = Registry(config.tracking).resolve(name)
         return f"{MODELS}{model}/{version}"
     address = _best_of(find(name))
@@ -155,6 +164,8 @@ def _best_of(folder: RunFolder) -> str:
 
 def _bytes_of(setup: Setup, source: str) -> bytes:
     if source.startswith(MODELS):
+        from cluster.registry.client import Registry  # MLflow is loaded only where it is used
+
         config = setup.config
         with Registry(config.tracking, named_packages(config.model_dump(mode="json"))).open(source) as folder:
             return _read(_best_of(folder))
@@ -176,10 +187,7 @@ def _tensors(data: bytes, source: str) -> Mapping[str, Tensor]:
     """The tensors by name in the bytes of a file: a checkpoint of metaray, safetensors, or a torch state_dict."""
     if data[8:9] == b"{":
         try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            if "metaray" in header.get("__metadata__", {}):
-                return checkpoints.decode(data, source).params
-            return safetensors.torch.load(data)
+            return checkpoints.decode(data, source).params if _is_checkpoint(data) else safetensors.torch.load(data)
         except (SafetensorError, ValueError, CheckpointError) as error:
             raise ConfigError(f"model.weights: expected whole safetensors in {source}, received: {error}") from error
     try:
@@ -197,6 +205,15 @@ def _tensors(data: bytes, source: str) -> Mapping[str, Tensor]:
             "torch.save(module.state_dict(), FILE)"
         )
     return {str(name): value.detach() for name, value in loaded.items()}
+
+
+def _is_checkpoint(data: bytes) -> bool:
+    """Whether the bytes of a file are those of a checkpoint of metaray, a safetensors file with a text of its own."""
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return "metaray" in header.get("__metadata__", {})
+    except (ValueError, AttributeError, OverflowError):
+        return False
 
 
 def _require_fitting(taken: Mapping[str, Tensor], fresh: Params, source: str) -> None:

@@ -220,6 +220,8 @@ def test_training_begins_from_a_file_and_then_from_a_run(tmp_path: Path, monkeyp
         assert torch.equal(saved.params[name], state[name])
 
     train("own.yaml", "--from", "first", "--name", "second", "outer.lr=1e-30")
+    train("--resume", "first", "outer.steps=3")
+    assert train("--resume", "second", "outer.steps=3")["steps"] == 3  # its own θ is in its own checkpoint
     _, after = checkpoints.chosen(RunFolder(tmp_path / "runs" / "second").checkpoints)
     assert all(torch.equal(after.params[name], value) for name, value in saved.params.items())
     both = CliRunner().invoke(app, ["train", "--resume", "first", "--from", "first"])

@@ -12,12 +12,27 @@ from cluster.config.schema import parse
 from cluster.setups.build import build
 from cluster.setups.episodes import EpisodeSetup
 from cluster.training.weights import starting_weights
+from meta.models import TorchModel
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_bert_is_a_configuration_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.vision import torchvision
+
+    assert torchvision
+    pytest.importorskip("transformers", reason="needs the package transformers, which metaray does not")
+    (tmp_path / "my_bert.py").write_text(next(text for text in blocks("python") if "my_bert.py" in text))
+    monkeypatch.syspath_prepend(tmp_path)
+    from my_bert import TinyBert  # type: ignore[import-not-found]
+
+    model = TorchModel(lambda: TinyBert(3), output="logits")
+    params = model.init(torch.Generator().manual_seed(0), torch.float32)
+    assert model.apply(params, torch.randint(100, (4, 6))).shape == (4, 3)
 
 
 @pytest.fixture
@@ -34,7 +49,7 @@ def settings(make_store: Any) -> dict[str, Any]:
 def test_torchvisions_network_trains_from_weights(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (source,) = blocks("python")
+    source = next(text for text in blocks("python") if "my_models.py" in text)
     (tmp_path / "my_models.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
