@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from meta.algorithms import MAML, batch_norm_of
 from meta.episode import Episode, Examples
@@ -93,6 +94,17 @@ def test_frozen_statistics_are_frozen_members_of_theta() -> None:
         other, theta = made(mode)  # type: ignore[arg-type]
         assert not other.frozen
         assert theta.keys() == params.keys() - statistics
+
+
+def test_a_copy_of_the_module_that_is_made_inside_a_transform_outlives_it() -> None:
+    (first, params), (second, _) = made("frozen"), made("frozen")
+    torch.func.grad(lambda params: first.apply(params, images(3)).sum())(params)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        second.module(params, training=False)
+    for model in (first, second):
+        buffers = list(model.module(params, training=False).buffers())
+        assert {type(buffer) for buffer in buffers} == {Tensor}
+        assert not any(torch._C._functorch.is_functorch_wrapped_tensor(buffer) for buffer in buffers)
 
 
 @pytest.mark.parametrize(
