@@ -10,16 +10,8 @@ import torch
 
 from meta.episode import LEAVES, Episode, Examples, leaves, stack, unstack
 from meta.objectives import OBJECTIVES
-from tasks.family import (
-    SPLITS,
-    Family,
-    FamilySpec,
-    RangeFamily,
-    TaskKey,
-    draws_ranges,
-    kinds_of,
-    require_numbers,
-)
+from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey, draws_ranges, kinds_of
+from tasks.values import require_numbers
 
 
 class FamilyError(ValueError):
