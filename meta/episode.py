@@ -15,7 +15,7 @@ class Examples(NamedTuple):
     """Inputs and targets of one task ([B, ...]) or of a batch of tasks ([T, B, ...]).
 
     Attributes:
-        inputs: floating-point tensor.
+        inputs: floating-point tensor, or int64 symbols such as tokens.
         targets: floating-point tensor, or int64 class numbers [B] for classification.
     """
 

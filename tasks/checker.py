@@ -11,6 +11,7 @@ import torch
 from meta.episode import LEAVES, Episode, Examples, leaves, stack, unstack
 from meta.objectives import OBJECTIVES
 from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey, draws_ranges, kinds_of
+from tasks.values import require_numbers
 
 
 class FamilyError(ValueError):
@@ -78,7 +79,7 @@ def _checked_spec(family: Family) -> FamilySpec:
         raise FamilyError(f"spec: expected a FamilySpec, received {type(spec).__name__}")
     if spec.objective not in OBJECTIVES:
         raise FamilyError(f"spec.objective: expected one of {sorted(OBJECTIVES)}, received '{spec.objective}'")
-    if spec.outputs < 1 or any(size < 1 for size in spec.input_shape) or spec.description < 0:
+    if spec.outputs < 1 or any(size < 1 for size in spec.input_shape) or min(spec.description, spec.vocabulary) < 0:
         raise FamilyError(f"spec: expected sizes above zero, received {spec}")
     return spec
 
@@ -107,6 +108,10 @@ def _check_examples(where: str, examples: Examples, spec: FamilySpec) -> None:
     if not inputs or inputs[0] < 1 or inputs[1:] != spec.input_shape:
         input_shape = ", ".join(map(str, ("examples", *spec.input_shape)))
         raise FamilyError(f"{where} inputs: expected shape ({input_shape}), received {inputs}")
+    try:
+        require_numbers(examples.inputs, spec.vocabulary, f"{where} inputs")
+    except ValueError as error:
+        raise FamilyError(str(error)) from error
     if spec.objective == "cross_entropy":
         target_shape: tuple[int, ...] = inputs[:1]
         _check_labels(where, examples.targets, spec.outputs)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from meta.episode import LEAVES, Episode, leaves, place, stack
 from meta.objectives import CROSS_ENTROPY
+from tasks.values import require_classes, require_numbers
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -132,6 +133,8 @@ class FamilySpec:
             scores are averaged over kinds, however many of the tasks are of each, and shown for each.
         by_class: whether a task of classification has equally many support examples of each class, and query examples
             likewise: N-way K-shot.
+        vocabulary: number V of symbols, if inputs are whole numbers from 0 to V - 1, int64, such as tokens; 0: they are
+            real numbers.
     """
 
     input_shape: tuple[int, ...]
@@ -141,6 +144,7 @@ class FamilySpec:
     data: str = ""
     kinds: tuple[str, ...] = ()
     by_class: bool = True
+    vocabulary: int = 0
 
 
 def kinds_of(family: Any, seed: int, split: Split, tasks: Iterable[int]) -> list[str]:
@@ -285,7 +289,7 @@ def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
         where: which episodes they are; the message begins with it.
 
     Raises:
-        ValueError: naming the first part whose shape is another, or that holds class numbers out of range.
+        ValueError: naming the first part whose shape is another, or that holds symbols or class numbers out of range.
     """
     for name, (inputs, targets) in (("support", episodes.support), ("query", episodes.query)):
         if tuple(inputs.shape[2:]) != spec.input_shape:
@@ -293,6 +297,7 @@ def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
                 f"{where}: {name} inputs: expected shape [B, {', '.join(map(str, spec.input_shape))}] as in the "
                 f"family's spec, received {list(inputs.shape[1:])}"
             )
+        require_numbers(inputs, spec.vocabulary, f"{where}: {name} inputs")
         if targets.shape[:2] != inputs.shape[:2]:
             raise ValueError(
                 f"{where}: {name} targets: expected {inputs.shape[1]}, one for each input, received shape "
@@ -300,23 +305,3 @@ def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
             )
         if spec.objective == CROSS_ENTROPY.name:
             require_classes(targets, spec.outputs, f"{where}: {name} targets")
-
-
-def require_classes(targets: torch.Tensor, classes: int, where: str) -> None:
-    """Checks class numbers.
-
-    Args:
-        targets: class numbers of any shape.
-        classes: number N of classes.
-        where: which targets they are; the message begins with it.
-
-    Raises:
-        ValueError: if they are of another type than int64, or out of range.
-    """
-    if targets.dtype != torch.int64:
-        raise ValueError(f"{where}: expected class numbers of type torch.int64, received {targets.dtype}")
-    if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < classes):
-        raise ValueError(
-            f"{where}: expected class numbers from 0 to {classes - 1} (spec.outputs is {classes}), received some from "
-            f"{int(targets.min())} to {int(targets.max())}"
-        )

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,12 +13,18 @@ from cluster.errors import ConfigError
 from cluster.progress import warn
 from cluster.runs.events import Event, summary
 
+if TYPE_CHECKING:
+    from cluster.training.start import Start
+
 
 @reports_errors
 def train(
     config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
+    begin_from: Annotated[
+        str | None, typer.Option("--from", metavar="RUN", help="Begin with the θ of a run, or of models:/NAME@ALIAS.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; one that is there goes on.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say which engine runs, and why no other.")] = False,
     as_json: AsJson = False,
@@ -26,30 +32,14 @@ def train(
 ) -> None:
     """Meta-train, evaluate on held-out tasks, draw the figures, keep the run in MLflow.
 
-    With --resume RUN the configuration may be left out; it is then the run's own.
+    With --resume RUN the configuration may be left out; it is then the run's own. --from RUN is model.weights with the
+    best checkpoint of that run.
     """
     del debug
-    from cluster.config.overrides import is_override
-    from cluster.config.schema import load, overridden
     from cluster.interrupts import stop_on_signals
-    from cluster.runs.folder import find
     from cluster.training import run as training
-    from cluster.training import start as starts
 
-    if resume is not None and name is not None:
-        raise ConfigError("expected --resume RUN or --name NAME, received both; a run has its name already")
-    if config is not None and is_override(config) and resume is not None:
-        overrides, config = [config, *(overrides or [])], None
-    if resume is not None:
-        folder = find(resume)
-        loaded = load(Path(config), overrides or []) if config else overridden(folder.config, overrides or [])
-        start = starts.resume(loaded, folder)
-    elif config is None:
-        raise ConfigError(
-            "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
-        )
-    else:
-        start = starts.named_or_new(load(Path(config), overrides or []), name, Path(config).stem)
+    start = _start(config, overrides or [], resume, begin_from, name)
     folder = start.folder
     if verbose:
         _print_engine(folder.info)
@@ -70,6 +60,36 @@ def train(
         | {f"figure {path.stem}": path for path in outcome.figures}
         | {"MLflow": _tracked(folder.info)}
     )
+
+
+def _start(
+    config: str | None, overrides: list[str], resume: str | None, begin_from: str | None, name: str | None
+) -> "Start":
+    """The training that the command's words ask for, checked; see :func:`train`."""
+    from cluster.config.overrides import is_override, with_values
+    from cluster.config.schema import load, overridden, parse
+    from cluster.runs.folder import find
+    from cluster.training import start as starts
+    from cluster.training.weights import weights_of
+
+    if resume is not None and name is not None:
+        raise ConfigError("expected --resume RUN or --name NAME, received both; a run has its name already")
+    if resume is not None and begin_from is not None:
+        raise ConfigError("expected --resume RUN or --from RUN, received both; a run that goes on has its θ already")
+    if config is not None and is_override(config) and resume is not None:
+        overrides, config = [config, *overrides], None
+    if resume is not None:
+        folder = find(resume)
+        return starts.resume(load(Path(config), overrides) if config else overridden(folder.config, overrides), folder)
+    if config is None:
+        raise ConfigError(
+            "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
+        )
+    loaded = load(Path(config), overrides)
+    if begin_from is not None:
+        values = {"model.weights": weights_of(begin_from, loaded)}
+        loaded = parse(with_values(loaded.model_dump(mode="json"), values))
+    return starts.named_or_new(loaded, name, Path(config).stem)
 
 
 def _lost(events: Sequence[Event]) -> str:

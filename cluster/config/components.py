@@ -13,9 +13,12 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from pydantic import BaseModel, ConfigDict, create_model
+from torch import nn
 
 from cluster.errors import ConfigError
 from cluster.own_packages import HOME, NAMES
+from meta.models.norm import BatchNormMode
+from meta.models.output import Output
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "task.family": {
@@ -160,8 +163,30 @@ def _shadowed(module: str) -> str:
     return f"; '{package}' is a package of metaray's own: rename your '{own[0]}', to my_{package} for one"
 
 
+# What can be said about any torch.nn.Module beside the arguments of its constructor, see meta.models.TorchModel.
+MODULE_KEYS: dict[str, Any] = {"batch_norm": (BatchNormMode | None, None), "output": (Output | None, None)}
+
+
+def module_keys(cls: type[Any]) -> frozenset[str]:
+    """The names in ``MODULE_KEYS`` that apply to a class: an argument of its constructor comes first.
+
+    Args:
+        cls: a subclass of ``torch.nn.Module``; of another class there are none.
+    """
+    if not issubclass(cls, nn.Module):
+        return frozenset()
+    return frozenset(MODULE_KEYS.keys() - inspect.signature(cls).parameters.keys())
+
+
 def parameters(cls: type[Any], given: frozenset[str]) -> type[BaseModel]:
-    """The constructor's keyword arguments as a pydantic model, without those that the builder gives itself."""
+    """The constructor's keyword arguments as a pydantic model, without those that the builder gives itself.
+
+    Those of ``MODULE_KEYS`` come with a ``torch.nn.Module``.
+
+    Args:
+        cls: the class.
+        given: arguments that the builder gives itself.
+    """
     hints = get_type_hints(cls.__init__)
     if not hints.keys() - {"return"}:
         hints = get_type_hints(cls)
@@ -171,6 +196,7 @@ def parameters(cls: type[Any], given: frozenset[str]) -> type[BaseModel]:
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (_without_tensors(hints.get(name, _kind(default))), default)
+    fields |= {name: MODULE_KEYS[name] for name in sorted(module_keys(cls))}
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     return create_model(cls.__name__, __config__=config, **fields)
 

@@ -13,11 +13,12 @@ from pydantic import BaseModel
 from cluster.config.components import BUILT_IN, parameters, resolve
 from cluster.config.overrides import NAMING, SHORTHANDS
 from cluster.config.schema import Config
+from cluster.config.sections import STARTING
 from cluster.errors import ConfigError
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 IMPORT_PATH = {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"}
-EXTRA = ("groups",)  # keys of a naming section that are no arguments of its class
+EXTRA = ("groups", *STARTING)  # keys of a naming section that are no arguments of its class
 WHOLE = ("task", "model", "outer", "meta_batch")
 
 

@@ -10,6 +10,7 @@ import yaml
 from cluster.config import strict_yaml
 from cluster.config.components import BUILT_IN, parameters, resolve
 from cluster.config.outer import GIVEN_TO_OPTIMIZERS
+from cluster.config.sections import STARTING
 from cluster.errors import ConfigError
 
 GIVEN_TO_MODELS = frozenset({"inputs", "outputs"})
@@ -87,7 +88,7 @@ def _for_other_classes(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[s
             known = parameters(resolve(key if key in BUILT_IN else path[-1], name), supplied).model_fields
         except ConfigError:
             continue  # the check of the whole says what is wrong with the name
-        for other in section.keys() - known.keys() - {own, "groups"}:
+        for other in section.keys() - known.keys() - {own, "groups", *STARTING}:
             del section[other]
     return result
 

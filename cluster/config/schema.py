@@ -14,6 +14,7 @@ from cluster.config.outer import checked_outer
 from cluster.config.overrides import GIVEN_TO_ALGORITHMS, GIVEN_TO_MODELS, with_overrides
 from cluster.config.problems import problems
 from cluster.config.sections import (
+    STARTING,
     AdvantageConfig,
     CheckpointConfig,
     ClusterConfig,
@@ -186,12 +187,24 @@ def parse(raw: Any) -> Config:
         if baseline == config.algorithm.name:
             raise ConfigError(f"eval.baselines: expected algorithms other than the run's own, received '{baseline}'")
     task = _checked_section(config.task, "task", "family", frozenset())
-    model = _checked_section(config.model, "model", "name", GIVEN_TO_MODELS)
+    model = _checked_section(config.model, "model", "name", GIVEN_TO_MODELS) | config.model.starting
+    _require_free_names(config.model)
     if config.eval.select_params == "ema" and config.outer.ema is None:
         raise ConfigError("eval.select_params: expected theta without outer.ema, received ema; set outer.ema")
     update: dict[str, Any] = {"task": TaskConfig(**task), "model": ModelConfig(**model)}
     update |= {"algorithm": NamedSection(**algorithm), "inner": config.inner.model_copy(update=inner)}
     return config.model_copy(update={**update, "outer": checked_outer(config.outer)})
+
+
+def _require_free_names(section: ModelConfig) -> None:
+    """Raise an error if the model's constructor has an argument that is a key of metaray's own."""
+    arguments = parameters(resolve("model.name", section.name), GIVEN_TO_MODELS).model_fields.keys()
+    for name in STARTING:
+        if name in arguments:
+            raise ConfigError(
+                f"model.name: expected a constructor without an argument '{name}', since model.{name} says where the "
+                f"initial θ comes from, received '{section.name}'; rename the argument"
+            )
 
 
 def require_no_secrets(raw: Any) -> None:

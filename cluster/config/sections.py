@@ -9,6 +9,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -56,6 +57,9 @@ class NamedSection(OpenSection):
         return {"name": self.name, **self.params} if self.params else self.name
 
 
+STARTING = ("weights", "reinit")  # keys of ``model`` that are metaray's own
+
+
 class TaskConfig(OpenSection):
     """``task``: the family and its parameters."""
 
@@ -63,9 +67,35 @@ class TaskConfig(OpenSection):
 
 
 class ModelConfig(OpenSection):
-    """``model``: the network and its parameters."""
+    """``model``: the network and its parameters.
+
+    Attributes:
+        weights: file, address or registered model that the initial θ is taken from; None: it is drawn.
+        reinit: patterns of the names of parameters that are drawn all the same.
+    """
 
     name: str
+    weights: str | None = None
+    reinit: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _reinit_of_weights(self) -> Self:
+        if self.reinit and self.weights is None:
+            raise ValueError(
+                "reinit: expected none without model.weights, since all parameters are drawn; leave it out"
+            )
+        return self
+
+    @property
+    def starting(self) -> dict[str, Any]:
+        """``weights`` and ``reinit``, as far as they are set."""
+        values = {"weights": self.weights, "reinit": self.reinit}
+        return {key: value for key, value in values.items() if value}
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = plain(self)
+        return {key: value for key, value in values.items() if key not in STARTING or value}
 
 
 class InnerConfig(Section):

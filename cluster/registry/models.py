@@ -43,7 +43,7 @@ class AdaptableModel(Adaptable):
         self._algorithm = build_algorithm(without_recomputation(config), spec)
         self.learned_steps = any(name.startswith(f"{LEARNED}lr/") for name in package.params)
         require_shapes(package, self._algorithm.init(torch.Generator(), DTYPES[config.dtype]))
-        shape, reals = spec.input_shape, "float64"
+        shape, reals = spec.input_shape, "int64" if spec.vocabulary else "float64"
         if package.pixels:
             channels, height, width = shape
             shape, reals = (height, width, channels), "uint8"
@@ -75,6 +75,13 @@ class AdaptableModel(Adaptable):
         targets = arrays["support_targets"]
         if self._classes is not None and not ((targets >= 0) & (targets < self._classes)).all():
             raise ValueError(f"support_targets: expected classes from 0 to {self._classes - 1}, received {targets}")
+        if vocabulary := self._package.spec.vocabulary:
+            for name in ("support_inputs", "query_inputs"):
+                if not ((arrays[name] >= 0) & (arrays[name] < vocabulary)).all():
+                    raise ValueError(
+                        f"{name}: expected symbols from 0 to {vocabulary - 1}, received some from {arrays[name].min()} "
+                        f"to {arrays[name].max()}"
+                    )
         return arrays
 
     def adapted(self, arrays: Arrays, inner_steps: int, inner_lr: float, run: Run | None = None) -> NDArray[Any]:
@@ -118,7 +125,9 @@ class AdaptableModel(Adaptable):
         return {NUMBER + name: value for name, value in numbers.items()}
 
     def _as_tensor(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
-        """Inputs as the family gives them: pixels [T, B, H, W, C] become [T, B, C, H, W] in [0, 1]."""
+        """Inputs as the family gives them: pixels [T, B, H, W, C] become [T, B, C, H, W] in [0, 1], symbols stay."""
+        if self._package.spec.vocabulary:
+            return torch.tensor(array)
         if not self._package.pixels:
             return torch.tensor(array, dtype=dtype)
         pixels = torch.tensor(np.moveaxis(array, -1, -3).copy(), dtype=torch.float32)

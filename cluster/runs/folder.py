@@ -145,6 +145,7 @@ def plan(
     path: Path | None = None,
     data: str = "",
     frozen: Sequence[str] = (),
+    weights: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """Describe a run's folder, under ``checkpoint.root`` or at ``path``, without making it yet.
 
@@ -155,6 +156,7 @@ def plan(
         path: of the folder, unless it lies under ``checkpoint.root``.
         data: fingerprint of the data that tasks are drawn from, empty for families that need none.
         frozen: names of the parameters that are not trained.
+        weights: digest of the file that the initial θ is taken from, and warnings about it; None: there is no file.
     """
     root = config.checkpoint.root
     path = path if path is not None else place(config, name)
@@ -171,6 +173,7 @@ def plan(
         "data": data,
         "frozen": list(frozen),
     }
+    info |= {} if weights is None else {"weights": dict(weights)}
     return RunFolder(path, info)
 
 

@@ -21,6 +21,7 @@ from cluster.setups.build import Setup, build
 from cluster.training.preflight import tried_on_a_worker
 from cluster.training.recorder import Recorder, Validated
 from cluster.training.run import learn
+from cluster.training.weights import require_same_weights, starting_weights
 from cluster.workers.open import open_pool
 from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.choice import Choice
@@ -99,8 +100,12 @@ def opened(study: Study, values: Mapping[str, Any], name: str, path: Path) -> tu
     config, folder = study.config(values), RunFolder(path)
     if not (path / "run.json").exists():
         setup = build(config)
-        folder = plan(config, name, _choice(setup), path, setup.family.spec.data, setup.frozen)
+        weights = starting_weights(setup)
+        info = weights.info if weights else None
+        folder = plan(config, name, _choice(setup), path, setup.family.spec.data, setup.frozen, info)
         folder.settle("config.yaml", config.to_yaml())
+    elif config.model.weights is not None:
+        require_same_weights(folder, build(config), begun=checkpoints.newest(folder.checkpoints) is not None)
     write_file(path / "config.yaml", config.to_yaml().encode())
     return with_engine_of(folder, config), folder
 

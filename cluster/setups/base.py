@@ -83,7 +83,7 @@ class BaseSetup(ABC):
         return data
 
     def initial_params(self) -> Params:
-        """θ before the first step, a function of the seed alone."""
+        """θ as it is drawn, a function of the seed alone; ``model.weights`` takes its place in the learner alone."""
         params: Params = self.algorithm.init(torch.Generator().manual_seed(self.seed), self.dtype)
         return params
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cluster.config.components import parameters, resolve, strictly
+from cluster.config.components import module_keys, parameters, resolve, strictly
 from cluster.config.overrides import GIVEN_TO_MODELS
 from cluster.config.schema import Config
 from cluster.config.sections import ModelConfig, NamedSection
@@ -51,8 +51,9 @@ def build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
     params = own_keys("model.name", config.model, GIVEN_TO_MODELS)
     if issubclass(cls, nn.Module):
         taken = parameters(cls, frozenset()).model_fields.keys()
+        about = {name: params.pop(name) for name in module_keys(cls)}
         arguments = {name: value for name, value in sizes.items() if name in taken} | params
-        return TorchModel(lambda: cls(**arguments), config.seed)
+        return TorchModel(lambda: cls(**arguments), config.seed, **about)
     model: Model = cls(**sizes, **params)
     return model
 

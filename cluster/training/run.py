@@ -22,6 +22,7 @@ from cluster.training.loop import meta_train
 from cluster.training.preflight import try_workers
 from cluster.training.recorder import Recorder
 from cluster.training.start import Start, baseline_of, slower
+from cluster.training.weights import starting_weights
 from cluster.workers.auto import settled
 from cluster.workers.messages import gradient_requests
 from cluster.workers.open import open_pool, shared_session
@@ -200,6 +201,7 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
             *_idle_workers(config),
             *pool.warnings,
             *filter(None, [folder.info.get("engine_warning")]),
+            *(folder.info.get("weights") or {}).get("warnings", []),
             *recorder.warnings,
         ],
     )
@@ -255,9 +257,12 @@ def learn(
         stop: ends the training after the current outer step once set.
 
     Raises:
-        ConfigError: if the saved state is of another configuration.
+        ConfigError: if the saved state is of another configuration, or there is none and ``model.weights`` names no
+            file that suits the model.
     """
-    learner = Learner(config.outer, setup.layout, setup.initial_params(), setup.frozen)
+    weights = starting_weights(setup) if saved is None else None
+    params = setup.initial_params() if weights is None else weights.params
+    learner = Learner(config.outer, setup.layout, params, setup.frozen)
     try:
         if saved is not None:
             checkpoints.require_same(saved, config, config.engine, setup.family.spec.data)

@@ -15,6 +15,7 @@ from cluster.runs.metrics import recorded
 from cluster.setups.build import Setup, build
 from cluster.tracking import require_own_checkpoints
 from cluster.training.preflight import tried
+from cluster.training.weights import require_same_weights, starting_weights
 from meta.engine.choice import fallen_back
 
 
@@ -69,9 +70,10 @@ def begin(config: Config, name: str, path: Path | None = None) -> Start:
     choice = tried(setup)
     if choice.warning:
         warn(choice.warning)
-    for warning in setup.family_warnings:
+    weights = starting_weights(setup)
+    for warning in (*setup.family_warnings, *(weights.warnings if weights else ())):
         warn(warning)
-    folder = plan(config, name, choice, path, setup.data, setup.frozen)
+    folder = plan(config, name, choice, path, setup.data, setup.frozen, weights.info if weights else None)
     return _under_its_engine(config, folder, setup)
 
 
@@ -105,6 +107,8 @@ def _under_its_engine(config: Config, folder: RunFolder, setup: Setup) -> Start:
     saved = checkpoints.newest(folder.checkpoints)
     if saved is not None:
         checkpoints.require_same(saved, setup.config, setup.config.engine, setup.data)
+    if folder.exists:
+        require_same_weights(folder, setup, begun=saved is not None)
     return Start(config=config, folder=folder, setup=setup, saved=saved)
 
 

@@ -1,9 +1,12 @@
 """Parts of methods with a head of their own: features below a linear head, and means by class."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from meta.models.base import Model
+from meta.models.norm import NormalisedModel
 from meta.params import Params
 
 
@@ -38,7 +41,9 @@ def without_head(params: Params, head: str) -> Params:
     return {name: value for name, value in params.items() if name not in (f"{head}.weight", f"{head}.bias")}
 
 
-def features(model: Model, params: Params, inputs: Tensor, head: str, size: int) -> Tensor:
+def features(
+    model: Model, params: Params, inputs: Tensor, head: str, size: int, context: Tensor | None = None
+) -> Tensor:
     """Returns what the head is given, [B, F]: the model's outputs with the identity as its head.
 
     Args:
@@ -47,10 +52,15 @@ def features(model: Model, params: Params, inputs: Tensor, head: str, size: int)
         inputs: [B, ...].
         head: name of the layer.
         size: F.
+        context: examples [S, ...] whose statistics normalise, of a :class:`meta.models.NormalisedModel`; None: those of
+            ``inputs``.
     """
     example = next(iter(params.values()))
     eye = torch.eye(size, dtype=example.dtype, device=example.device)
-    return model.apply({**params, f"{head}.weight": eye, f"{head}.bias": eye.new_zeros(size)}, inputs)
+    theta = {**params, f"{head}.weight": eye, f"{head}.bias": eye.new_zeros(size)}
+    if context is None:
+        return model.apply(theta, inputs)
+    return cast(NormalisedModel, model).apply(theta, inputs, context)
 
 
 def one_hot(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

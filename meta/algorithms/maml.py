@@ -13,7 +13,7 @@ from meta.context import FIXED, Context
 from meta.episode import Episode, Examples
 from meta.inner import Exact, FirstOrder
 from meta.models.base import Model
-from meta.models.norm import BatchNorm, NormalisedModel
+from meta.models.norm import BatchNormMode, NormalisedModel
 from meta.objectives import Objective
 from meta.params import Params
 
@@ -162,7 +162,7 @@ class FirstOrderMAML(MAML):
         object.__setattr__(self, "inner", replace(self.inner, derivative=FirstOrder()))
 
 
-def batch_norm_of(model: Model) -> BatchNorm | None:
+def batch_norm_of(model: Model) -> BatchNormMode | None:
     """Returns the model's batch-norm mode; None if the model has no batch norm or no attribute ``batch_norm``."""
-    mode: BatchNorm | None = getattr(model, "batch_norm", None)
+    mode: BatchNormMode | None = getattr(model, "batch_norm", None)
     return mode

@@ -1,11 +1,13 @@
 """R2-D2: ridge regression on learned features in the place of inner steps."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from meta.algorithms.heads import features, head_width, one_hot, without_head
+from meta.algorithms.maml import batch_norm_of
 from meta.algorithms.without_steps import WithoutSteps
 from meta.context import FIXED, Context
 from meta.episode import Examples
@@ -51,8 +53,9 @@ class RidgeHead(WithoutSteps):
         targets, example = support.targets, params["ridge/bias"]
         if self.objective is CROSS_ENTROPY:
             targets = one_hot(targets, self.classes, example.dtype)
-        embedded = [features(self.model, below, one, self.head, self.width) for one in (support.inputs, inputs)]
-        seen, asked = embedded
+        embedded = partial(features, self.model, below, head=self.head, size=self.width)
+        normal = support.inputs if batch_norm_of(self.model) == "inductive" else None
+        seen, asked = embedded(support.inputs), embedded(inputs, context=normal)
         eye = torch.eye(len(seen), dtype=example.dtype, device=example.device)
         weights = torch.linalg.solve(seen @ seen.t() + params["ridge/log_ridge"].exp() * eye, targets)
         outputs: Tensor = params["ridge/log_scale"].exp() * (asked @ seen.t() @ weights) + params["ridge/bias"]

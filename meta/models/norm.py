@@ -1,7 +1,7 @@
 """Batch normalisation without state, differentiable as often as one likes.
 
-The statistics are always those of the examples at hand; nothing is kept between calls, so an inner loop can be
-unrolled and differentiated through it. Two modes differ in whose statistics normalise the query examples:
+Nothing is kept between calls, so an inner loop can be unrolled and differentiated through it. The modes differ in whose
+statistics normalise the query examples:
 
 ``transductive``
     Those of the query batch itself, in training and in evaluation, as in the code of Finn et al. (2017).
@@ -9,6 +9,9 @@ unrolled and differentiated through it. Two modes differ in whose statistics nor
 ``inductive``
     Those of the task's support examples («MetaBN» of Bronskill et al. 2020), so that every query example is
     predicted on its own.
+``frozen``
+    The running statistics that a module came with, constants in training and evaluation, for support and query alike.
+    Modules of torch alone have them (:mod:`meta.models.statistics`); this package's own models do not.
 """
 
 from typing import Literal, Protocol
@@ -18,7 +21,8 @@ from torch import Tensor
 
 from meta.params import Params
 
-BatchNorm = Literal["transductive", "inductive"]
+BatchNorm = Literal["transductive", "inductive"]  # of this package's own models
+BatchNormMode = Literal["transductive", "inductive", "frozen"]
 # That of the authors' layer (tf.contrib.layers.batch_norm). The second derivative grows with 1/ε where a channel is
 # constant over a small support set.
 EPSILON = 1e-3
@@ -28,8 +32,8 @@ class NormalisedModel(Protocol):
     """A model with batch normalisation that can normalise by the statistics of other examples."""
 
     @property
-    def batch_norm(self) -> BatchNorm | None:
-        """The mode, ``transductive`` or ``inductive``; None without a layer of batch normalisation."""
+    def batch_norm(self) -> BatchNormMode | None:
+        """The mode; None without a layer of batch normalisation."""
         ...
 
     def apply(self, params: Params, inputs: Tensor, context: Tensor | None = None) -> Tensor:

@@ -31,6 +31,12 @@ def test_every_configuration_passes(validator: Any, path: Path) -> None:
     assert [error.message for error in validator.iter_errors(read_yaml(path))] == []
 
 
+def test_weights_may_stand_beside_the_keys_of_any_model(validator: Any) -> None:
+    raw = read_yaml(DEMO) | {"model": {"name": "mlp", "hidden": [3], "weights": "net.pt", "reinit": ["layer1.*"]}}
+    assert parse(raw).model.weights == "net.pt"
+    assert validator.is_valid(raw)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -40,6 +46,7 @@ def test_every_configuration_passes(validator: Any, path: Path) -> None:
         {"inner": {"derivative": "exakt"}},
         {"model": {"name": "mlp", "hiden": [3]}},
         {"model": {"hidden": [3]}},
+        {"model": {"name": "mlp", "weights": 3}},
         {"task": {"family": "sinusoid", "shots": 3}},
         {"algorithm": "mamll"},
         {"algorithm": {"name": "mamlpp", "multi_step": "x"}},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch import Tensor, nn
 
 from cluster.config.schema import parse
 from cluster.errors import CheckpointError
@@ -117,6 +118,22 @@ def as_pixels(inputs: np.ndarray) -> np.ndarray:
     return np.round(np.moveaxis(inputs, -3, -1) * 255).astype(np.uint8)
 
 
+class Normed(nn.Module):
+    """A module of a user's own with running statistics, which returns a structure."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: int):
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(inputs[0], 4), nn.BatchNorm1d(4), nn.Linear(4, outputs)
+        self.norm.get_buffer("running_var").uniform_(0.5, 2.0)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.head(torch.tanh(self.norm(self.first(x))))}
+
+
+def normed(mode: str) -> dict[str, Any]:
+    return {"model": {"name": f"{__name__}:Normed", "batch_norm": mode, "output": "logits"}}
+
+
 OTHERS: dict[str, dict[str, Any]] = {
     "maml": {},
     "fomaml": {"algorithm": "fomaml"},
@@ -134,6 +151,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "momentum": {"inner": {"lr": 0.02, "steps": 2, "rule": "momentum"}},
     "implicit": {"inner": {"lr": 0.02, "steps": 2, "derivative": "implicit"}},
     "torch module": {"model": {"name": "torch.nn:Linear", "in_features": 1, "out_features": 1}},
+    **{f"{mode} module": normed(mode) for mode in ("frozen", "inductive", "transductive")},
 }
 
 
@@ -143,7 +161,7 @@ def test_values_are_those_that_an_evaluation_scores(tmp_path: Path, change: dict
     setup, params, path = pack({**SINUSOID, **change}, tmp_path)
     assert isinstance(setup, EpisodeSetup)
     arrays, episodes = drawn(setup)
-    model = load_adaptable(path, ["torch"])
+    model = load_adaptable(path, ["torch", __name__])
     outputs = torch.from_numpy(model.predict(arrays, steps, 0.02))
     scores = (outputs - episodes.query.targets).square().mean(dim=(1, 2))
     assert outputs.dtype == setup.dtype

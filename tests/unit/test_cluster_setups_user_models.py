@@ -162,6 +162,73 @@ def test_losses_of_other_shapes_name_both() -> None:
         Worker(build(one)).run(gradient_requests(0, 4, 2)[0], theta)
 
 
+# ---- keys beside the constructor's --------------------------------------------------------------------------------
+
+
+class Normed(nn.Module):
+    def __init__(self, inputs: tuple[int, ...], outputs: int, width: int = 4):
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(inputs[0], width), nn.BatchNorm1d(width), nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = torch.tanh(self.norm(self.first(x)))
+        return {"hidden": hidden, "logits": self.head(hidden)}
+
+
+class Own(Normed):
+    """A constructor that has arguments of these names itself."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: int, batch_norm: bool = True, output: float = 1.0):
+        super().__init__(inputs, outputs)
+        self.norm = nn.BatchNorm1d(4, track_running_stats=False) if batch_norm else nn.Identity()
+        self._scale = output
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self._scale * super().forward(x)["logits"]
+
+
+def with_keys(model: type[nn.Module] | str, **keys: Any) -> Any:
+    name = model if isinstance(model, str) else f"{HERE}:{model.__name__}"
+    return parse(config("mlp").model_dump(mode="json") | {"model": {"name": name} | keys})
+
+
+@pytest.mark.parametrize("mode", ["transductive", "inductive", "frozen"])
+def test_a_module_is_normalised_by_the_mode_that_results_state(mode: str) -> None:
+    one = with_keys(Normed, batch_norm=mode, output="logits", width=3)
+    before, after, setup = theta_after(one)
+    statistics = {"norm.running_mean", "norm.running_var"}
+    assert setup.describe("test")["batch_norm"] == setup.sampling()["batch norm"] == mode
+    assert moved(before, after, setup.layout) == set(setup.layout.names) - statistics
+    assert set(setup.frozen) == (statistics if mode == "frozen" else set())
+    assert parse(one.model_dump(mode="json")) == one
+
+
+def test_a_constructors_own_arguments_come_first() -> None:
+    setup = build(with_keys(Own, batch_norm=False, output=2.0))
+    assert setup.sampling() == {"batch norm": "none"}
+    assert build(with_keys(Own)).sampling() == {"batch norm": "transductive"}
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "named"),
+    [
+        (Normed, {"output": "logits"}, "model.batch_norm in a configuration.*received BatchNorm1d at 'norm'"),
+        (Normed, {"batch_norm": "running"}, "model.batch_norm: expected 'transductive', 'inductive' or 'frozen'"),
+        (Normed, {"batch_norm": "frozen"}, "model.output in a configuration.*: hidden, logits"),
+        (Normed, {"batch_norm": "frozen", "output": "logit"}, r"Normed returns \(hidden, logits\), received 'logit'"),
+        (Dropping, {"batch_norm": "frozen"}, "Dropping, which has no layer of batch normalisation"),
+        (Normed, {"batch_nrm": "frozen"}, "model.batch_nrm: unknown key; did you mean 'batch_norm'"),
+        ("mlp", {"batch_norm": "frozen"}, "model.batch_norm: expected 'transductive' or 'inductive'"),
+        ("mlp", {"output": 0}, "model.output: unknown key"),
+    ],
+)
+def test_keys_that_do_not_suit_the_model_are_refused(
+    model: type[nn.Module] | str, keys: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        build(with_keys(model, **keys))
+
+
 # ---- families ----------------------------------------------------------------------------------------------------
 
 

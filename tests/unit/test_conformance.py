@@ -15,6 +15,7 @@ from meta.engine.strategies import STRATEGIES, Engine
 from meta.episode import Episode, Examples, described, leaves, place, stack, unstack
 from meta.inner import EVERY, Inner
 from meta.models import MLP, Conv4, Model, ResNet12, TorchModel
+from meta.models.norm import BatchNormMode
 from meta.objectives import OBJECTIVES
 from meta.params import Layout, Params
 
@@ -62,6 +63,29 @@ class Convolutions(nn.Module):
         return self.layers(inputs)
 
 
+class Residual(nn.Module):
+    """A residual block with running statistics, computed in place where torch's users do: torchvision's in small."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(inputs[0], 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))
+        self.second = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, affine=False))
+        self.act, self.head = nn.ReLU(inplace=True), nn.Linear(4, outputs)
+        for norm, shift in ((self.first[1], 0.3), (self.second[1], -0.2)):  # as if it had been trained
+            norm.get_buffer("running_mean").add_(shift)
+            norm.get_buffer("running_var").add_(abs(shift))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.act(self.first(inputs))
+        left = self.second(hidden)
+        left += hidden
+        return self.head(self.act(left).mean((2, 3)))
+
+
+def residual(mode: BatchNormMode) -> Callable[[tuple[int, ...], int], Model]:
+    return lambda inputs, outputs: TorchModel(lambda: Residual(inputs, outputs), batch_norm=mode)
+
+
 def mlp(activation: str) -> Callable[[int, int], Model]:
     return lambda inputs, outputs: MLP(
         inputs=(inputs,), outputs=outputs, hidden=(7, 5), activation=activation, init_std=None
@@ -86,6 +110,9 @@ IMAGE_MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
         inputs=inputs, outputs=outputs, channels=3, blocks=2, batch_norm="inductive"
     ),
     "convolutions": lambda inputs, outputs: TorchModel(lambda: Convolutions(inputs, outputs)),
+    "residual-frozen": residual("frozen"),
+    "residual-transductive": residual("transductive"),
+    "residual-inductive": residual("inductive"),
     "wide-pool": lambda inputs, outputs: Conv4(inputs=inputs, outputs=outputs, channels=37, blocks=2, down="pool"),
     "resnet": lambda inputs, outputs: ResNet12(inputs=inputs, outputs=outputs, widths=(2, 3)),
     "mlp-norm": lambda inputs, outputs: MLP(

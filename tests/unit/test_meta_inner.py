@@ -387,6 +387,17 @@ def test_a_model_without_the_head_is_refused_by_name(method: str) -> None:
         cls(model=mlp(), objective=OBJECTIVES[objective], inner=Inner(), **keys)
 
 
+@pytest.mark.parametrize("method", ["maml images", "mamlpp", "protonet images", "protomaml", "unicorn", "r2d2"])
+def test_inductive_predictions_of_a_query_do_not_depend_on_the_others(method: str) -> None:
+    cls, keys, _, objective, _ = METHODS[method]
+    model = Conv4(inputs=IMAGE, outputs=OUTPUTS, channels=3, blocks=2, batch_norm="inductive")
+    algorithm = cls(model=model, objective=OBJECTIVES[objective], inner=Inner(lr=0.05, steps=2), **keys)
+    theta, episode = start(algorithm), unstack(drawn(objective, IMAGE))
+    together = algorithm.predict(theta, episode.support, episode.query.inputs, 2)
+    alone = [algorithm.predict(theta, episode.support, query[None], 2) for query in episode.query.inputs]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-12)
+
+
 def test_protomaml_begins_as_a_prototypical_network() -> None:
     algorithm, episodes = made("protomaml")
     theta, episode = start(algorithm), unstack(episodes)

@@ -1,6 +1,8 @@
 """Modules as users bring them: random layers, recurrent layers, attention, frozen parameters, state."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -463,7 +465,7 @@ class Whole(Base):
         (lambda: nn.LazyLinear(1), "known shapes, received 'weight' of a lazy layer"),
         (lambda: nn.Linear(1, 1).requires_grad_(False), "2 parameters all have requires_grad=False"),
         (nn.Tanh, "a module with parameters"),
-        (lambda: nn.BatchNorm1d(1), "without running statistics"),
+        (lambda: nn.BatchNorm1d(1), "a layer with running statistics, received BatchNorm1d"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
@@ -477,13 +479,67 @@ def test_frozen_parameters_are_named() -> None:
     assert model.frozen == {"0.weight", "0.bias"}
 
 
-def test_a_structure_of_outputs_is_refused() -> None:
-    class Pair(Base):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return self.layer(x), x
+class Named(NamedTuple):
+    loss: None
+    logits: Tensor
 
-    model = TorchModel(Pair)
-    with pytest.raises(ValueError, match="returns a tensor, received tuple from Pair"):
+
+@dataclass
+class Record:
+    logits: Tensor
+    hidden: Tensor
+
+
+class Structured(Base):
+    """Returns what the test says, made of its output."""
+
+    def __init__(self, wrap: Callable[[Tensor], Any] = lambda out: out) -> None:
+        super().__init__()
+        self._wrap = wrap
+
+    def forward(self, x: Tensor) -> Any:
+        return self._wrap(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "output"),
+    [
+        (lambda out: (out, out + 1), 0),
+        (lambda out: [out + 1, out], -1),
+        (lambda out: {"logits": out, "hidden": out + 1}, "logits"),
+        (lambda out: Named(None, out), "logits"),
+        (lambda out: Named(None, out), 1),
+        (lambda out: Record(out, out + 1), "logits"),
+    ],
+    ids=["tuple", "list", "mapping", "named tuple", "named tuple by number", "dataclass"],
+)
+def test_an_output_is_chosen_by_name_or_number(wrap: Callable[[Tensor], Any], output: str | int) -> None:
+    plain, model = TorchModel(Structured), TorchModel(lambda: Structured(wrap), output=output)
+    params = plain.init(torch.Generator().manual_seed(0), torch.float32)
+    inputs = torch.ones(2, 1)
+    assert torch.equal(model.apply(params, inputs), plain.apply(params, inputs))
+    assert not examine(model, params, inputs)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "output", "named"),
+    [
+        (lambda out: (out, out + 1), None, r"received tuple from Structured; name one .*model.output.*: 0, 1$"),
+        (lambda out: Record(out, out), None, "received Record from Structured; .*: logits, hidden$"),
+        (lambda out: {"a": out}, "logits", r"Structured returns \(a\), received 'logits'$"),
+        (lambda out: {"a": out}, 0, r"Structured returns \(a\), received 0$"),
+        (lambda out: (out,), 1, r"Structured returns \(0\), received 1$"),
+        (lambda out: Named(None, out), "loss", r"returns \(logits\), received 'loss'$"),
+        (lambda out: Named(None, out), "index", "received 'index', which is builtin_function_or_method$"),
+        (lambda out: out, "logits", "expected none for Structured, which returns a tensor, received 'logits'"),
+        (lambda out: "text", None, "there is no tensor in it$"),
+    ],
+)
+def test_what_names_no_output_is_told_what_there_is(
+    wrap: Callable[[Tensor], Any], output: str | int | None, named: str
+) -> None:
+    model = TorchModel(lambda: Structured(wrap), output=output)
+    with pytest.raises(ValueError, match=named):
         model.apply(model.init(torch.Generator(), torch.float32), torch.zeros(2, 1))
 
 
