@@ -1,6 +1,6 @@
 """Tables of results on standard output."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -9,17 +9,27 @@ from cluster.commands.console import print_table
 
 
 def print_evaluation(evaluation: Mapping[str, Any]) -> None:
-    """A table of the metric against the number of inner steps, one row per algorithm and kind of task."""
-    from cluster.evaluation.protocol import rows
+    """A table of the metric against the number of inner steps, one row per algorithm and kind of task; then others.
 
-    table = Table(
-        title=f"{evaluation['metric']} after inner steps, mean ± 95 % interval (median)",
-        caption=f"{evaluation['tasks']} {evaluation['split']} tasks, {_sampled(evaluation)}",
-    )
+    Args:
+        evaluation: as in ``evaluation.json``; the scores of ``eval.scores`` have a table each.
+    """
+    from cluster.evaluation.protocol import further_rows, rows
+
+    label = evaluation["algorithm"]
+    caption = f"{evaluation['tasks']} {evaluation['split']} tasks, {_sampled(evaluation)}"
+    _print_scores(evaluation["metric"], rows(evaluation, label), caption)
+    for score, learners in further_rows(evaluation, label).items():
+        _print_scores(score, learners)
+
+
+def _print_scores(metric: str, learners: Sequence[tuple[str, Mapping[str, Any]]], caption: str | None = None) -> None:
+    """A table of one score: a row for each name, a column for each number of inner steps."""
+    table = Table(title=f"{metric} after inner steps, mean ± 95 % interval (median)", caption=caption)
     table.add_column("")
-    for number in evaluation["steps"]:
+    for number in learners[0][1]:
         table.add_column(f"{number} steps" if number != "1" else "1 step", justify="right")
-    for name, figures in rows(evaluation, evaluation["algorithm"]):
+    for name, figures in learners:
         table.add_row(name, *(_cell(figure) for figure in figures.values()))
     print_table(table)
 
@@ -42,4 +52,5 @@ def _cell(figure: Mapping[str, Any]) -> str:
 
     mean = mean_in_words(figure, mean=".3f", half=".3f")
     median = "" if figure["median"] is None else f" ({figure['median']:.3f})"
-    return mean + median + (f", {figure['diverged']} diverged" if figure["diverged"] else "")
+    counts = [f", {figure[name]} {name}" for name in ("diverged", "undefined") if figure.get(name)]
+    return mean + median + "".join(counts)

@@ -10,7 +10,8 @@ import numpy as np
 from cluster.config.schema import Config, differences
 from cluster.errors import ConfigError
 from cluster.evaluation.intervals import Kinds
-from cluster.evaluation.scores import Scores, difference, start, table, task_kinds
+from cluster.evaluation.scores import difference, start, table, task_kinds
+from cluster.evaluation.summary import Scores
 from cluster.registry.attempts import Attempt
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint

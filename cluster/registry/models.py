@@ -33,14 +33,20 @@ NUMBER = "number/"  # marks the numbers of the context beside θ
 
 
 class AdaptableModel(Adaptable):
-    """A model of examples: values for regression, probabilities of the classes for classification."""
+    """A model of examples: values for regression, probabilities of the classes for classification.
+
+    Attributes:
+        objective: of the run; it says what predictions are.
+    """
 
     def __init__(self, package: Package) -> None:
         """Build model and algorithm."""
         config, spec = package.config, package.spec
-        self._package, self._classes = package, spec.outputs if spec.objective == "cross_entropy" else None
+        self._package = package
         self.inner_steps, self.inner_lr = config.select_steps, config.inner.lr
         self._algorithm = build_algorithm(without_recomputation(config), spec)
+        self.objective = self._algorithm.objective
+        self._classes = spec.outputs if self.objective.targets == "classes" else None
         self.learned_steps = any(name.startswith(f"{LEARNED}lr/") for name in package.params)
         require_shapes(package, self._algorithm.init(torch.Generator(), DTYPES[config.dtype]))
         shape, reals = spec.input_shape, "float64"
@@ -55,7 +61,7 @@ class AdaptableModel(Adaptable):
             values if self._classes is None else labels,
             Field("query_inputs", reals, ("T", "Q", *shape)),
         )
-        self.output = Field("predictions", config.dtype, ("T", "Q", spec.outputs))
+        self.output = Field("predictions", config.dtype, ("T", "Q", self.objective.width(spec.outputs)))
 
     def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
         """The checked arrays of a call.
@@ -73,7 +79,9 @@ class AdaptableModel(Adaptable):
             )
         arrays = checked(self.inputs, given)
         targets = arrays["support_targets"]
-        if self._classes is not None and not ((targets >= 0) & (targets < self._classes)).all():
+        if self._classes is None:
+            self.objective.check(torch.from_numpy(targets))
+        elif not ((targets >= 0) & (targets < self._classes)).all():
             raise ValueError(f"support_targets: expected classes from 0 to {self._classes - 1}, received {targets}")
         return arrays
 
@@ -108,7 +116,7 @@ class AdaptableModel(Adaptable):
             else:
                 whole = partial(predicted, steps=inner_steps)
                 outputs = run(inner_steps, whole, params, tasks)
-            return lost_as_nan(outputs if self._classes is None else torch.softmax(outputs, dim=-1), outputs)
+            return lost_as_nan(self.objective.predictions(outputs), outputs)
 
     def _numbers(self, lr: float, dtype: torch.dtype) -> Params:
         """The numbers of the context by name, marked, with α as the call has it."""

@@ -9,7 +9,6 @@ from meta.algorithms.heads import features, head_width, one_hot, without_head
 from meta.algorithms.without_steps import WithoutSteps
 from meta.context import FIXED, Context
 from meta.episode import Examples
-from meta.objectives import CROSS_ENTROPY
 from meta.params import Params
 
 LOGS = {"log_ridge": 0.0, "log_scale": 0.0}
@@ -49,7 +48,7 @@ class RidgeHead(WithoutSteps):
         del steps, context
         below = {name: value for name, value in params.items() if not name.startswith("ridge/")}
         targets, example = support.targets, params["ridge/bias"]
-        if self.objective is CROSS_ENTROPY:
+        if self.objective.targets == "classes":
             targets = one_hot(targets, self.classes, example.dtype)
         embedded = [features(self.model, below, one, self.head, self.width) for one in (support.inputs, inputs)]
         seen, asked = embedded
