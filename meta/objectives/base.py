@@ -1,7 +1,7 @@
 """The interface of an objective, and what evaluations ask of any score."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -101,6 +101,24 @@ class Objective(ABC):
             predictions: as :meth:`predictions` returns them.
         """
         return predictions
+
+    def names(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Returns the names of the numbers of a prediction, by default those of the targets, or classes.
+
+        Args:
+            targets: names of the targets, or classes.
+        """
+        return tuple(targets)
+
+    def in_units(self, predictions: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Returns predictions in the units of targets that were standardised as (y - mean) / deviation.
+
+        Args:
+            predictions: as :meth:`predictions` returns them, [..., width].
+            mean: of each target, [O].
+            deviation: of each target, [O].
+        """
+        return predictions * deviation + mean
 
     def check(self, targets: Tensor) -> None:  # noqa: B027 - most objectives have nothing to check
         """Checks the values of targets when they are drawn, before any computation.

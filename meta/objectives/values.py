@@ -1,6 +1,7 @@
 """Objectives of regression: targets are numbers [B, O]. All are elementary operations, twice differentiable."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -144,6 +145,25 @@ class GaussianNLL(Objective):
         """
         return predictions.chunk(2, dim=-1)[0]
 
+    def names(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Returns the targets' names, then those of their deviations.
+
+        Args:
+            targets: names of the targets.
+        """
+        return (*targets, *(f"{name} deviation" for name in targets))
+
+    def in_units(self, predictions: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Returns means and deviations in the targets' units, [..., 2 O].
+
+        Args:
+            predictions: means, then deviations, [..., 2 O].
+            mean: of each target, [O].
+            deviation: of each target, [O].
+        """
+        means, deviations = predictions.chunk(2, dim=-1)
+        return torch.cat([means * deviation + mean, deviations * deviation], dim=-1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoissonNLL(Objective):
@@ -244,6 +264,25 @@ class Quantile(Objective):
         """
         middle = min(range(len(self.levels)), key=lambda number: abs(self.levels[number] - 0.5))
         return predictions[..., middle :: len(self.levels)]
+
+    def names(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Returns the name of each quantile, ``TARGET 0.1`` for one.
+
+        Args:
+            targets: names of the targets.
+        """
+        return tuple(f"{name} {level:g}" for name in targets for level in self.levels)
+
+    def in_units(self, predictions: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Returns quantiles in the targets' units, [..., O · L].
+
+        Args:
+            predictions: quantiles, [..., O · L].
+            mean: of each target, [O].
+            deviation: of each target, [O].
+        """
+        count = len(self.levels)
+        return predictions * deviation.repeat_interleave(count) + mean.repeat_interleave(count)
 
 
 def _magnitude(values: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ FLOORS = (
     {"evaluation"},
     {"reports", "registry"},
     {"training", "serving"},
-    {"search", "bench"},
+    {"search", "bench", "adapt"},
     {"compare"},
     {"commands"},
     {"__main__"},
