@@ -32,7 +32,7 @@ from meta.episode import Episode, described, unstack, with_noise
 from meta.models import Model
 from meta.objectives import TaskScore, measured
 from meta.params import Layout, Params
-from tasks.family import Family, FamilySpec, Split, TaskKey, draw_batch, draw_noise
+from tasks.family import Family, FamilySpec, Split, TaskKey, draw_batch, draw_noise, gives_classes
 
 OFFERED = ("informed", "sizes", "init", "numbers", "stage", "meta_loss", "scores", "predict")  # members of an algorithm
 MACHINES = ("native", "graph")  # strategies that depend on what a machine has
@@ -269,7 +269,7 @@ def build_algorithm(config: Config, spec: FamilySpec, model: Model | None = None
         outputs = objective.width(spec.outputs)
         model = build_model(config, *cls.sizes(spec.input_shape, outputs, spec.description, **keys))
     if "classes" in signature(cls).parameters:
-        if spec.objective != "cross_entropy":
+        if not gives_classes(spec):
             raise ConfigError(
                 f"algorithm {config.algorithm.name}: expected a family whose tasks have classes, received "
                 f"'{config.task.family}', whose objective is {spec.objective}"

@@ -153,9 +153,9 @@ def test_saved_weights_predict_the_same(tmp_path: Path, points: tuple[object, ..
 
 
 def test_methods_without_weights_of_a_task_cannot_save_them(tmp_path: Path, points: tuple[object, ...]) -> None:
-    path = pack({"algorithm": {"name": "r2d2", "head": "layer2"}}, tmp_path)
+    path = pack({"algorithm": "ridge"}, tmp_path)
     message = refused(path, *points, "--save", tmp_path / "weights.pt")
-    assert "r2d2 needs the support examples or more than the network's parameters to predict" in message
+    assert "ridge needs the support examples or more than the network's parameters to predict" in message
     assert not (tmp_path / "weights.pt").exists()
 
 
