@@ -5,6 +5,7 @@ advantage, and the log-probability of the actions under the policy that took the
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,9 +29,19 @@ def importance_ratio(outputs: Tensor, targets: Tensor) -> Tensor:
     return -(ratio * targets[:, -2]).mean()
 
 
-SURROGATE = Objective(
-    name="surrogate", loss=importance_ratio, metric="surrogate", score=importance_ratio, higher_is_better=False
-)
+class Surrogate(Objective):
+    """The importance ratio, as loss and score."""
+
+    name: ClassVar[str] = "surrogate"
+    metric: ClassVar[str] = "surrogate"
+    signed: ClassVar[bool] = True
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The importance ratio, a scalar."""
+        return importance_ratio(outputs, targets)
+
+
+SURROGATE = Surrogate()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from glob import escape
 from inspect import signature
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from meta.models import TorchModel
 from meta.objectives import OBJECTIVES, Objective
 from meta.params import Params
 
-Loss = str | Callable[[Tensor, Tensor], Tensor]
+Loss = str | Objective | Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ def objective_of(loss: Loss) -> Objective:
     """Loss and score: those of a name, or a function as both.
 
     Args:
-        loss: a name, or (outputs [B, ...], targets [B, ...]) -> scalar.
+        loss: a name, an object of :mod:`meta.objectives`, or (outputs [B, ...], targets [B, ...]) -> scalar.
 
     Raises:
         ValueError: if there is no such name, or it is no function.
@@ -155,12 +155,29 @@ def objective_of(loss: Loss) -> Objective:
         if loss not in OBJECTIVES:
             raise ValueError(f"loss: expected one of {', '.join(OBJECTIVES)} or a function, received '{loss}'")
         return OBJECTIVES[loss]
+    if isinstance(loss, Objective):
+        return loss
     if not callable(loss) or isinstance(loss, type):
         what = f"the class {loss.__name__}" if isinstance(loss, type) else type(loss).__name__
         raise ValueError(f"loss: expected a name or a function (outputs, targets) -> scalar, received {what}")
+    return _Function(loss)
 
-    def checked(outputs: Tensor, targets: Tensor) -> Tensor:
-        value = loss(outputs, targets)
+
+@dataclass(frozen=True)
+class _Function(Objective):
+    """A user's function as loss and score."""
+
+    name: ClassVar[str] = "loss"
+    metric: ClassVar[str] = "loss"
+    function: Callable[[Tensor, Tensor], Tensor]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Returns the function's value, a scalar.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        value = self.function(outputs, targets)
         if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
             received = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
@@ -168,8 +185,6 @@ def objective_of(loss: Loss) -> Objective:
                 f"{tuple(outputs.shape)} and targets {tuple(targets.shape)}"
             )
         return value
-
-    return Objective(name="loss", loss=checked, metric="loss", score=checked, higher_is_better=False)
 
 
 def require_numbers(steps: int, lr: float) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from meta.episode import LEAVES, Episode, Examples, leaves, stack, unstack
 from meta.objectives import OBJECTIVES
-from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey, draws_ranges, kinds_of
+from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey, draws_ranges, gives_classes, kinds_of
 from tasks.values import require_numbers
 
 
@@ -112,13 +112,17 @@ def _check_examples(where: str, examples: Examples, spec: FamilySpec) -> None:
         require_numbers(examples.inputs, spec.vocabulary, f"{where} inputs")
     except ValueError as error:
         raise FamilyError(str(error)) from error
-    if spec.objective == "cross_entropy":
+    if gives_classes(spec):
         target_shape: tuple[int, ...] = inputs[:1]
         _check_labels(where, examples.targets, spec.outputs)
     else:
         target_shape = (inputs[0], spec.outputs)
     if targets != target_shape:
         raise FamilyError(f"{where} targets: expected shape {target_shape}, as many as inputs, received {targets}")
+    try:
+        OBJECTIVES[spec.objective].check(examples.targets)
+    except ValueError as error:
+        raise FamilyError(f"{where} targets: {error}") from error
 
 
 def _check_labels(where: str, labels: torch.Tensor, classes: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from meta.episode import LEAVES, Episode, leaves, place, stack
-from meta.objectives import CROSS_ENTROPY
+from meta.objectives import OBJECTIVES
 from tasks.values import require_classes, require_numbers
 
 Split = Literal["train", "val", "test"]
@@ -121,8 +121,10 @@ class FamilySpec:
 
     Attributes:
         input_shape: shape of one input, without the example dimension.
-        outputs: numbers that the model returns per input.
-        objective: a name in :data:`meta.objectives.OBJECTIVES`.
+        outputs: numbers of a target, or classes. The model returns as many per input, unless the objective takes other
+            numbers (:meth:`meta.objectives.Objective.width`).
+        objective: a name in :data:`meta.objectives.OBJECTIVES`: the family's own, which says what its targets are. A
+            configuration may name another.
         description: size D of a task's description, 0 if tasks have none.
         data: fingerprint of the data that tasks are drawn from, empty for families without data. A run is resumed only
             on the data it was started with.
@@ -303,5 +305,11 @@ def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
                 f"{where}: {name} targets: expected {inputs.shape[1]}, one for each input, received shape "
                 f"{list(targets.shape[1:])}"
             )
-        if spec.objective == CROSS_ENTROPY.name:
+        if gives_classes(spec):
             require_classes(targets, spec.outputs, f"{where}: {name} targets")
+
+
+def gives_classes(spec: FamilySpec) -> bool:
+    """Returns whether a family's targets are class numbers [B], rather than numbers [B, ``spec.outputs``]."""
+    own = OBJECTIVES.get(spec.objective)
+    return own is not None and own.targets == "classes"

@@ -181,22 +181,7 @@ class Table(TableTasks):
         Raises:
             DataError: if a column is left out, a value cannot be used, or a support row has no target.
         """
-        rows = self.encoder.rows(support)
-        scale = self.encoder.scale(rows)
-        targets = rows[:, len(self.encoder.manifest.inputs) :]
-        unusable = np.isnan(targets) | (targets < 0) & self.encoder.manifest.classifies
-        if unusable.any():
-            row = int(unusable.any(axis=1).argmax()) + 1
-            raise DataError(
-                f"expected a target that training has in every support row, row {row} has none; add it, or leave the "
-                "row out"
-            )
-        arrays = {
-            "support_inputs": self.encoder.inputs(rows, scale),
-            "support_targets": self.encoder.targets(rows, scale),
-            "query_inputs": self.encoder.inputs(self.encoder.rows(query), scale),
-        }
-        return {name: array[None] for name, array in arrays.items()}
+        return self.encoder.task(support, query)[0]
 
     def in_units(self, predictions: Numbers, support: Mapping[str, Sequence[Any]]) -> Numbers:
         """Returns predictions in the units of the table, float64 [..., outputs].

@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from cluster.commands.adapt import adapt
 from cluster.commands.bench import bench
 from cluster.commands.check import check
 from cluster.commands.compare import compare
@@ -42,6 +43,7 @@ def _main() -> None:
 
 app.command()(train)
 app.command()(evaluate)
+app.command()(adapt)
 app.command()(report)
 app.command()(tune)
 app.command()(compare)

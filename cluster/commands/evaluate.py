@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cluster.commands.console import AsJson, Debug, Overrides, Run, Trust, print_json, print_table, reports_errors
-from cluster.commands.tables import evaluation_table
+from cluster.commands.tables import evaluation_table, further_tables
 from cluster.progress import warn
 
 
@@ -33,4 +33,5 @@ def evaluate(
     if as_json:
         print_json(evaluation)
     else:
-        print_table(evaluation_table(evaluation))
+        for table in (evaluation_table(evaluation), *further_tables(evaluation)):
+            print_table(table)

@@ -1,6 +1,6 @@
 """Tables of results, as commands print them and notebooks show them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -9,17 +9,36 @@ SHOWN = 12  # trials of a search
 
 
 def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
-    """A table of the metric against the number of inner steps, one row per algorithm and kind of task."""
+    """A table of the metric against the number of inner steps, one row per algorithm and kind of task.
+
+    Args:
+        evaluation: as in ``evaluation.json``.
+    """
     from cluster.evaluation.protocol import rows
 
-    table = Table(
-        title=f"{evaluation['metric']} after inner steps, mean ± 95 % interval (median)",
-        caption=f"{evaluation['tasks']} {evaluation['split']} tasks, {_sampled(evaluation)}",
-    )
+    caption = f"{evaluation['tasks']} {evaluation['split']} tasks, {_sampled(evaluation)}"
+    return _scores_table(evaluation["metric"], rows(evaluation, evaluation["algorithm"]), caption)
+
+
+def further_tables(evaluation: Mapping[str, Any]) -> list[Table]:
+    """A table for each of the scores of ``eval.scores``.
+
+    Args:
+        evaluation: as in ``evaluation.json``.
+    """
+    from cluster.evaluation.protocol import further_rows
+
+    of_scores = further_rows(evaluation, evaluation["algorithm"])
+    return [_scores_table(score, learners) for score, learners in of_scores.items()]
+
+
+def _scores_table(metric: str, learners: Sequence[tuple[str, Mapping[str, Any]]], caption: str | None = None) -> Table:
+    """A table of one score: a row for each name, a column for each number of inner steps."""
+    table = Table(title=f"{metric} after inner steps, mean ± 95 % interval (median)", caption=caption)
     table.add_column("")
-    for number in evaluation["steps"]:
+    for number in learners[0][1]:
         table.add_column(f"{number} steps" if number != "1" else "1 step", justify="right")
-    for name, figures in rows(evaluation, evaluation["algorithm"]):
+    for name, figures in learners:
         table.add_row(name, *(_cell(figure) for figure in figures.values()))
     return table
 
@@ -42,7 +61,8 @@ def _cell(figure: Mapping[str, Any]) -> str:
 
     mean = mean_in_words(figure, mean=".3f", half=".3f")
     median = "" if figure["median"] is None else f" ({figure['median']:.3f})"
-    return mean + median + (f", {figure['diverged']} diverged" if figure["diverged"] else "")
+    counts = [f", {figure[name]} {name}" for name in ("diverged", "undefined") if figure.get(name)]
+    return mean + median + "".join(counts)
 
 
 def trials_table(plain: Mapping[str, Any]) -> Table:

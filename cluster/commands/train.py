@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands.console import AsJson, Debug, Overrides, print_json, print_lines, print_table, reports_errors
-from cluster.commands.tables import evaluation_table
+from cluster.commands.tables import evaluation_table, further_tables
 from cluster.errors import ConfigError
 from cluster.progress import warn
 from cluster.runs.events import Event, summary
@@ -50,7 +50,8 @@ def train(
     if as_json:
         print_json(outcome.as_json())
         return
-    print_table(evaluation_table(outcome.evaluation))
+    for table in (evaluation_table(outcome.evaluation), *further_tables(outcome.evaluation)):
+        print_table(table)
     rate = f"{outcome.steps} outer steps, {outcome.seconds:.0f} s"
     print_lines(
         {"trained": rate}

@@ -11,7 +11,8 @@ from cluster.compare.table import advantage, row_figures, row_usage
 from cluster.compare.trial import OUTCOME, scores_of
 from cluster.errors import MetarayError
 from cluster.evaluation.intervals import Kinds
-from cluster.evaluation.scores import Scores, interval, scored_steps, task_kinds
+from cluster.evaluation.scores import scored_steps, task_kinds
+from cluster.evaluation.summary import Scores, interval
 from cluster.runs.folder import read_json
 from cluster.search.trials import Trial
 from cluster.setups.build import build

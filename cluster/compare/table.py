@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cluster.evaluation.intervals import Estimate, Kinds, estimate
-from cluster.evaluation.scores import Scores, diverged_tasks, summary
+from cluster.evaluation.summary import Scores, diverged_tasks, summary
 from meta.objectives import Score
 
 

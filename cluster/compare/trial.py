@@ -10,7 +10,8 @@ from cluster.compare.clock import Clock, seconds_at
 from cluster.compare.memory import peak_memory_mb
 from cluster.compare.settings import Comparison
 from cluster.config.schema import Config
-from cluster.evaluation.scores import Scores, held_out_figures, held_out_scores
+from cluster.evaluation.scores import held_out_figures, held_out_scores
+from cluster.evaluation.summary import Scores
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.engine import with_engine_of

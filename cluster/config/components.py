@@ -69,6 +69,27 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sama": "meta.inner:Sama",
         "truncated": "meta.inner:Truncated",
     },
+    "objective.name": {
+        "bce": "meta.objectives:BinaryCrossEntropy",
+        "cross_entropy": "meta.objectives:CrossEntropy",
+        "focal": "meta.objectives:Focal",
+        "gaussian_nll": "meta.objectives:GaussianNLL",
+        "huber": "meta.objectives:Huber",
+        "mae": "meta.objectives:MeanAbsoluteError",
+        "mse": "meta.objectives:MeanSquaredError",
+        "poisson": "meta.objectives:PoissonNLL",
+        "quantile": "meta.objectives:Quantile",
+    },
+    "eval.scores": {
+        "accuracy": "meta.objectives.scores:Accuracy",
+        "auroc": "meta.objectives.scores:AUROC",
+        "balanced_accuracy": "meta.objectives.scores:BalancedAccuracy",
+        "calibration_error": "meta.objectives.scores:CalibrationError",
+        "macro_f1": "meta.objectives.scores:MacroF1",
+        "mae": "meta.objectives.scores:MAE",
+        "r2": "meta.objectives.scores:R2",
+        "rmse": "meta.objectives.scores:RMSE",
+    },
     # For RL tasks; the names are those of the configuration's ``algorithm``.
     "algorithm of policies": {
         "maml": "meta.policy:PolicyMAML",

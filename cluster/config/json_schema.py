@@ -50,7 +50,8 @@ def _named_section(path: list[str], own: str, supplied: frozenset[str], section:
         result["properties"][own] = name | {"default": section["properties"][own]["default"]}
     else:
         result["required"] = [own]
-    return {"anyOf": [name, result]} if key in SHORTHANDS else result
+    null = [{"type": "null"}] if section.get("default", "") is None else []  # a section that may be left out
+    return {"anyOf": [name, result, *null]} if key in SHORTHANDS else result
 
 
 def _keys(key: str, own: str, name: str, supplied: frozenset[str]) -> dict[str, Any] | None:

@@ -22,13 +22,14 @@ NAMING = {
     "task.family": frozenset[str](),
     "model.name": GIVEN_TO_MODELS,
     "algorithm.name": GIVEN_TO_ALGORITHMS,
+    "objective.name": frozenset[str](),
     "inner.rule.name": frozenset[str](),
     "inner.derivative.name": frozenset[str](),
     "outer.optimizer.name": GIVEN_TO_OPTIMIZERS,
     "outer.schedule.name": frozenset[str](),
 }
 # Sections for which their key ``name`` may stand alone.
-SHORTHANDS = ("algorithm", "inner.rule", "inner.derivative", "outer.optimizer", "outer.schedule")
+SHORTHANDS = ("algorithm", "objective", "inner.rule", "inner.derivative", "outer.optimizer", "outer.schedule")
 
 
 def is_override(text: str) -> bool:
@@ -112,7 +113,9 @@ def with_values(raw: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
         for depth, section in enumerate(sections, start=1):
             if isinstance(target.get(section), str) and ".".join(sections[:depth]) in SHORTHANDS:
                 target[section] = {"name": target[section]}
-            target = target.setdefault(section, {})
+            if target.get(section) is None:  # left out, or null
+                target[section] = {}
+            target = target[section]
             if not isinstance(target, dict):
                 raise ConfigError(f"{dotted}: '{section}' is a value, not a section")
         target[key] = value

@@ -1,6 +1,7 @@
 """The configuration: one YAML file, checked by frozen pydantic models, overridden by ``section.key=value``."""
 
 from collections.abc import Iterable
+from inspect import isabstract
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -8,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import strict_yaml
-from cluster.config.components import nearest, parameters, resolve, strictly
+from cluster.config.components import BUILT_IN, nearest, parameters, resolve, strictly
 from cluster.config.credentials import secret_entries
 from cluster.config.outer import checked_outer
 from cluster.config.overrides import GIVEN_TO_ALGORITHMS, GIVEN_TO_MODELS, with_overrides
@@ -31,6 +32,7 @@ from cluster.config.sections import (
 )
 from cluster.errors import ConfigError
 from meta.engine.strategies import STRATEGIES
+from meta.objectives import Objective, TaskScore
 
 SHARDS = 16  # of a meta-batch, by default: so many workers can share it
 
@@ -46,6 +48,7 @@ class Config(Section):
     meta_batch: Count
     shard: Count | None = None
     algorithm: NamedSection = NamedSection(name="maml")
+    objective: NamedSection | None = None
     engine: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -97,7 +100,7 @@ class Config(Section):
         The engine's name is left out: a checkpoint holds the strategy that it came to.
         """
         plain = self.model_dump(mode="json")
-        kept = ("task", "model", "inner", "outer", "advantage", "meta_batch", "algorithm", "dtype", "seed")
+        kept = ("task", "model", "inner", "outer", "advantage", "meta_batch", "algorithm", "objective", "dtype", "seed")
         identity = {key: plain[key] for key in kept}
         identity["shard"] = self.shard_size
         cluster = self.cluster
@@ -162,6 +165,21 @@ def _checked_section(
     return {own: getattr(section, own), **values}
 
 
+def _checked_objective(section: NamedSection) -> NamedSection:
+    """The section of an objective, its class and keys checked."""
+    _require_subclass("objective", section.name, Objective, "loss")
+    return NamedSection(**_checked_section(section, "objective", "name", frozenset()))
+
+
+def _require_subclass(key: str, name: str, base: type[Any], member: str) -> None:
+    """Check that a name stands for a class of a kind, with what the base leaves to write."""
+    cls = resolve(key if key in BUILT_IN else f"{key}.name", name)
+    if not issubclass(cls, base) or isabstract(cls) or not hasattr(cls, "metric"):
+        raise ConfigError(
+            f"{key}: expected a subclass of meta.objectives.{base.__name__} with {member} and metric, received '{name}'"
+        )
+
+
 def parse(raw: Any) -> Config:
     """Check a nested dictionary and fill in every default.
 
@@ -178,6 +196,7 @@ def parse(raw: Any) -> Config:
     policies = hasattr(resolve("task.family", config.task.family), "start")
     names = "algorithm of policies" if policies else "algorithm"
     algorithm = _checked_section(config.algorithm, "algorithm", "name", GIVEN_TO_ALGORITHMS, names)
+    objective = None if config.objective is None else _checked_objective(config.objective)
     inner = {
         part: NamedSection(**_checked_section(getattr(config.inner, part), f"inner.{part}", "name", frozenset()))
         for part in ("rule", "derivative")
@@ -186,13 +205,16 @@ def parse(raw: Any) -> Config:
         resolve("algorithm", baseline)
         if baseline == config.algorithm.name:
             raise ConfigError(f"eval.baselines: expected algorithms other than the run's own, received '{baseline}'")
+    for score in config.eval.scores:
+        _require_subclass("eval.scores", score, TaskScore, "measure")
     task = _checked_section(config.task, "task", "family", frozenset())
     model = _checked_section(config.model, "model", "name", GIVEN_TO_MODELS) | config.model.starting
     _require_free_names(config.model)
     if config.eval.select_params == "ema" and config.outer.ema is None:
         raise ConfigError("eval.select_params: expected theta without outer.ema, received ema; set outer.ema")
     update: dict[str, Any] = {"task": TaskConfig(**task), "model": ModelConfig(**model)}
-    update |= {"algorithm": NamedSection(**algorithm), "inner": config.inner.model_copy(update=inner)}
+    update |= {"algorithm": NamedSection(**algorithm), "objective": objective}
+    update |= {"inner": config.inner.model_copy(update=inner)}
     return config.model_copy(update={**update, "outer": checked_outer(config.outer)})
 
 

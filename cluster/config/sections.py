@@ -221,12 +221,20 @@ class EvalConfig(Section):
     select_params: Literal["theta", "ema"] = "theta"
     later_lr: Positive = 1.0
     baselines: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _increasing(self) -> Self:
         if not self.steps or list(self.steps) != sorted(set(self.steps)):
             raise ValueError(f"steps: expected increasing numbers of inner steps, received {list(self.steps)}")
         return self
+
+    @field_validator("scores")
+    @classmethod
+    def _each_once(cls, scores: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(scores)) < len(scores):
+            raise ValueError(f"expected each score once, received {list(scores)}")
+        return scores
 
 
 class ClusterConfig(Section):

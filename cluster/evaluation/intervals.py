@@ -55,6 +55,14 @@ class Kinds:
         """Mask of the tasks of one kind, [T]."""
         return np.asarray(self.of == self.names.index(name))
 
+    def where(self, mask: NDArray[np.bool_]) -> "Kinds":
+        """The kinds of some of the tasks.
+
+        Args:
+            mask: of the tasks, [T].
+        """
+        return Kinds(names=self.names, weights=self.weights, of=self.of[mask])
+
     @property
     def task_weights(self) -> NDArray[np.float64]:
         """The weight of each task in the mean over kinds, [T], in all 1; a kind without a task has none."""

@@ -88,6 +88,23 @@ def rows(evaluation: Mapping[str, Any], label: str) -> Sequence[tuple[str, Mappi
     return labelled
 
 
+def further_rows(evaluation: Mapping[str, Any], label: str) -> dict[str, list[tuple[str, Mapping[str, Any]]]]:
+    """By name of a score of ``eval.scores`` name and scores of this run and of what is beside it.
+
+    Args:
+        evaluation: as in ``evaluation.json``.
+        label: name of the run's own row.
+
+    >>> further_rows({"scores": {"r2": {"1": "own"}}, "baseline_scores": {"ridge": {"r2": {"1": "its"}}}}, "maml")
+    {'r2': [('maml', {'1': 'own'}), ('ridge', {'1': 'its'})]}
+    """
+    others = {**evaluation.get("beside_scores", {}), **evaluation.get("baseline_scores", {})}
+    return {
+        score: [(label, steps), *((name, scores[score]) for name, scores in others.items() if score in scores)]
+        for score, steps in evaluation.get("scores", {}).items()
+    }
+
+
 def plain_figure(figure: Mapping[str, Any], *, mean: str, half: str) -> str:
     """Mean ± half-width of one number of inner steps, and how many tasks diverged, in plain text.
 

@@ -16,7 +16,7 @@ from cluster.workers.open import open_pool, shared_session
 from meta.engine.arithmetic import fix_arithmetic
 from tasks.family import SPLITS
 
-FIXED = ("model", "algorithm", "dtype")  # what θ was made for
+FIXED = ("model", "algorithm", "objective", "dtype")  # what θ was made for
 
 
 def evaluate_run(folder: RunFolder, overrides: Sequence[str], split: str) -> dict[str, Any]:

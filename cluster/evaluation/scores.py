@@ -4,19 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from cluster.config.schema import Config
+from cluster.evaluation.further import further_figures, further_table
 from cluster.evaluation.intervals import Kinds, contrast, estimate
+from cluster.evaluation.summary import Scores, diverged_tasks, summary
 from cluster.runs import checkpoint as checkpoints
 from cluster.setups.build import Setup
 from cluster.workers.messages import Flat, Reply, ScoresReply, scores_requests
 from cluster.workers.pool import Pool, Ticket
-from meta.objectives import Score, is_diverged
+from meta.objectives import Score
 from tasks.family import Split, kinds_of
-
-Scores = NDArray[np.float64]
 
 
 def start(
@@ -29,6 +27,7 @@ def start(
     tasks: int,
     steps: Sequence[int],
     first: int = 0,
+    further: bool = False,
 ) -> Ticket:
     """Submit the scoring of ``tasks`` tasks of a split; it runs when no gradient is waited for.
 
@@ -41,8 +40,9 @@ def start(
         tasks: number of tasks.
         steps: the K numbers of inner steps to score after.
         first: index of the first task.
+        further: whether the scores of ``eval.scores`` are asked for too.
     """
-    requests = scores_requests(step, split, tasks, config.shard_size, tuple(steps), first)
+    requests = scores_requests(step, split, tasks, config.shard_size, tuple(steps), first, further=further)
     return pool.submit(requests, theta, background=True)
 
 
@@ -95,91 +95,6 @@ def is_better(score: float, best: float | None, objective: Score) -> bool:
     return best is None or (score > best if objective.higher_is_better else score < best)
 
 
-def interval(scores: Scores, kinds: Kinds | None = None) -> dict[str, float | None]:
-    """Mean over tasks and half-width of its 95 % interval; null where a score is not finite.
-
-    One task alone, or one alone of a kind, has a mean but no interval: ``ci95`` is null.
-
-    Args:
-        scores: [T].
-        kinds: of the T tasks.
-
-    >>> interval(np.array([1.0, 3.0]))
-    {'mean': 2.0, 'ci95': 12.706...}
-    >>> interval(np.array([1.0]))
-    {'mean': 1.0, 'ci95': None}
-    """
-    if not np.isfinite(scores).all():
-        return {"mean": None, "ci95": None}
-    mean = estimate(scores, kinds)
-    return {"mean": mean.mean, "ci95": mean.half_width()}
-
-
-def summary(
-    scores: Scores,
-    steps: Sequence[int],
-    objective: Score,
-    *,
-    kinds: Kinds | None = None,
-    shown: Sequence[int] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Mean, half-width of the 95 % interval, median and diverged tasks for each number of inner steps.
-
-    Mean, median and interval are over all tasks, weighted by kind where there are kinds; where a task's score is not
-    finite mean and interval are null and the count of diverged tasks says why.
-
-    Args:
-        scores: [T, K].
-        steps: the K numbers of inner steps.
-        objective: what was scored.
-        kinds: of the tasks.
-        shown: the numbers of inner steps to give rows for, by default all.
-
-    >>> from meta.objectives import MSE
-    >>> summary(np.array([[4.0, 1.0], [4.0, 3.0]]), [0, 5], MSE, shown=[5])["5"]["mean"]
-    2.0
-    """
-    diverged = diverged_tasks(scores, steps, objective)
-    rows = {}
-    for number in steps if shown is None else shown:
-        column = list(steps).index(number)
-        values = scores[:, column]
-        median = _median(values, kinds)
-        rows[str(number)] = {
-            **interval(values, kinds),
-            "median": median if np.isfinite(median) else None,
-            "diverged": int(diverged[:, column].sum()),
-        }
-    return rows
-
-
-def diverged_tasks(scores: Scores, steps: Sequence[int], objective: Score) -> NDArray[np.bool_]:
-    """Mask of diverged tasks, [T, K]; see :func:`meta.objectives.is_diverged`.
-
-    Without a column for 0 inner steps only tasks whose score is not finite count.
-
-    Args:
-        scores: [T, K].
-        steps: the K numbers of inner steps.
-        objective: what was scored.
-    """
-    if 0 not in steps:
-        return np.asarray(~np.isfinite(scores))
-    before = torch.from_numpy(scores[:, list(steps).index(0)])
-    return np.asarray(is_diverged(torch.from_numpy(scores), objective, before=before).numpy())
-
-
-def _median(values: Scores, kinds: Kinds | None) -> float:
-    """The median, of tasks weighted by kind where there are kinds; NaN if a value is."""
-    if kinds is None or np.isnan(values).any():
-        return float("nan") if np.isnan(values).any() else float(np.median(values))
-    order = np.argsort(values)
-    reached = np.cumsum(kinds.task_weights[order])
-    low = int(np.searchsorted(reached, 0.5 - 1e-9))
-    high = int(np.searchsorted(reached, 0.5 + 1e-9))
-    return float((values[order[low]] + values[order[min(high, len(values) - 1)]]) / 2)
-
-
 def difference(
     better: Scores,
     worse: Scores,
@@ -228,8 +143,14 @@ def evaluate(pool: Pool, config: Config, setup: Setup, theta: Flat, *, split: Sp
         theta: θ [P].
         split: of the tasks.
     """
-    scores = held_out_scores(pool, config, theta, split=split)
-    return held_out_figures(config, setup, scores, split=split)
+    tasks, steps, further = config.eval.tasks, scored_steps(config), bool(config.eval.scores)
+    ticket = start(pool, config, theta, step=0, split=split, tasks=tasks, steps=steps, further=further)
+    replies = list(pool.gather(ticket))
+    figures = held_out_figures(config, setup, table(replies), split=split)
+    if not further:
+        return figures
+    kinds, shown = task_kinds(setup, split, tasks), config.eval.steps
+    return figures | {"scores": further_figures(setup, further_table(replies), steps, kinds=kinds, shown=shown)}
 
 
 def scored_steps(config: Config) -> list[int]:
@@ -311,12 +232,14 @@ def with_baselines(evaluation: dict[str, Any], baselines: Mapping[str, Mapping[s
 
 
 def _with_rows(key: str, evaluation: dict[str, Any], others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """An evaluation with the rows of others under ``key`` and, by kind of task, ``KEY_kinds``."""
+    """An evaluation with the rows of others under ``key``, and ``KEY_kinds`` and ``KEY_scores`` if there are any."""
     if not others:
         return evaluation
-    by_kind = {name: one["kinds"] for name, one in others.items() if "kinds" in one}
     rows = {key: {name: one["steps"] for name, one in others.items()}}
-    return evaluation | rows | ({f"{key.removesuffix('s')}_kinds": by_kind} if by_kind else {})
+    for part in ("kinds", "scores"):
+        if by_name := {name: one[part] for name, one in others.items() if part in one}:
+            rows[f"{key.removesuffix('s')}_{part}"] = by_name
+    return evaluation | rows
 
 
 def _of_kinds(

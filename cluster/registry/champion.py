@@ -3,17 +3,17 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from cluster.config.schema import Config, differences
+from cluster.config.schema import differences
 from cluster.errors import ConfigError
 from cluster.evaluation.intervals import Kinds
-from cluster.evaluation.scores import Scores, difference, start, table, task_kinds
+from cluster.evaluation.scores import difference, start, table, task_kinds
+from cluster.evaluation.summary import Scores
 from cluster.registry.attempts import Attempt
+from cluster.registry.contender import Contender
 from cluster.runs import checkpoint as checkpoints
-from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder
 from cluster.setups.build import Setup, build
@@ -23,14 +23,6 @@ from cluster.workers.open import open_pool, shared_session
 from meta.objectives import Score
 
 Reserve = Callable[[int], Attempt]  # counts an attempt on so many tasks, which no other attempt has or will have
-
-
-class Contender(NamedTuple):
-    """A configuration, what it builds, and the checkpoint of θ."""
-
-    config: Config
-    setup: Setup
-    state: Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

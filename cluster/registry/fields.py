@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -62,12 +63,13 @@ class ImageFiles(NamedTuple):
     inverted: bool
 
 
-def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
+def checked(fields: Sequence[Field], given: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """The arrays of some fields, converted to their types.
 
     Args:
         fields: the arrays that a model takes.
-        given: arrays, or lists of numbers, by name.
+        given: by name arrays of any real type, lists of numbers, tensors, or pandas' frames and series: those are of
+            one task, their rows are examples.
 
     Raises:
         ValueError: naming the first that is missing, of another shape, empty, or not finite.
@@ -78,14 +80,17 @@ def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
     ...
     ValueError: y [T, S, 1] float64: expected 5 support examples as in x, received 4
     """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"expected {', '.join(map(str, fields))} by name, received {type(given).__name__}")
     missing = [str(field) for field in fields if field.name not in given]
     if missing:
         raise ValueError(f"expected {', '.join(map(str, fields))}; received no {missing[0]}")
     arrays: dict[str, NDArray[Any]] = {}
     seen: dict[str, tuple[int, str]] = {}
     for field in fields:
-        array = np.asarray(given[field.name])
+        array = _as_array(field, given[field.name])
         require_sizes(field, array.shape, seen)
+        array = _in_range(field, array)
         if not np.can_cast(array.dtype, field.dtype, "same_kind"):
             raise ValueError(f"{field}: received {array.dtype}")
         array = array.astype(field.dtype)
@@ -93,6 +98,42 @@ def checked(fields: Sequence[Field], given: Arrays) -> dict[str, NDArray[Any]]:
             raise ValueError(f"{field}: expected finite numbers, received NaN or infinity")
         arrays[field.name] = array
     return arrays
+
+
+def _as_array(field: Field, value: Any) -> NDArray[Any]:
+    """An array of what a caller gave for a field."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return np.asarray(value.float() if value.dtype == torch.bfloat16 else value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{field}: expected lists of equal lengths, received others among them") from error
+    if array.dtype == object:
+        raise ValueError(f"{field}: received {type(value).__name__} of other things than numbers")
+    return _of_one_task(field, array) if hasattr(value, "to_numpy") else array
+
+
+def _of_one_task(field: Field, rows: NDArray[Any]) -> NDArray[Any]:
+    """A frame's or a series' rows as the examples of one task; one column is a number or a label for each."""
+    inner = len(field.shape) - 2  # dimensions of one example
+    if rows.ndim == 1 and inner == 1:
+        rows = rows[:, None]
+    elif rows.ndim == 2 and inner == 0 and rows.shape[1] == 1:
+        rows = rows[:, 0]
+    return rows[None]
+
+
+def _in_range(field: Field, array: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers of a field that holds all of them in its type; a cast would count on from the other end."""
+    if array.dtype.kind in "iu" and np.dtype(field.dtype).kind in "iu":
+        bounds = np.iinfo(field.dtype)
+        if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
+            raise ValueError(
+                f"{field}: expected whole numbers that {field.dtype} holds, received {array.min()} to {array.max()}"
+            )
+        return array.astype(field.dtype)
+    return array
 
 
 def require_sizes(field: Field, shape: tuple[int, ...], seen: dict[str, tuple[int, str]]) -> None:

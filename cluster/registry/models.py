@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from cluster.registry.adapting import (
     Adaptable,
@@ -23,7 +24,7 @@ from cluster.registry.fields import Arrays, Field, ImageFiles, checked
 from cluster.registry.package import Package
 from cluster.setups.base import DTYPES
 from cluster.setups.episodes import build_algorithm
-from meta.algorithms import MAML, Algorithm, context_of
+from meta.algorithms import MAML, Algorithm, WithoutSteps, context_of
 from meta.context import Context
 from meta.episode import Examples
 from meta.inner import LEARNED, SGD, LearnedSGD
@@ -33,14 +34,24 @@ NUMBER = "number/"  # marks the numbers of the context beside θ
 
 
 class AdaptableModel(Adaptable):
-    """A model of examples: values for regression, probabilities of the classes for classification."""
+    """A model of examples: values for regression, probabilities of the classes for classification.
+
+    Attributes:
+        objective: of the run; it says what predictions are.
+        table: encodes rows of the user's own, if the run drew from a table.
+        classes: N, or None where targets are numbers.
+        network: the model alone, without the method.
+    """
 
     def __init__(self, package: Package) -> None:
         """Build model and algorithm."""
         config, spec = package.config, package.spec
-        self._package, self._classes = package, spec.outputs if spec.objective == "cross_entropy" else None
+        self._package = package
         self.inner_steps, self.inner_lr = config.select_steps, config.inner.lr
         self._algorithm = build_algorithm(without_recomputation(config), spec)
+        self.objective = self._algorithm.objective
+        self.table, self.network = package.table, self._algorithm.model
+        self.classes = spec.outputs if self.objective.targets == "classes" else None
         self.learned_steps = any(name.startswith(f"{LEARNED}lr/") for name in package.params)
         require_shapes(package, self._algorithm.init(torch.Generator(), DTYPES[config.dtype]))
         shape, reals = spec.input_shape, "int64" if spec.vocabulary else "float64"
@@ -52,10 +63,10 @@ class AdaptableModel(Adaptable):
         values = Field("support_targets", "float64", ("T", "S", spec.outputs))
         self.inputs = (
             Field("support_inputs", reals, ("T", "S", *shape)),
-            values if self._classes is None else labels,
+            values if self.classes is None else labels,
             Field("query_inputs", reals, ("T", "Q", *shape)),
         )
-        self.output = Field("predictions", config.dtype, ("T", "Q", spec.outputs))
+        self.output = Field("predictions", config.dtype, ("T", "Q", self.objective.width(spec.outputs)))
 
     def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
         """The checked arrays of a call.
@@ -73,8 +84,10 @@ class AdaptableModel(Adaptable):
             )
         arrays = checked(self.inputs, given)
         targets = arrays["support_targets"]
-        if self._classes is not None and not ((targets >= 0) & (targets < self._classes)).all():
-            raise ValueError(f"support_targets: expected classes from 0 to {self._classes - 1}, received {targets}")
+        if self.classes is None:
+            self.objective.check(torch.from_numpy(targets))
+        elif not ((targets >= 0) & (targets < self.classes)).all():
+            raise ValueError(f"support_targets: expected classes from 0 to {self.classes - 1}, received {targets}")
         if vocabulary := self._package.spec.vocabulary:
             for name in ("support_inputs", "query_inputs"):
                 if not ((arrays[name] >= 0) & (arrays[name] < vocabulary)).all():
@@ -93,7 +106,6 @@ class AdaptableModel(Adaptable):
             inner_lr: α.
             run: computes a function for every task; vectorised by default.
         """
-        support_inputs, targets, query_inputs = (arrays[field.name] for field in self.inputs)
         dtype, algorithm = DTYPES[self._package.config.dtype], self._algorithm
         numbers = self._numbers(inner_lr, dtype)
         params = {**self._package.params, **numbers}
@@ -103,19 +115,71 @@ class AdaptableModel(Adaptable):
             theta, context = _apart(params)
             return algorithm.predict(theta, support, queries, steps, context)
 
-        support = Examples(
-            self._as_tensor(support_inputs, dtype),
-            torch.tensor(targets) if self._classes is not None else torch.tensor(targets, dtype=dtype),
-        )
+        tasks = self._task(arrays)
         run = run or vectorised(self._package.config.shard_size)
         with torch.no_grad():
-            tasks = (support, self._as_tensor(query_inputs, dtype))
             if step := _inner_step(algorithm):
                 outputs = run.adapt("adapt", InnerLoop(step, predicted), params, tasks, inner_steps)
             else:
                 whole = partial(predicted, steps=inner_steps)
                 outputs = run(inner_steps, whole, params, tasks)
-            return lost_as_nan(outputs if self._classes is None else torch.softmax(outputs, dim=-1), outputs)
+            return lost_as_nan(self.objective.predictions(outputs), outputs)
+
+    def parameters(self, arrays: Arrays, inner_steps: int, inner_lr: float) -> Params:
+        """The network's parameters adapted to one task, by name.
+
+        Args:
+            arrays: as :meth:`check` gives them, of one task.
+            inner_steps: inner steps.
+            inner_lr: α.
+
+        Raises:
+            ValueError: if the method's predictions are not those of the network with parameters of the task's own.
+        """
+        dtype = DTYPES[self._package.config.dtype]
+        support, queries = (tree_map(lambda leaf: leaf[0], part) for part in self._task(arrays))
+        with torch.no_grad():
+            predicted = self._algorithm.predict(
+                self._package.params, support, queries, inner_steps, self._context(inner_lr, dtype)
+            )
+            own = self._path_end(support, inner_steps, self._context(inner_lr, dtype))
+            fits = own is not None and bool(torch.isclose(self.network.apply(own, queries), predicted).all())
+        if own is None or not fits:
+            raise ValueError(
+                f"expected a method whose predictions are the network's with parameters adapted to the task, "
+                f"{self._package.config.algorithm.name} needs the support examples or more than the network's "
+                "parameters to predict; leave --save out"
+            )
+        return own
+
+    def queries(self, arrays: Arrays) -> Tensor:
+        """Query inputs of the first task as the network takes them, [Q, …].
+
+        Args:
+            arrays: as :meth:`check` gives them.
+        """
+        return self._task(arrays)[1][0]
+
+    def _path_end(self, support: Examples, inner_steps: int, context: Context) -> Params | None:
+        """The network's own parameters after the inner steps; None if the method has no such path."""
+        if not isinstance(self._algorithm, MAML) or isinstance(self._algorithm, WithoutSteps):
+            return None
+        *_, (adapted, _) = self._algorithm.path(self._package.params, support, inner_steps, context)
+        names = self.network.init(torch.Generator(), torch.float32)
+        return {name: adapted[name] for name in names} if names.keys() <= adapted.keys() else None
+
+    def _context(self, lr: float, dtype: torch.dtype) -> Context:
+        return _apart(self._numbers(lr, dtype))[1]
+
+    def _task(self, arrays: Arrays) -> tuple[Examples, Tensor]:
+        """Support examples and query inputs of T tasks as the algorithm takes them."""
+        support_inputs, targets, query_inputs = (arrays[field.name] for field in self.inputs)
+        dtype = DTYPES[self._package.config.dtype]
+        support = Examples(
+            self._as_tensor(support_inputs, dtype),
+            torch.tensor(targets) if self.classes is not None else torch.tensor(targets, dtype=dtype),
+        )
+        return support, self._as_tensor(query_inputs, dtype)
 
     def _numbers(self, lr: float, dtype: torch.dtype) -> Params:
         """The numbers of the context by name, marked, with α as the call has it."""

@@ -21,9 +21,12 @@ from cluster.runs.folder import RunFolder, write_json
 from cluster.runs.storage import Store, write_file
 from cluster.setups.build import Setup
 from meta.params import Params
+from tasks.data.tables.encode import Encoder
+from tasks.data.tables.manifest import Columns
 from tasks.environments.contract import EnvironmentSpec
 from tasks.family import FamilySpec
 from tasks.images import Images
+from tasks.table import Table
 
 FORMAT = 1
 SPEC = "spec.json"
@@ -38,6 +41,7 @@ class Package:
         spec: the family's spec; an :class:`EnvironmentSpec` for RL tasks.
         pixels: inputs are given as images are stored, uint8 and channels last, not as the model takes them.
         inverted: these pixels are 255 - value of the image files that they were prepared from.
+        table: encodes rows of the user's own as those of the table that the run drew from; None for other families.
         params: θ.
     """
 
@@ -45,6 +49,7 @@ class Package:
     spec: FamilySpec
     pixels: bool
     inverted: bool = False
+    table: Encoder | None = None
     params: Params
 
 
@@ -71,7 +76,9 @@ def write_package(
     cls = EnvironmentSpec if isinstance(spec, EnvironmentSpec) else FamilySpec
     # Kinds are for evaluations, which ask the family itself.
     values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(cls) if field.name != "kinds"}
-    kind = {"acted": cls is EnvironmentSpec, "pixels": package.pixels, "inverted": package.inverted}
+    kind: dict[str, Any] = {"acted": cls is EnvironmentSpec, "pixels": package.pixels, "inverted": package.inverted}
+    if (encoder := package.table) is not None:
+        kind["table"] = encoder.manifest.to_plain() | {"standardise": encoder.standardise}
     write_json(path / SPEC, {"format": FORMAT, **kind, "spec": values})
 
 
@@ -90,6 +97,7 @@ def package_of(config: Config, setup: Setup, state: Checkpoint) -> Package:
         spec=setup.family.spec,
         pixels=images is not None,
         inverted=inverted,
+        table=setup.family.encoder if isinstance(setup.family, Table) else None,
         params=state.params,
     )
 
@@ -111,6 +119,8 @@ def read_package(path: Path) -> Package:
             )
         values = described["spec"] | {"input_shape": tuple(described["spec"]["input_shape"])}
         spec = EnvironmentSpec(**values) if described["acted"] else FamilySpec(**values)
+        columns = described.get("table")
+        table = None if columns is None else Encoder(Columns.of_plain(columns), columns["standardise"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a model that metaray registered, received {error}") from error
     _, state = checkpoints.chosen(Store(str(path / "checkpoints")))
@@ -119,5 +129,6 @@ def read_package(path: Path) -> Package:
         spec=spec,
         pixels=described["pixels"],
         inverted=described.get("inverted", False),
+        table=table,
         params=state.params,
     )

@@ -53,13 +53,19 @@ def save(path: Path, logged: "LoggedModel", *, package: Path, model: Adaptable) 
 
 
 def signature_of(model: Adaptable) -> ModelSignature:
-    """Inputs, output and parameters of a model."""
+    """Inputs, output and parameters of a model.
+
+    MLflow would refuse whatever is no array of exactly these types: float32, lists, tensors, frames. So it is told that
+    the model checks its inputs itself, as it does of models whose signature comes from type hints.
+    """
     steps, lr = ParamSpec("inner_steps", "long", model.inner_steps), ParamSpec("inner_lr", "double", model.inner_lr)
-    return ModelSignature(
+    signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(field.dtype), field.sizes, field.name) for field in model.inputs]),
         outputs=Schema([TensorSpec(np.dtype(model.output.dtype), model.output.sizes)]),
         params=ParamSchema([steps, lr]),
     )
+    signature._is_signature_from_type_hint = True
+    return signature
 
 
 def example_of(model: Adaptable) -> dict[str, NDArray[Any]]:

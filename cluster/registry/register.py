@@ -7,26 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.config.schema import Config, overridden
-from cluster.errors import ConfigError, MetarayError
+from cluster.errors import MetarayError
 from cluster.evaluation.run import evaluate_one
 from cluster.registry import card
-from cluster.registry.champion import Contender, Difference, compare
+from cluster.registry.champion import Difference, compare
 from cluster.registry.client import Contents, Registry, require_names
+from cluster.registry.contender import Contender, contender_of, packages_of
 from cluster.registry.loading import load_adaptable
 from cluster.registry.package import write_package
 from cluster.registry.pyfunc import PACKAGE, example_of, save
-from cluster.registry.trust import named_packages
-from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
-from cluster.runs.engine import with_engine_of
 from cluster.runs.folder import RunFolder, read_json
-from cluster.setups.build import build
 from meta.engine.arithmetic import fix_arithmetic
 from meta.params import fingerprint
 
 CHAMPION = "champion"  # alias unless another is given
-MAY_CHANGE = ("cluster.", "task.root=", "tracking.uri=")  # of the configuration: where things are, and who computes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +89,8 @@ def register(
     alias = CHAMPION if alias is None and if_better else alias
     require_names(name, alias)
     fix_arithmetic(threads=1)
-    contender = _contender(folder, overrides)
-    registry = Registry(contender.config.tracking, (*trusted, *_packages(contender.config)))
+    contender = contender_of(folder, overrides)
+    registry = Registry(contender.config.tracking, (*trusted, *packages_of(contender.config)))
     run_id = registry.require_run(folder)
     before = None if alias is None else registry.holder(name, alias)
     difference = None
@@ -120,31 +115,6 @@ def register(
     )
 
 
-def _packages(config: Config) -> tuple[str, ...]:
-    """Packages of the user's own that a run's configuration names: it was trained with them."""
-    return named_packages(config.model_dump(mode="json"))
-
-
-def _contender(folder: RunFolder, overrides: Sequence[str]) -> Contender:
-    """A run's best θ, and what it is of."""
-    other = [text for text in overrides if not text.startswith(MAY_CHANGE)]
-    if other:
-        raise ConfigError(
-            f"expected overrides of task.root, cluster.… and tracking.uri alone, received '{other[0]}': a run is "
-            "registered as it was trained"
-        )
-    config = with_engine_of(folder, overridden(folder.config, overrides))
-    _, state = checkpoints.chosen(folder.checkpoints)
-    setup = build(config)
-    if getattr(setup.algorithm, "informed", False):
-        raise ConfigError(
-            "expected a run that adapts to tasks, received one of an oracle, which is told them; register one of "
-            "maml, fomaml or pretrain"
-        )
-    checkpoints.require_data(state, setup.family.spec.data)
-    return Contender(config, setup, state)
-
-
 def _evaluation(folder: RunFolder, state: Checkpoint, overrides: Sequence[str]) -> dict[str, Any]:
     """Held-out figures of θ: the run's own, or new ones if it ended without, or was trained on since."""
     path = folder.path / "evaluation.json"
@@ -166,7 +136,7 @@ def _contents(
     """Contents of the new version: the package is written, tried and described."""
     setup, state = contender.setup, contender.state
     write_package(package, folder, setup, state, evaluation)
-    model = load_adaptable(package, _packages(contender.config))
+    model = load_adaptable(package, packages_of(contender.config))
     try:
         lr = model.inner_lr if model.learned_steps else 0.0  # steps of no length cannot diverge
         model.predict(example_of(model), model.inner_steps, lr)

@@ -23,7 +23,7 @@ _PLAIN_SECTIONS = frozenset({"tracking", "checkpoint", "cluster"})
 NOT_ADAPTING = ("task", "eval", "outer")
 # What a ":" in them is for is known.
 _CLASSES = frozenset(
-    {"task.family", "model.name", "eval.baselines", *SHORTHANDS, *(f"{key}.name" for key in SHORTHANDS)}
+    {"task.family", "model.name", "eval.baselines", "eval.scores", *SHORTHANDS, *(f"{key}.name" for key in SHORTHANDS)}
 )
 # Anything that an import could be made of: a module's file may be called my-module.py.
 _IMPORT_PATH = re.compile(r"(?P<module>[^\W\d][^\s:/]*):[^\s:/][^\s:]*")

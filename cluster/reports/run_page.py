@@ -16,7 +16,7 @@ from cluster.config.credentials import without_credentials
 from cluster.config.schema import Config
 from cluster.errors import MetarayError
 from cluster.evaluation.intervals import INTERVAL
-from cluster.evaluation.protocol import protocol, rows
+from cluster.evaluation.protocol import further_rows, protocol, rows
 from cluster.reports import figures as drawing
 from cluster.reports.figures import Trained, curve, learners
 from cluster.reports.html import NOT_FINITE, embedded, interval, rounded, template
@@ -99,8 +99,9 @@ def write_report(run_dir: Path, figures: Sequence[Path], notes: Sequence[str] = 
     page = template("report").render(
         name=info["name"],
         lead=_lead(f"{info['algorithm']} on {family}", evaluation, label),
-        evaluation=None if evaluation is None else _table(evaluation, label),
+        tables=[] if evaluation is None else _tables(evaluation, label),
         protocol=None if evaluation is None else protocol(evaluation, inner_steps),
+        undefined=evaluation is not None and bool(evaluation.get("scores")),
         interval=INTERVAL,
         diverged=f"{DIVERGED:g}",
         warnings=_warnings(info, evaluation),
@@ -261,18 +262,28 @@ def _lead(subject: str, evaluation: Mapping[str, Any] | None, label: str) -> str
     return f"{subject}: {scored} ({beside})." if beside else f"{subject}: {scored}."
 
 
-def _table(evaluation: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """The evaluation as the template wants it: three rows per learner and kind of task, one column per number."""
-    metric = evaluation["metric"]
-    steps = sorted(evaluation["steps"], key=int)
+def _tables(evaluation: Mapping[str, Any], label: str) -> list[dict[str, Any]]:
+    """The tables of an evaluation: of the score that selects, then of those of ``eval.scores``."""
+    further = further_rows(evaluation, label)
+    return [
+        _table(evaluation["metric"], rows(evaluation, label)),
+        *(_table(score, learners) for score, learners in further.items()),
+    ]
+
+
+def _table(metric: str, learners: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """One score as the template wants it: three rows per learner and kind of task, one column per number."""
+    steps = sorted(learners[0][1], key=int)
     groups = []
-    for name, scores in rows(evaluation, label):
+    for name, scores in learners:
         scores_at = [scores.get(number) for number in steps]
         cells = {
             "mean": ["" if score is None else interval(score, metric) for score in scores_at],
             "median": ["" if score is None else rounded(score["median"], metric) for score in scores_at],
             "diverged": ["" if score is None else str(score["diverged"]) for score in scores_at],
         }
+        if any(score is not None and score.get("undefined") for score in scores_at):
+            cells["undefined"] = ["" if score is None else str(score["undefined"]) for score in scores_at]
         groups.append((name, cells))
     return {"metric": metric, "steps": steps, "groups": groups}
 

@@ -14,7 +14,8 @@ from cluster.runs.storage import room_for
 def held_out_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Held-out scores as metrics: ``test/METRIC_STEPS`` and ``…_ci95`` per number of inner steps.
 
-    Those of the parameters beside, such as a moving average of θ, are ``test_ema/…``.
+    So are the scores of ``eval.scores``, under their own names. Those of the parameters beside, such as a moving
+    average of θ, are ``test_ema/…``.
 
     >>> held_out_metrics({"metric": "mse", "steps": {"5": {"mean": 0.5, "ci95": 0.1, "median": 0.4, "diverged": 0}}})
     {'test/mse_5': 0.5, 'test/mse_5_ci95': 0.1}
@@ -22,9 +23,14 @@ def held_out_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     values = {}
     of_kinds = {f"test/{kind}": rows for kind, rows in evaluation.get("kinds", {}).items()}
     beside = {f"test_{params}": rows for params, rows in evaluation.get("beside", {}).items()}
-    for prefix, rows in {"test": evaluation["steps"], **of_kinds, **beside}.items():
+    metric = evaluation["metric"]
+    tables = {
+        f"{prefix}/{metric}": rows for prefix, rows in {"test": evaluation["steps"], **of_kinds, **beside}.items()
+    }
+    further = {f"test/{name}": rows for name, rows in evaluation.get("scores", {}).items()}
+    for table, rows in (further | tables).items():
         for number, row in rows.items():
-            name = f"{prefix}/{evaluation['metric']}_{number}"
+            name = f"{table}_{number}"
             values[name] = math.nan if row["mean"] is None else row["mean"]
             if row["ci95"] is not None:
                 values[f"{name}_ci95"] = row["ci95"]

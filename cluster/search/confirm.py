@@ -11,7 +11,8 @@ import numpy as np
 
 from cluster.config.schema import Config
 from cluster.evaluation.intervals import Kinds
-from cluster.evaluation.scores import Scores, mean_score, start, table, task_kinds
+from cluster.evaluation.scores import mean_score, start, table, task_kinds
+from cluster.evaluation.summary import Scores
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.engine import with_engine_of
 from cluster.search.folder import SearchFolder

@@ -7,7 +7,8 @@ from typing import Any
 
 from cluster.errors import MetarayError
 from cluster.evaluation.intervals import Kinds
-from cluster.evaluation.scores import Scores, difference, interval
+from cluster.evaluation.scores import difference
+from cluster.evaluation.summary import Scores, interval
 from cluster.progress import progress
 from cluster.search import confirm
 from cluster.search.folder import SearchFolder

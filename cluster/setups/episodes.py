@@ -22,16 +22,17 @@ from cluster.setups.models import (
     require_pure,
     resolve_offering,
 )
+from cluster.setups.objectives import objective_of, scores_of
 from cluster.workers.episodes import EpisodeWork
-from meta.algorithms import Algorithm, batch_norm_of, noise_size
+from meta.algorithms import Algorithm, answers_of, batch_norm_of, noise_size
 from meta.engine.choice import Choice, choose, measure, require_gradient, require_scores
 from meta.engine.strategies import Engine
 from meta.engine.strategies import build as build_engine
 from meta.episode import Episode, described, unstack, with_noise
 from meta.models import Model
-from meta.objectives import CROSS_ENTROPY, OBJECTIVES
+from meta.objectives import TaskScore, measured
 from meta.params import Layout, Params
-from tasks.family import Family, FamilySpec, Split, TaskKey, draw_batch, draw_noise
+from tasks.family import Family, FamilySpec, Split, TaskKey, draw_batch, draw_noise, gives_classes
 
 OFFERED = ("informed", "sizes", "init", "numbers", "stage", "meta_loss", "scores", "predict")  # members of an algorithm
 MACHINES = ("native", "graph")  # strategies that depend on what a machine has
@@ -45,11 +46,13 @@ class EpisodeSetup(BaseSetup):
         family: where episodes come from.
         algorithm: the method, over the model.
         draws: whether random layers of the model draw numbers in training.
+        scores: what evaluations report beside the objective's score.
     """
 
     family: Family
     algorithm: Algorithm
     draws: bool
+    scores: tuple[TaskScore, ...] = ()
 
     @cached_property
     def choice(self) -> Choice:
@@ -74,10 +77,26 @@ class EpisodeSetup(BaseSetup):
         """The algorithm under that strategy."""
         return build_engine(self.choice.name, self.algorithm, self.limits)
 
+    @cached_property
+    def _answering(self) -> Engine:
+        """The algorithm's predictions under that strategy."""
+        return build_engine(self.choice.name, answers_of(self.algorithm), self.limits)
+
+    def further_scores(self, params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        """The scores of ``eval.scores`` of T tasks after K numbers of inner steps, [T, K, number of scores].
+
+        Args:
+            params: θ.
+            episodes: of held-out tasks, [T, ...].
+            steps: the K numbers.
+        """
+        outputs = self._answering.scores(params, episodes, steps, self.context(None))
+        return measured(self.scores, self.algorithm.objective, outputs, episodes.query.targets)
+
     @property
     def is_built_in(self) -> bool:
-        """Whether model and algorithm are of metaray itself."""
-        return is_built_in(self.algorithm) and is_built_in(self.algorithm.model)
+        """Whether model, algorithm and objective are of metaray itself."""
+        return all(map(is_built_in, (self.algorithm, self.algorithm.model, self.algorithm.objective)))
 
     def training_episodes(self, tasks: range) -> Episode:
         """Episodes of training tasks [T, ...], with the noise that random layers draw from where there are any."""
@@ -102,6 +121,8 @@ class EpisodeSetup(BaseSetup):
             tasks: their indices, T of them.
         """
         episodes = draw_batch(self.family, self.seed, split, tasks, self.dtype, self.device)
+        for targets in (episodes.support.targets, episodes.query.targets):
+            self.algorithm.objective.check(targets)
         return described(episodes) if self.algorithm.informed else episodes
 
     def _draw(self, tasks: range) -> Episode:
@@ -114,7 +135,7 @@ class EpisodeSetup(BaseSetup):
     def describe(self, split: Split) -> dict[str, Any]:
         """Way, shot, query examples and batch norm of an episode of the split."""
         episode = self.family.draw(TaskKey(self.seed, split, 0))
-        by_class = self.algorithm.objective is CROSS_ENTROPY and self.family.spec.by_class
+        by_class = self.algorithm.objective.targets == "classes" and self.family.spec.by_class
         classes = self.family.spec.outputs if by_class else 1
         return {
             "way": classes if by_class else None,
@@ -124,13 +145,17 @@ class EpisodeSetup(BaseSetup):
         }
 
     def sampling(self) -> dict[str, Any]:
-        """The setting ``batch norm``: whose statistics normalise the query examples."""
-        return {"batch norm": batch_norm_of(self.algorithm.model) or "none"}
+        """The settings ``batch norm``, whose statistics normalise the query examples, and ``metric``."""
+        return {
+            "batch norm": batch_norm_of(self.algorithm.model) or "none",
+            "metric": self.algorithm.objective.metric,
+        }
 
     @property
     def needs_trial(self) -> bool:
-        """Whether model, algorithm or family is a user's own."""
-        return not self.is_built_in or type(self.family).__module__.partition(".")[0] != "tasks"
+        """Whether model, algorithm or family is a user's own, or the objective another than the family's."""
+        chosen = self.config.objective is not None
+        return chosen or not self.is_built_in or type(self.family).__module__.partition(".")[0] != "tasks"
 
     @property
     def needs_worker_trial(self) -> bool:
@@ -153,10 +178,18 @@ class EpisodeSetup(BaseSetup):
         if self.needs_trial:
             yield "scores", lambda: self._require_scores(params)
             yield "predictions", lambda: self._require_predictions(params)
+        if self.scores:
+            yield "eval.scores", lambda: self._require_further(params)
 
     def _require_scores(self, params: Params) -> None:
         episodes, now = self.held_out_episodes("val", range(1)), self.context(None)
         require_scores(self.engine, params, episodes, self.config.scored_steps, now)
+
+    def _require_further(self, params: Params) -> None:
+        scores = self.further_scores(params, self.held_out_episodes("test", range(1)), self.config.scored_steps)
+        expected = (1, len(self.config.scored_steps), len(self.scores))
+        if scores.shape != expected:
+            raise ValueError(f"expected scores of shape {expected}, a number for each task, received {scores.shape}")
 
     def _require_predictions(self, params: Params) -> None:
         """Predict as figures, registry and serving do, and check shapes."""
@@ -168,11 +201,10 @@ class EpisodeSetup(BaseSetup):
         if not isinstance(outputs, torch.Tensor) or len(outputs) != len(queries.inputs):
             received = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ValueError(f"expected outputs [{len(queries.inputs)}, ...], one for each query, received {received}")
-        if self.family.spec.objective == "mse" and outputs.shape != queries.targets.shape:
-            raise ValueError(
-                f"expected outputs of the targets' shape {tuple(queries.targets.shape)}, received "
-                f"{tuple(outputs.shape)}"
-            )
+        objective = self.algorithm.objective
+        expected = (len(queries.inputs), objective.width(self.family.spec.outputs))
+        if objective.targets != "classes" and outputs.shape != expected:
+            raise ValueError(f"expected outputs of shape {expected}, received {tuple(outputs.shape)}")
 
 
 def build_episodes(
@@ -200,12 +232,14 @@ def build_episodes(
         episode = unstack(draw_batch(family, config.seed, "train", range(1), dtype))
         examples = episode.support.inputs if len(episode.support.inputs) else episode.query.inputs
         spec = family.spec
-        shape, _ = algorithm.sizes(spec.input_shape, spec.outputs, spec.description, **config.algorithm.params)
+        outputs = algorithm.objective.width(spec.outputs)
+        shape, _ = algorithm.sizes(spec.input_shape, outputs, spec.description, **config.algorithm.params)
         return examples if tuple(examples.shape[1:]) == shape else examples.new_zeros(len(examples), *shape)
 
     return EpisodeSetup(
         family=family,
         algorithm=algorithm,
+        scores=scores_of(config, algorithm.objective),
         draws=require_pure(algorithm.model, params, inputs),
         frozen=frozen_of(config, algorithm.model, params),
         config=config,
@@ -230,18 +264,19 @@ def build_algorithm(config: Config, spec: FamilySpec, model: Model | None = None
     """
     cls = resolve_offering("algorithm", config.algorithm.name, *OFFERED)
     keys = own_keys("algorithm", config.algorithm, GIVEN_TO_ALGORITHMS)
+    objective = objective_of(config, spec)
     if model is None:
-        model = build_model(config, *cls.sizes(spec.input_shape, spec.outputs, spec.description, **keys))
-    if "classes" in signature(cls).parameters:
-        if spec.objective != "cross_entropy":
-            raise ConfigError(
-                f"algorithm {config.algorithm.name}: expected a family whose tasks have classes, received "
-                f"'{config.task.family}', whose objective is {spec.objective}"
-            )
+        outputs = objective.width(spec.outputs)
+        model = build_model(config, *cls.sizes(spec.input_shape, outputs, spec.description, **keys))
+    classes = signature(cls).parameters.get("classes")
+    if classes is not None and gives_classes(spec):
         keys["classes"] = spec.outputs
-    algorithm: Algorithm = cls(
-        model=model, objective=OBJECTIVES[spec.objective], inner=build_inner(config, model), **keys
-    )
+    elif classes is not None and classes.default is classes.empty:
+        raise ConfigError(
+            f"algorithm {config.algorithm.name}: expected a family whose tasks have classes, received "
+            f"'{config.task.family}', whose objective is {spec.objective}"
+        )
+    algorithm: Algorithm = cls(model=model, objective=objective, inner=build_inner(config, model), **keys)
     return algorithm
 
 

@@ -124,6 +124,11 @@ def build_policies(
         ConfigError: if the parts do not fit together.
         ValueError: if a value does not suit a part.
     """
+    for key, value in (("objective", config.objective), ("eval.scores", config.eval.scores)):
+        if value:
+            raise ConfigError(
+                f"{key}: expected none for RL tasks, whose score is the return, received one; leave it out"
+            )
     algorithm = build_policy_algorithm(config, family.spec)
     params = algorithm.init(torch.Generator().manual_seed(config.seed), dtype)
     size = _observed(family.spec, informed=algorithm.informed)

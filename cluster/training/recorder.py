@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from cluster.config.schema import Config
-from cluster.evaluation.scores import Scores, diverged_tasks, is_better, mean_score, start, table, task_kinds
+from cluster.evaluation.scores import is_better, mean_score, start, table, task_kinds
+from cluster.evaluation.summary import Scores, diverged_tasks
 from cluster.progress import Progress
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint

@@ -68,6 +68,16 @@ class EpisodeSource(Protocol):
         """
         ...
 
+    def further_scores(self, params: Params, episodes: Episode, steps: tuple[int, ...]) -> Tensor:
+        """The scores of ``eval.scores`` of T tasks after K numbers of inner steps, [T, K, number of scores].
+
+        Args:
+            params: θ.
+            episodes: of held-out tasks, [T, ...].
+            steps: the K numbers.
+        """
+        ...
+
 
 class EpisodeWork:
     """Meta-gradients and scores of drawn episodes. Stateless but for episodes drawn ahead."""
@@ -106,7 +116,11 @@ class EpisodeWork:
         tasks = request.tasks
         episodes = self._setup.held_out_episodes(tasks.split, tasks.indices)
         scores = self._setup.engine.scores(params, episodes, request.inner_steps, self._setup.context(None))
-        return ScoresReply(request=request, buffer=to_flat(scores))
+        parts = [scores.reshape(-1)]
+        if request.further:
+            further = self._setup.further_scores(params, episodes, request.inner_steps)
+            parts.append(further.reshape(-1).to(scores.dtype))
+        return ScoresReply(request=request, buffer=to_flat(torch.cat(parts)))
 
     def _gradient(self, request: GradientRequest, params: Params) -> GradientReply:
         total: TreeSum[Tensor] = TreeSum(len(request.parts))

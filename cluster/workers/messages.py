@@ -82,11 +82,17 @@ class GradientRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresRequest(Request):
-    """Query scores after each of ``inner_steps`` numbers of inner steps from θ."""
+    """Query scores after each of ``inner_steps`` numbers of inner steps from θ.
+
+    Attributes:
+        inner_steps: the K numbers.
+        further: whether the scores of ``eval.scores`` are asked for too.
+    """
 
     kind = "scores"
 
     inner_steps: tuple[int, ...]
+    further: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,14 +195,25 @@ class SummedReply(GradientReply):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresReply(Reply):
-    """The rows of a table of scores."""
+    """The rows of a table of scores, then those of the further scores, if they were asked for."""
 
     request: ScoresRequest
 
     @property
     def scores(self) -> Flat:
         """Scores of each task after each number of inner steps, [T, K]."""
-        return self.buffer.reshape(-1, len(self.request.inner_steps))
+        tasks, steps = self._shape
+        return self.buffer[: tasks * steps].reshape(tasks, steps)
+
+    @property
+    def further(self) -> Flat:
+        """The further scores of each task after each number of inner steps, [T, K, number of scores]."""
+        tasks, steps = self._shape
+        return self.buffer[tasks * steps :].reshape(tasks, steps, -1)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return len(self.request.tasks.indices), len(self.request.inner_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +309,14 @@ def gradient_requests(step: int, meta_batch: int, shard: int, level: int = 0) ->
 
 
 def scores_requests(
-    step: int, split: Split, tasks: int, shard: int, inner_steps: tuple[int, ...], first: int = 0
+    step: int,
+    split: Split,
+    tasks: int,
+    shard: int,
+    inner_steps: tuple[int, ...],
+    first: int = 0,
+    *,
+    further: bool = False,
 ) -> list[ScoresRequest]:
     """The requests of one evaluation: ``tasks`` tasks of a split from number ``first`` on, always the same ones.
 
@@ -303,8 +327,9 @@ def scores_requests(
         shard: tasks per shard.
         inner_steps: numbers of inner steps to score after, K of them.
         first: index of the first task.
+        further: whether the scores of ``eval.scores`` are asked for too.
     """
     return [
-        ScoresRequest(step=step, shard=number, tasks=part, inner_steps=inner_steps)
+        ScoresRequest(step=step, shard=number, tasks=part, inner_steps=inner_steps, further=further)
         for number, part in enumerate(shards(split, first, tasks, shard))
     ]

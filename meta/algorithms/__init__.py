@@ -4,6 +4,7 @@ Each is written for one task; the engine runs it over a batch of tasks. An algor
 with these methods, named in the configuration by its import path.
 """
 
+from meta.algorithms.answers import answers_of
 from meta.algorithms.base import Algorithm, Gradient, Metrics, context_of, gradient_of, noise_size
 from meta.algorithms.baselines import Oracle, Pretrain
 from meta.algorithms.cavia import CAVIA
@@ -34,6 +35,7 @@ __all__ = [
     "RidgeHead",
     "UnicornMAML",
     "WithoutSteps",
+    "answers_of",
     "batch_norm_of",
     "context_of",
     "gradient_of",

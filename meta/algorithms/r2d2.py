@@ -11,7 +11,6 @@ from meta.algorithms.maml import batch_norm_of
 from meta.algorithms.without_steps import WithoutSteps
 from meta.context import FIXED, Context
 from meta.episode import Examples
-from meta.objectives import CROSS_ENTROPY
 from meta.params import Params
 
 LOGS = {"log_ridge": 0.0, "log_scale": 0.0}
@@ -25,12 +24,12 @@ class RidgeHead(WithoutSteps):
     one-hot for classes; its outputs are a · Φ W + b. λ, a and b are learned, λ and a by their logarithms.
 
     Attributes:
-        classes: N, given by the family.
+        classes: N, given by families whose tasks have classes; others need none.
         head: name of the linear layer that the model ends in; the features are what it is given.
         width: number of features F.
     """
 
-    classes: int
+    classes: int = 0
     head: str = "head"
     width: int = field(init=False)
 
@@ -51,7 +50,7 @@ class RidgeHead(WithoutSteps):
         del steps, context
         below = {name: value for name, value in params.items() if not name.startswith("ridge/")}
         targets, example = support.targets, params["ridge/bias"]
-        if self.objective is CROSS_ENTROPY:
+        if self.objective.targets == "classes":
             targets = one_hot(targets, self.classes, example.dtype)
         embedded = partial(features, self.model, below, head=self.head, size=self.width)
         normal = support.inputs if batch_norm_of(self.model) == "inductive" else None

@@ -8,7 +8,7 @@ from torch import Tensor
 from meta.algorithms.without_steps import WithoutSteps
 from meta.context import FIXED, Context
 from meta.episode import Examples
-from meta.objectives import MSE
+from meta.objectives import MeanSquaredError
 from meta.params import Params
 
 STRENGTH = "log10_ridge"
@@ -61,10 +61,10 @@ class Ridge(WithoutSteps):
         Raises:
             ValueError: if the objective is another than the mean squared error.
         """
-        if self.objective.name != MSE.name:
+        if not isinstance(self.objective, MeanSquaredError):
             raise ValueError(
-                f"algorithm ridge expects tasks of regression (objective mse), received {self.objective.name}; leave "
-                "it out of eval.baselines"
+                f"algorithm ridge expects tasks of regression (objective mse), received "
+                f"{type(self.objective).__name__}; leave it out of eval.baselines"
             )
         object.__setattr__(self, "model", _Strength())
 

@@ -144,6 +144,13 @@ def test_train_kill_resume_evaluate_register_predict_and_serve(
     served = _served(metaray, uri, {"inputs": lists, "params": {"inner_steps": 2}}, tmp_path / "serving.log")
     np.testing.assert_allclose(served, predicted, rtol=1e-5, atol=1e-6)
 
+    adapted = done("adapt", "models:/sales@champion", f"tracking.uri={uri}", "--support", "asked.npz", "--steps", "2")
+    np.testing.assert_allclose(adapted["predictions"], predicted, rtol=1e-5, atol=1e-6)
+    (tmp_path / "asked.json").write_text(json.dumps({"inputs": lists, "params": {"inner_steps": 2}}))
+    of_run = done("adapt", str(run), "--support", "asked.json", "--out", "answers.json")
+    assert of_run["predictions"] == adapted["predictions"]
+    assert json.loads((tmp_path / "answers.json").read_text())["predictions"] == adapted["predictions"]
+
 
 def _served(metaray: Start, uri: str, question: dict[str, Any], log: Path) -> Any:
     """The answer of ``metaray serve`` to one question."""

@@ -9,7 +9,8 @@ from scipy import stats
 
 from cluster.evaluation.intervals import MANY, NORMAL, Kinds, contrast, estimate, quantile
 from cluster.evaluation.protocol import conditions, mean_in_words, rows
-from cluster.evaluation.scores import Scores, difference, diverged_tasks, interval, mean_score, summary, with_baselines
+from cluster.evaluation.scores import difference, mean_score, with_baselines
+from cluster.evaluation.summary import Scores, diverged_tasks, interval, summary
 from cluster.registry.champion import paired
 from cluster.reports.html import interval as shown
 from cluster.search.ranking import Result

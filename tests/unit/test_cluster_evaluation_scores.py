@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cluster.config.schema import Config, parse
-from cluster.evaluation.scores import difference, evaluate, interval, is_better, mean_score, start, summary, table
+from cluster.evaluation.scores import difference, evaluate, is_better, mean_score, start, table
+from cluster.evaluation.summary import interval, summary
 from cluster.setups.build import build
 from cluster.workers.messages import ScoresReply, ScoresRequest, TaskRange, scores_requests
 from cluster.workers.pool import InlinePool

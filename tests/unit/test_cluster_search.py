@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster.errors import ConfigError
-from cluster.evaluation.scores import difference, interval
+from cluster.evaluation.scores import difference
+from cluster.evaluation.summary import interval
 from cluster.search.board import Board
 from cluster.search.confirm import ranked
 from cluster.search.folder import SearchFolder, find

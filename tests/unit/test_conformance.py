@@ -16,7 +16,8 @@ from meta.episode import Episode, Examples, described, leaves, place, stack, uns
 from meta.inner import EVERY, Inner
 from meta.models import MLP, Conv4, Model, ResNet12, TorchModel
 from meta.models.norm import BatchNormMode
-from meta.objectives import OBJECTIVES
+from meta.objectives import OBJECTIVES as NAMED
+from meta.objectives import CrossEntropy, Objective, Quantile
 from meta.params import Layout, Params
 
 DTYPES = (torch.float64, torch.float32)
@@ -92,6 +93,11 @@ def mlp(activation: str) -> Callable[[int, int], Model]:
     )
 
 
+COMMON = ("mse", "cross_entropy")  # with every algorithm and model; the others differ in the loss alone
+OBJECTIVES: dict[str, Objective] = NAMED | {
+    "quantile": Quantile(levels=(0.1, 0.5, 0.9)),
+    "smoothed": CrossEntropy(label_smoothing=0.1),
+}
 # Numbers of inner steps; the baselines take none in training.
 ALGORITHMS = {MAML: (0, 1, 3), FirstOrderMAML: (0, 1, 3), Pretrain: (1,), Oracle: (1,)}
 MODELS: dict[str, Callable[[int, int], Model]] = {
@@ -136,10 +142,11 @@ class Row(NamedTuple):
 
 ROWS = [
     Row(algorithm, model, objective, steps)
-    for algorithm, model, objective in product(ALGORITHMS, MODELS, OBJECTIVES)
+    for algorithm, model, objective in product(ALGORITHMS, MODELS, COMMON)
     for steps in ALGORITHMS[algorithm]
 ]
-ROWS += [Row(MAML, model, objective, 2) for model in WIDE for objective in OBJECTIVES]
+ROWS += [Row(MAML, model, objective, 2) for model in WIDE for objective in COMMON]
+ROWS += [Row(MAML, "tanh", objective, 2) for objective in OBJECTIVES if objective not in COMMON]
 ROWS += [Row(MAML, model, "cross_entropy", 1) for model in IMAGE_MODELS]
 ROWS += [
     Row(MAML, "stride", "cross_entropy", 2),
@@ -172,7 +179,7 @@ def made(row: Row) -> Algorithm:
         model = IMAGE_MODELS[row.model](IMAGE, OUTPUTS)
     else:
         inputs = INPUTS + (DESCRIPTION if row.algorithm.informed else 0)
-        model = (MODELS | WIDE)[row.model](inputs, OUTPUTS)
+        model = (MODELS | WIDE)[row.model](inputs, OBJECTIVES[row.objective].width(OUTPUTS))
     return row.algorithm(
         model=model,
         objective=OBJECTIVES[row.objective],
@@ -196,12 +203,14 @@ def _drawn(objective: str, shape: tuple[int, ...]) -> Episode:
     generator = torch.Generator().manual_seed(1)
 
     def examples(count: int) -> Examples:
+        numbers = torch.randn(count, OUTPUTS, dtype=torch.float64, generator=generator)
         targets = {
-            "mse": torch.randn(count, OUTPUTS, dtype=torch.float64, generator=generator),
-            "cross_entropy": torch.randint(OUTPUTS, (count,), generator=generator),
+            "values": numbers.abs() if objective == "poisson" else numbers,
+            "classes": torch.randint(OUTPUTS, (count,), generator=generator),
+            "labels": (numbers > 0).double(),
         }
         inputs = torch.randn(count, *shape, dtype=torch.float64, generator=generator)
-        return Examples(inputs, targets[objective])
+        return Examples(inputs, targets[OBJECTIVES[objective].targets])
 
     def episode() -> Episode:
         description = torch.randn(DESCRIPTION, dtype=torch.float64, generator=generator)

@@ -99,7 +99,7 @@ FLOORS = (
     {"evaluation"},
     {"reports", "registry"},
     {"training", "serving"},
-    {"search", "bench"},
+    {"search", "bench", "adapt"},
     {"compare", "doctor"},
     {"commands"},
     {"__main__"},

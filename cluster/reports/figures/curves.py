@@ -82,10 +82,10 @@ def _task_panel(
     inputs = torch.from_numpy(x).to(points)[:, None]
     if setup.algorithm.informed:
         inputs = torch.cat([inputs, episode.description.expand(len(inputs), -1)], dim=1)
-    shown = [truth]
+    shown, objective = [truth], setup.algorithm.objective
     for number, look in zip(steps, stage_looks(len(steps)), strict=True):
-        outputs = setup.algorithm.predict(params, episode.support, inputs, number, setup.context(None))[:, 0]
-        shown.append(floats(outputs.tolist()))
+        outputs = setup.algorithm.predict(params, episode.support, inputs, number, setup.context(None))
+        shown.append(floats(objective.point(objective.predictions(outputs))[:, 0].tolist()))
         axes.plot(x, shown[-1], label=stage(number), **look)
     support = [leaf[:, 0].tolist() for leaf in episode.support]
     axes.plot(*support, "^", markersize=6, color=STYLE["points"], label="support points", zorder=4)

@@ -13,6 +13,7 @@ from cluster.reports.figures.style import STYLE, Array, canvas, held_out, write
 from cluster.setups.build import Setup
 from cluster.setups.episodes import EpisodeSetup
 from meta.params import Params
+from tasks.family import gives_classes
 
 MOST_CLASSES, MOST_SUPPORT, MOST_QUERY = 10, 5, 7  # rows, and images of each kind in a row
 CELL, IMAGE, ROW = 0.86, 0.70, 1.02  # inches: width of a cell, side of the image in it, height of a row
@@ -83,7 +84,7 @@ def can_draw_episode(setup: Setup) -> TypeGuard[EpisodeSetup]:
     spec = setup.family.spec
     if not callable(getattr(setup.algorithm, "predict", None)):  # one of the user's own may lack it
         return False
-    return spec.objective == "cross_entropy" and len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3)
+    return gives_classes(spec) and len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3)
 
 
 def _task(setup: EpisodeSetup, params: Params, index: int, steps: int) -> _Task:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.data.errors import DataError
 from tasks.data.tables.convert import Numbers, numbers, texts
-from tasks.data.tables.manifest import Column, TableManifest
+from tasks.data.tables.manifest import Column, Columns
 from tasks.data.tables.read import Batch
 
 Standardise = Literal["train", "support", "none"]
@@ -38,16 +38,16 @@ class Scale:
 class Encoder:
     """Encodes the rows of a store; everything that it knows of the data is from the training groups or the support."""
 
-    def __init__(self, manifest: TableManifest, standardise: Standardise) -> None:
+    def __init__(self, manifest: Columns, standardise: Standardise) -> None:
         """Reads the columns.
 
         Args:
-            manifest: of the store.
+            manifest: of the store, or its columns alone.
             standardise: ``train``: by mean and deviation of the training groups' rows; ``support``: by those of the
                 task's own support rows; ``none``: not at all.
         """
         self.manifest = manifest
-        self._standardise = standardise
+        self.standardise = standardise
         columns = (*manifest.inputs, *manifest.targets)
         self._is_number = np.array([column.kind == "number" for column in columns])
         self._training = Scale(
@@ -97,10 +97,10 @@ class Encoder:
         Args:
             support: its support rows as they are stored, float64 [S, C].
         """
-        if self._standardise == "train":
+        if self.standardise == "train":
             return self._training
         neutral = Scale(np.zeros(len(self._is_number)), np.ones(len(self._is_number)))
-        if self._standardise == "none":
+        if self.standardise == "none":
             return neutral
         filled = self._filled(support)
         deviation = filled.std(axis=0)
@@ -145,6 +145,39 @@ class Encoder:
         """
         first = len(self.manifest.inputs)
         return Scale(scale.mean[first:], scale.deviation[first:]).back(outputs)
+
+    def task(
+        self, support: Mapping[str, Sequence[Any]], query: Mapping[str, Sequence[Any]]
+    ) -> tuple[dict[str, NDArray[Any]], Scale]:
+        """Returns a task of the user's own rows as registered models and servers take it, T = 1, and its scale.
+
+        Args:
+            support: values by column, targets too, S of each.
+            query: values by column, Q of each.
+
+        Returns:
+            ``support_inputs`` [1, S, width], ``support_targets`` [1, S, outputs] or [1, S], ``query_inputs``
+            [1, Q, width]; and what numbers were standardised by.
+
+        Raises:
+            DataError: if a column is left out, a value cannot be used, or a support row has no target.
+        """
+        rows = self.rows(support)
+        scale = self.scale(rows)
+        targets = rows[:, len(self.manifest.inputs) :]
+        unusable = np.isnan(targets) | (targets < 0) & self.manifest.classifies
+        if unusable.any():
+            row = int(unusable.any(axis=1).argmax()) + 1
+            raise DataError(
+                f"expected a target that training has in every support row, row {row} has none; add it, or leave the "
+                "row out"
+            )
+        arrays = {
+            "support_inputs": self.inputs(rows, scale),
+            "support_targets": self.targets(rows, scale),
+            "query_inputs": self.inputs(self.rows(query), scale),
+        }
+        return {name: array[None] for name, array in arrays.items()}, scale
 
     def _filled(self, values: Numbers) -> Numbers:
         """Values with the training groups' mean where a number is missing."""

@@ -68,6 +68,31 @@ class Columns:
     inputs: tuple[Column, ...]
     targets: tuple[Column, ...]
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the target is a label."""
+        return self.targets[0].kind == "category"
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns the columns as plain values, for JSON."""
+        return {
+            "name": self.name,
+            "group": self.group,
+            "time": self.time,
+            "inputs": [asdict(one) for one in self.inputs],
+            "targets": [asdict(one) for one in self.targets],
+        }
+
+    @staticmethod
+    def of_plain(plain: Mapping[str, Any]) -> "Columns":
+        """Returns the columns of plain values; the inverse of :meth:`to_plain`, also of a manifest.
+
+        Raises:
+            ValueError: if something is missing or of another form; so do KeyError and TypeError.
+        """
+        texts = {key: str(plain[key]) for key in ("name", "group", "time")}
+        return Columns(**texts, inputs=_columns(plain["inputs"]), targets=_columns(plain["targets"]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableManifest(Columns):
@@ -82,11 +107,6 @@ class TableManifest(Columns):
     schema: int
     origin: Mapping[str, Any]
     splits: Mapping[Split, TableSplit]
-
-    @property
-    def classifies(self) -> bool:
-        """Whether the target is a label."""
-        return self.targets[0].kind == "category"
 
     @property
     def fingerprint(self) -> str:
@@ -109,11 +129,7 @@ class TableManifest(Columns):
         plain = {
             "schema": self.schema,
             "kind": TABLE,
-            "name": self.name,
-            "group": self.group,
-            "time": self.time,
-            "inputs": [asdict(one) for one in self.inputs],
-            "targets": [asdict(one) for one in self.targets],
+            **self.to_plain(),
             "origin": dict(self.origin),
             "splits": {split: vars(info) for split, info in self.splits.items()},
         }
@@ -134,11 +150,7 @@ class TableManifest(Columns):
         try:
             return cls(
                 schema=plain["schema"],
-                name=str(plain["name"]),
-                group=str(plain["group"]),
-                time=str(plain["time"]),
-                inputs=_columns(plain["inputs"]),
-                targets=_columns(plain["targets"]),
+                **vars(Columns.of_plain(plain)),
                 origin=dict(plain["origin"]),
                 splits=read_splits(plain, TableSplit),
             )

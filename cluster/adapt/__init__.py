@@ -1,0 +1,1 @@
+"""Adapting a model to a task in files: tables, pictures or arrays in, predictions and adapted weights out."""
