@@ -18,10 +18,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from meta.context import FIXED, Context
+from meta.engine.native.elementwise import KINDS
 from meta.engine.native.emit import source
 from meta.engine.native.ir import Input, Unsupported
-from meta.engine.native.lower import KINDS, lower
+from meta.engine.native.lower import lower
 from meta.engine.native.operations import Closed
+from meta.engine.native.rewrite import add_out_of_place, merge_sums
 from meta.engine.native.schedule import Output, Plan
 from meta.engine.native.toolchain import Library, load
 from meta.engine.simplify import RECORDER, changes_in_place, require_repeatable, simplify
@@ -29,8 +31,20 @@ from meta.episode import Episode, from_leaves, leaves, unstack
 from meta.params import Params
 
 REALS = {torch.float32: "float", torch.float64: "double"}
-HEADERS = ("kernels.h", "pooling.h")
+HEADERS = ("kernels.h", "pooling.h", "indexing.h")
 aten = torch.ops.aten
+# Operators that torch's core has, and native puts together from others all the same.
+PUT_TOGETHER = (
+    aten._log_softmax.default,
+    aten._log_softmax_backward_data.default,
+    aten._softmax.default,
+    aten.addmm.default,
+    aten.elu.default,
+    aten.gelu.default,
+    aten.hardtanh.default,
+    aten.linalg_vector_norm.default,
+    aten.var.correction,
+)
 
 
 class _Translated(NamedTuple):
@@ -197,11 +211,11 @@ def _record(
         return found
 
     tensors = [*params.values(), *context.numbers.values(), *leaves(episode)]
-    program = _recorded(flat, tensors)
+    program = add_out_of_place(_recorded(flat, tensors))
     if changes_in_place(program):
         program = _recorded(functionalize(program), tensors)
     require_repeatable(program)
-    return simplify(program), outputs
+    return merge_sums(simplify(program)), outputs
 
 
 def _recorded(function: Callable[..., list[Tensor]], tensors: list[Tensor]) -> GraphModule:
@@ -218,6 +232,8 @@ def _recorded(function: Callable[..., list[Tensor]], tensors: list[Tensor]) -> G
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     """How operators without a translation are put together from others. To collect them takes torch some time."""
     table = dict(core_aten_decompositions())
-    for operator in (aten._log_softmax.default, aten._log_softmax_backward_data.default, aten.addmm.default):
+    for operator in PUT_TOGETHER:
         table[operator] = decomposition_table[operator]
+    # Whose derivatives are again one operation each.
+    del table[aten.embedding_dense_backward.default], table[aten.select_backward.default]
     return table

@@ -16,17 +16,17 @@ from meta.engine.native.ir import (
     Copy,
     Index,
     Indices,
-    Kernel,
+    Joined,
     Map,
     Reduction,
     Shape,
-    Twin,
     Unsupported,
     Value,
     View,
     contiguous,
 )
 
+FEW = 4  # parts that are chosen from, element by element; more are written one after the other
 IMAGES = (0, 2, 3, 1)  # examples, rows, columns, channels
 WEIGHTS = (2, 3, 1, 0)  # rows, columns, entering channels, leaving channels
 
@@ -42,7 +42,7 @@ def elementwise(template: str, *args: Value, kind: str = "real", heavy: bool = F
     """An elementwise expression, its arguments broadcast against each other."""
     shape = torch.broadcast_shapes(*(arg.shape for arg in args))
     wide = tuple(expand(arg, tuple(shape)) for arg in args)
-    return Map(tuple(shape), kind, template=template, args=wide, heavy=heavy, shared=_shared(wide))
+    return Map(tuple(shape), kind, template=template, args=wide, heavy=heavy, shared=all_shared(wide))
 
 
 def view(source: Value, shape: Shape, at: Callable[[Indices], Indices]) -> Value:
@@ -73,7 +73,10 @@ def permute(source: Value, dims: Sequence[int]) -> Value:
         return source
     inverse = [dims.index(dim) for dim in range(len(dims))]
     shape = tuple(source.shape[dim] for dim in dims)
-    return view(source, shape, lambda indices: tuple(indices[place] for place in inverse))
+    moved = view(source, shape, lambda indices: tuple(indices[place] for place in inverse))
+    if isinstance(moved, View):
+        moved.dims = tuple(dims)
+    return moved
 
 
 def reshape(source: Value, shape: Sequence[int]) -> Value:
@@ -135,12 +138,34 @@ def sliced(source: Value, dim: int = 0, start: Any = None, end: Any = None, step
     size = len(range(start, stop, step))
     if size == source.shape[dim]:
         return source
+    if isinstance(source, View) and source.dims is not None:
+        return permute(sliced(source.source, source.dims[dim], start, stop, step), source.dims)
+    part = _part(source, dim, start, stop)
+    if part is not None:
+        return sliced(part[0], dim, start - part[1], stop - part[1], step)
 
     def at(indices: Indices) -> Indices:
         moved = indices[dim].times(step).plus(Index((), start))
         return (*indices[:dim], moved, *indices[dim + 1 :])
 
     return view(source, (*source.shape[:dim], size, *source.shape[dim + 1 :]), at)
+
+
+def _part(source: Value, dim: int, start: int, stop: int) -> tuple[Value, int] | None:
+    """The value that a slice of something joined or replaced lies in, and that value's first place; None if several."""
+    if isinstance(source, Choice) and source.span is not None and source.span[0] == dim:
+        _, first, last = source.span
+        if first <= start and stop <= last:
+            return source.one, first
+        if (stop <= first or last <= start) and source.other is not None:
+            return source.other, 0
+    if isinstance(source, Joined) and source.dim == dim:
+        first = 0
+        for part in source.parts:
+            if first <= start and stop <= first + part.shape[dim]:
+                return part, first
+            first += part.shape[dim]
+    return None
 
 
 def slice_scatter(base: Value, source: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
@@ -157,16 +182,22 @@ def slice_scatter(base: Value, source: Value, dim: int = 0, start: Any = None, e
         other=base,
         condition=lambda indices, _: f"({indices[dim]} >= {start} && {indices[dim]} < {stop})",
         one_at=lambda indices, _: (*indices[:dim], indices[dim].plus(Index((), -start)), *indices[dim + 1 :]),
-        shared=_shared((base, source)),
+        span=(dim, start, stop),
+        shared=all_shared((base, source)),
     )
 
 
 def cat(parts: Sequence[Value], dim: int = 0) -> Value:
     """Parts one after the other."""
     parts = [part for part in parts if part.numel]
+    dim %= len(parts[0].shape)
+    if len(parts) > FEW:
+        size = sum(part.shape[dim] for part in parts)
+        shape = (*parts[0].shape[:dim], size, *parts[0].shape[dim + 1 :])
+        return Joined(shape, parts[0].kind, parts=tuple(parts), dim=dim, shared=all_shared(parts))
     total = parts[-1]
     for part in reversed(parts[:-1]):
-        total = _cat_two(part, total, dim % len(part.shape))
+        total = _cat_two(part, total, dim)
     return total
 
 
@@ -180,7 +211,7 @@ def _cat_two(one: Value, other: Value, dim: int) -> Value:
         other=other,
         condition=lambda indices, _: f"({indices[dim]} < {first})",
         other_at=lambda indices: (*indices[:dim], indices[dim].plus(Index((), -first)), *indices[dim + 1 :]),
-        shared=_shared((one, other)),
+        shared=all_shared((one, other)),
     )
 
 
@@ -193,8 +224,79 @@ def gather(source: Value, dim: int, index: Value) -> Value:
         one=source,
         index=index,
         one_at=lambda indices, found: (*indices[:dim], found, *indices[dim + 1 :]),
-        shared=_shared((source, index)),
+        shared=all_shared((source, index)),
     )
+
+
+def take(source: Value, dim: int, index: Value) -> Value:
+    """``source`` with a dimension replaced by those of ``index``, whose integers say what to take.
+
+    An integer outside of the dimension gives NaN.
+    """
+    dim %= len(source.shape)
+    size, rank = source.shape[dim], len(index.shape)
+    outside = constant(math.nan if source.kind == "real" else 0, (*source.shape[:dim], 1, *source.shape[dim + 1 :]))
+    return Choice(
+        (*source.shape[:dim], *index.shape, *source.shape[dim + 1 :]),
+        source.kind,
+        one=source,
+        other=outside,
+        index=index,
+        index_at=lambda indices: indices[dim : dim + rank],
+        condition=lambda _, at: f"({at} >= 0 && {at} < {size})",
+        one_at=lambda indices, at: (*indices[:dim], at, *indices[dim + rank :]),
+        shared=all_shared((source, index)),
+    )
+
+
+def indexed(source: Value, indices: Sequence[Value | None]) -> Value:
+    """``source`` at the integers of some neighbouring dimensions, None for dimensions taken whole."""
+    place, first, count = combined(source.shape, indices)
+    if count > 1:
+        source = reshape(source, (*source.shape[:first], -1, *source.shape[first + count :]))
+    return take(source, first, place)
+
+
+def combined(shape: Shape, indices: Sequence[Value | None]) -> tuple[Value, int, int]:
+    """Integers along neighbouring dimensions as one along their product, with the first dimension and their number.
+
+    Negative integers count from the end, as in torch.
+
+    Raises:
+        Unsupported: if the dimensions are not neighbours.
+    """
+    dims = [dim for dim, index in enumerate(indices) if index is not None]
+    if dims != list(range(dims[0], dims[-1] + 1)):
+        raise Unsupported("integers along dimensions that are not neighbours")
+    place: Value = constant(0)
+    for dim in dims:
+        index = indices[dim]
+        assert index is not None
+        if index.kind != "long":
+            raise Unsupported(f"an index of kind {index.kind}")
+        number = constant(shape[dim])
+        positive = elementwise("({0} < 0 ? {0} + {1} : {0})", index, number, kind="long")
+        place = elementwise("({0} * {1} + {2})", place, number, positive, kind="long")
+    return place, dims[0], len(dims)
+
+
+def flipped(source: Value, dims: Sequence[int]) -> Value:
+    """Some dimensions in reverse."""
+    turned = {dim % len(source.shape) for dim in dims}
+    ends = [Index((), size - 1) for size in source.shape]
+    return view(
+        source,
+        source.shape,
+        lambda indices: tuple(
+            ends[dim].plus(index.times(-1)) if dim in turned else index for dim, index in enumerate(indices)
+        ),
+    )
+
+
+def split(source: Value, sizes: Sequence[int], dim: int = 0) -> tuple[Value, ...]:
+    """Consecutive parts of a dimension."""
+    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+    return tuple(sliced(source, dim, end - size, end) for end, size in zip(ends, sizes, strict=True))
 
 
 def scatter(base: Value, dim: int, index: Value, number: Any) -> Value:
@@ -210,81 +312,12 @@ def scatter(base: Value, dim: int, index: Value, number: Any) -> Value:
         index=index,
         index_at=lambda indices: (*indices[:dim], ZERO, *indices[dim + 1 :]),
         condition=lambda indices, found: f"({indices[dim]} == {found})",
-        shared=_shared((base, index)),
+        shared=all_shared((base, index)),
     )
 
 
-def mm(a: Value, b: Value) -> Value:
-    """A matrix product."""
-    (rows, inner), columns = a.shape, b.shape[1]
-    return Kernel(
-        (rows, columns),
-        name="gemm",
-        args=(a, b),
-        orders=(None, None),
-        order=(0, 1),
-        sizes=(rows, columns, inner),
-        shared=_shared((a, b)),
-    )
-
-
-def conv(which: str, one: Value, other: Value, x: Shape, w: Shape, stride: Any, padding: Any) -> Value:
-    """One of the three maps of a convolution with input shape ``x`` and weight shape ``w``."""
-    out = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x[2:], w[2:], stride, padding, strict=True)]
-    shape, orders, order = {
-        "forward": ((x[0], w[0], *out), (IMAGES, WEIGHTS), IMAGES),
-        "data": (x, (IMAGES, WEIGHTS), IMAGES),
-        "weight": (w, (IMAGES, IMAGES), WEIGHTS),
-    }[which]
-    sizes = (x[0], x[2], x[3], x[1], w[0], w[2], w[3], *stride, *padding)
-    return Kernel(
-        tuple(shape),
-        name=which,
-        args=(one, other),
-        orders=orders,
-        order=order,
-        sizes=sizes,
-        shared=_shared((one, other)),
-    )
-
-
-def pool(x: Value, kernel: Any, stride: Any, padding: Any) -> tuple[Value, Value]:
-    """The maxima, and their places row·width + column."""
-    out = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x.shape[2:], kernel, stride, padding, strict=True)]
-    shape = (*x.shape[:2], *out)
-    sizes = (x.shape[0], *x.shape[2:], x.shape[1], *kernel, *stride, *padding)
-    best = Kernel(shape, name="pool", args=(x,), orders=(IMAGES,), order=IMAGES, sizes=sizes, shared=x.shared)
-    best.twin = Twin(shape, "int", first=best, order=IMAGES, shared=x.shared)
-    return best, best.twin
-
-
-def unpool(g: Value, at: Value, size: Any) -> Value:
-    """Each number at its place in a tensor of zeros, added up where places meet."""
-    shape = (*g.shape[:2], *size)
-    sizes = (g.shape[0], *g.shape[2:], g.shape[1], *size)
-    args, orders = (g, at), (IMAGES, IMAGES)
-    return Kernel(shape, name="unpool", args=args, orders=orders, order=IMAGES, sizes=sizes, shared=_shared(args))
-
-
-def pick(x: Value, at: Value) -> Value:
-    """The numbers at the places."""
-    sizes = (at.shape[0], *at.shape[2:], at.shape[1], *x.shape[2:])
-    args, orders = (x, at), (IMAGES, IMAGES)
-    return Kernel(at.shape, name="pick", args=args, orders=orders, order=IMAGES, sizes=sizes, shared=_shared(args))
-
-
-def argmax(source: Value, dim: Any = None, keepdim: bool = False) -> Value:
-    """Place of the first maximum along the last dimension."""
-    if dim is None or dim % len(source.shape) != len(source.shape) - 1 or keepdim or len(source.shape) != 2:
-        raise Unsupported("argmax other than over the last dimension of a matrix")
-    rows, columns = source.shape
-    return Kernel(
-        (rows,), "long", name="argmax", args=(source,), orders=((0, 1),), order=(0,), sizes=(rows, columns),
-        shared=source.shared,
-    )  # fmt: skip
-
-
-def _shared(values: Sequence[Value]) -> bool:
+def all_shared(values: Sequence[Value]) -> bool:
+    """Returns whether all values depend on θ alone."""
     return all(value.shared for value in values)
 
 
