@@ -129,5 +129,10 @@ class _Source:
             kind = f"Conv<real, {numbers}>"
             self.scratch.append(f"{kind}::{kernel.name}_scratch")
             return f"{kind}::{kernel.name}({places[0]}, {places[1]}, {result}, scratch);"
+        if kernel.name.startswith("depthwise_"):
+            kind = f"Depthwise<real, {numbers}>"
+            self.scratch.append(f"{kind}::scratch_size")
+            map_name = kernel.name.removeprefix("depthwise_")
+            return f"{kind}::{map_name}({places[0]}, {places[1]}, {result}, scratch);"
         targets = [result] + ([self.pointer(kernel.twin)] if kernel.twin is not None else [])
         return f"{kernel.name}<real, {numbers}>({', '.join([*places, *targets])});"

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from meta.engine.native.indexing import combined
 from meta.engine.native.ir import Kernel, Shape, Twin, Unsupported, Value, contiguous
 from meta.engine.native.values import (
     IMAGES,
     WEIGHTS,
     all_shared,
-    combined,
     elementwise,
     expand,
     permute,
@@ -49,18 +49,19 @@ def bmm(a: Value, b: Value) -> Value:
     )
 
 
-def conv(which: str, one: Value, other: Value, x: Shape, w: Shape, stride: Any, padding: Any) -> Value:
-    """One of the three maps of a convolution with input shape ``x`` and weight shape ``w``."""
+def conv(which: str, one: Value, other: Value, x: Shape, w: Shape, stride: Any, padding: Any, groups: int) -> Value:
+    """One of the three maps of a convolution with input shape ``x`` and weight shape ``w``; of one group or C."""
     out = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x[2:], w[2:], stride, padding, strict=True)]
     shape, orders, order = {
         "forward": ((x[0], w[0], *out), (IMAGES, WEIGHTS), IMAGES),
         "data": (x, (IMAGES, WEIGHTS), IMAGES),
         "weight": (w, (IMAGES, IMAGES), WEIGHTS),
     }[which]
-    sizes = (x[0], x[2], x[3], x[1], w[0], w[2], w[3], *stride, *padding)
+    channels = (x[1], w[0]) if groups == 1 else (x[1],)
+    sizes = (x[0], x[2], x[3], *channels, w[2], w[3], *stride, *padding)
     return Kernel(
         tuple(shape),
-        name=which,
+        name=which if groups == 1 else f"depthwise_{which}",
         args=(one, other),
         orders=orders,
         order=order,
@@ -117,7 +118,7 @@ def cumsum(source: Value, dim: int) -> Value:
 def add_rows(source: Value, index: Value, rows: int) -> Value:
     """Sums [rows, ...] of the rows of ``source`` that go to each place; ``index`` [N] says where the N rows go.
 
-    The adjoint of :func:`meta.engine.native.values.take`. A row whose place is outside is left out.
+    The adjoint of :func:`meta.engine.native.indexing.take`. A row whose place is outside is left out.
     """
     shape = (rows, *source.shape[1:])
     args = (source, index)

@@ -8,9 +8,10 @@ import torch
 from torch.fx import GraphModule, Node
 
 import meta.engine.native.values as v
+from meta.engine.native import indexing
 from meta.engine.native import kernels as k
 from meta.engine.native.elementwise import ELEMENTWISE, HEAVY, KINDS, cast, clamp, elementwise, inverted, leaky, power
-from meta.engine.native.ir import Choice, Copy, Index, Indices, Input, Unsupported, Value
+from meta.engine.native.ir import Choice, Copy, Index, Indices, Input, Unsupported, Value, contiguous, strides
 from meta.engine.native.operations import OPS
 
 aten, metaray = torch.ops.aten, OPS
@@ -23,11 +24,17 @@ def _scalar_kind(node: Node) -> str:
 def lower(program: GraphModule, inputs: Sequence[Input], real: torch.dtype) -> list[Value]:
     """The outputs of a recorded program as values.
 
+    Args:
+        program: as recorded.
+        inputs: its inputs in order, then the tensors that are stored in it, in the order of :func:`stored_tensors`.
+        real: type of its numbers.
+
     Raises:
         Unsupported: naming the operator that has no translation.
     """
     values: dict[Node, Any] = {}
     given = iter(inputs)
+    stored = dict(zip(reversed(stored_tensors(program)), reversed(inputs), strict=False))
     for node in program.graph.nodes:
         if node.op == "placeholder":
             values[node] = _entered(next(given))
@@ -36,8 +43,14 @@ def lower(program: GraphModule, inputs: Sequence[Input], real: torch.dtype) -> l
         elif node.op == "call_function":
             values[node] = _lower_node(node, values, real)
         else:
-            raise Unsupported(f"tensors that are stored in the program ({node.target})")
+            values[node] = stored[node.target]
     raise AssertionError("a graph has an output")
+
+
+def stored_tensors(program: GraphModule) -> dict[str, torch.Tensor]:
+    """Tensors that are constants of a program, a module's buffers for instance, in order of their first use."""
+    names = [node.target for node in program.graph.nodes if node.op == "get_attr"]
+    return {name: getattr(program, name) for name in dict.fromkeys(names)}
 
 
 def _entered(given: Input) -> Value:
@@ -86,19 +99,20 @@ def _has(bit: int) -> Callable[[Indices, Index], str]:
     return lambda indices, _: f"((({indices[0]}) >> {bit}) & 1)"
 
 
-def _conv_forward(node: Node, x: Value, w: Value, stride: Any, padding: Any) -> Value:
+def _conv_forward(node: Node, x: Value, w: Value, *how: Any) -> Value:
     del node
-    return k.conv("forward", x, w, x.shape, w.shape, stride, padding)
+    return k.conv("forward", x, w, x.shape, w.shape, *how)
 
 
-def _conv_data(node: Node, g: Value, w: Value, stride: Any, padding: Any, size: Any) -> Value:
+def _conv_data(node: Node, g: Value, w: Value, stride: Any, padding: Any, groups: int, size: Any) -> Value:
     del node
-    return k.conv("data", g, w, (g.shape[0], w.shape[1], *size), w.shape, stride, padding)
+    return k.conv("data", g, w, (g.shape[0], w.shape[1] * groups, *size), w.shape, stride, padding, groups)
 
 
-def _conv_weight(node: Node, x: Value, g: Value, stride: Any, padding: Any, kernel: Any) -> Value:
+def _conv_weight(node: Node, x: Value, g: Value, stride: Any, padding: Any, groups: int, kernel: Any) -> Value:
     del node
-    return k.conv("weight", x, g, x.shape, (g.shape[1], x.shape[1], *kernel), stride, padding)
+    w = (g.shape[1], x.shape[1] // groups, *kernel)
+    return k.conv("weight", x, g, x.shape, w, stride, padding, groups)
 
 
 def _t(node: Node, x: Value) -> Value:
@@ -126,9 +140,54 @@ def _select_backward(node: Node, g: Value, sizes: Any, dim: int, at: int) -> Val
     return v.slice_scatter(zeros, v.unsqueeze(g, dim % len(sizes)), dim, at, at + 1)
 
 
+def _pad(node: Node, x: Value, sizes: Any, number: float = 0.0) -> Value:
+    """Numbers around a tensor, fewer than none cut off; ``sizes`` from the last dimension on, before and after."""
+    del node
+    for place in range(len(sizes) // 2):
+        dim, (before, after) = len(x.shape) - 1 - place, sizes[2 * place : 2 * place + 2]
+        x = v.sliced(x, dim, max(0, -before), x.shape[dim] - max(0, -after))
+        before, after = max(0, before), max(0, after)
+        shape = (*x.shape[:dim], before + x.shape[dim] + after, *x.shape[dim + 1 :])
+        if shape != x.shape:
+            x = v.slice_scatter(v.constant(number, shape, x.kind), x, dim, before, before + x.shape[dim])
+    return x
+
+
+def _variance(node: Node, x: Value, dims: Any = None, *, correction: float | None = 1, keepdim: bool = False) -> Value:
+    del node
+    centred = v.elementwise("({0} - {1})", x, _mean(x, dims, True))
+    total = v.reduce(v.elementwise("({0} * {0})", centred), dims, keepdim, "sum")
+    degrees = x.numel // total.numel - (1 if correction is None else correction)
+    return v.elementwise("({0} / {1})", total, v.constant(float(degrees)), heavy=True)
+
+
+def _norm(node: Node, x: Value, order: float = 2, dims: Any = None, keepdim: bool = False, **_: Any) -> Value:
+    del node
+    if order != 2:
+        raise Unsupported(f"a vector norm of order {order}")
+    total = v.reduce(v.elementwise("({0} * {0})", x), dims, keepdim, "sum")
+    return v.elementwise("std::sqrt({0})", total, heavy=True)
+
+
+def _as_strided(node: Node, x: Value, size: Any, stride: Any, first: int = 0) -> Value:
+    _require_contiguous(node)
+    return indexing.as_strided(x, size, stride, first)
+
+
+def _as_strided_scatter(node: Node, x: Value, source: Value, size: Any, stride: Any, first: int = 0) -> Value:
+    _require_contiguous(node)
+    return indexing.as_strided_scatter(x, source, size, stride, first)
+
+
+def _require_contiguous(node: Node) -> None:
+    recorded: Any = node.all_input_nodes[0].meta["tensor_meta"]
+    if tuple(recorded.stride) != strides(recorded.shape, contiguous(len(recorded.shape))):
+        raise Unsupported(f"{node.target} of a tensor that is not contiguous")
+
+
 def _embedding(node: Node, weight: Value, index: Value, *options: Any) -> Value:
     del node, options
-    return v.take(weight, 0, index)
+    return indexing.take(weight, 0, index)
 
 
 def _embedding_backward(
@@ -185,11 +244,11 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.slice_scatter.default: lambda _, *a, **k: v.slice_scatter(*a, **k),
     aten.cat.default: lambda _, parts, dim=0: v.cat(parts, dim),
     aten.stack.default: lambda _, parts, dim=0: v.cat([v.unsqueeze(part, dim) for part in parts], dim),
-    aten.gather.default: lambda _, x, dim, index, **__: v.gather(x, dim, index),
-    aten.scatter.value: lambda _, x, dim, index, number: v.scatter(x, dim, index, number),
+    aten.gather.default: lambda _, x, dim, index, **__: indexing.gather(x, dim, index),
+    aten.scatter.value: lambda _, x, dim, index, number: indexing.scatter(x, dim, index, number),
     aten.scatter_add.default: lambda _, x, dim, index, source: k.scatter_add(x, dim, index, source),
-    aten.index_select.default: lambda _, x, dim, index: v.take(x, dim, index),
-    aten.index.Tensor: lambda _, x, indices: v.indexed(x, indices),
+    aten.index_select.default: lambda _, x, dim, index: indexing.take(x, dim, index),
+    aten.index.Tensor: lambda _, x, indices: indexing.indexed(x, indices),
     aten.index_put.default: lambda _, *a: k.index_put(*a),
     aten._unsafe_index_put.default: lambda _, *a: k.index_put(*a),
     aten.index_add.default: lambda _, *a: k.index_add(*a),
@@ -198,6 +257,11 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.split_with_sizes.default: lambda _, x, sizes, dim=0: v.split(x, sizes, dim),
     aten.flip.default: lambda _, x, dims: v.flipped(x, dims),
     aten.cumsum.default: lambda _, x, dim, **__: k.cumsum(x, dim),
+    aten.as_strided.default: _as_strided,
+    aten.as_strided_scatter.default: _as_strided_scatter,
+    aten.constant_pad_nd.default: _pad,
+    aten.var.correction: _variance,
+    aten.linalg_vector_norm.default: _norm,
     aten.any.dim: _any,
     aten.any.dims: _any,
     aten.any.default: _any,

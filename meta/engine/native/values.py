@@ -20,7 +20,6 @@ from meta.engine.native.ir import (
     Map,
     Reduction,
     Shape,
-    Unsupported,
     Value,
     View,
     contiguous,
@@ -151,6 +150,23 @@ def sliced(source: Value, dim: int = 0, start: Any = None, end: Any = None, step
     return view(source, (*source.shape[:dim], size, *source.shape[dim + 1 :]), at)
 
 
+def _spread(base: Value, source: Value, dim: int, start: int, step: int) -> Value:
+    """``base`` with every ``step``-th element of a dimension replaced."""
+    last = start + step * (source.shape[dim] - 1)
+
+    def condition(indices: Indices, _: Index) -> str:
+        index = indices[dim]
+        return f"({index} >= {start} && {index} <= {last} && ({index.plus(Index((), -start))}) % {step} == 0)"
+
+    def at(indices: Indices, _: Index) -> Indices:
+        place = Index.of(f"(({indices[dim].plus(Index((), -start))}) / {step})")
+        return (*indices[:dim], place, *indices[dim + 1 :])
+
+    return Choice(
+        base.shape, base.kind, one=source, other=base, condition=condition, one_at=at, shared=all_shared((base, source))
+    )
+
+
 def _part(source: Value, dim: int, start: int, stop: int) -> tuple[Value, int] | None:
     """The value that a slice of something joined or replaced lies in, and that value's first place; None if several."""
     if isinstance(source, Choice) and source.span is not None and source.span[0] == dim:
@@ -172,7 +188,7 @@ def slice_scatter(base: Value, source: Value, dim: int = 0, start: Any = None, e
     """``base`` with a slice of it replaced."""
     dim, start, stop = _slice(base.shape, dim, start, end)
     if step != 1:
-        raise Unsupported("slice_scatter with a step")
+        return _spread(base, source, dim, start, step)
     if stop - start == base.shape[dim]:
         return source
     return Choice(
@@ -215,71 +231,6 @@ def _cat_two(one: Value, other: Value, dim: int) -> Value:
     )
 
 
-def gather(source: Value, dim: int, index: Value) -> Value:
-    """Elements of ``source`` at the integers of ``index`` along a dimension."""
-    dim %= len(source.shape)
-    return Choice(
-        index.shape,
-        source.kind,
-        one=source,
-        index=index,
-        one_at=lambda indices, found: (*indices[:dim], found, *indices[dim + 1 :]),
-        shared=all_shared((source, index)),
-    )
-
-
-def take(source: Value, dim: int, index: Value) -> Value:
-    """``source`` with a dimension replaced by those of ``index``, whose integers say what to take.
-
-    An integer outside of the dimension gives NaN.
-    """
-    dim %= len(source.shape)
-    size, rank = source.shape[dim], len(index.shape)
-    outside = constant(math.nan if source.kind == "real" else 0, (*source.shape[:dim], 1, *source.shape[dim + 1 :]))
-    return Choice(
-        (*source.shape[:dim], *index.shape, *source.shape[dim + 1 :]),
-        source.kind,
-        one=source,
-        other=outside,
-        index=index,
-        index_at=lambda indices: indices[dim : dim + rank],
-        condition=lambda _, at: f"({at} >= 0 && {at} < {size})",
-        one_at=lambda indices, at: (*indices[:dim], at, *indices[dim + rank :]),
-        shared=all_shared((source, index)),
-    )
-
-
-def indexed(source: Value, indices: Sequence[Value | None]) -> Value:
-    """``source`` at the integers of some neighbouring dimensions, None for dimensions taken whole."""
-    place, first, count = combined(source.shape, indices)
-    if count > 1:
-        source = reshape(source, (*source.shape[:first], -1, *source.shape[first + count :]))
-    return take(source, first, place)
-
-
-def combined(shape: Shape, indices: Sequence[Value | None]) -> tuple[Value, int, int]:
-    """Integers along neighbouring dimensions as one along their product, with the first dimension and their number.
-
-    Negative integers count from the end, as in torch.
-
-    Raises:
-        Unsupported: if the dimensions are not neighbours.
-    """
-    dims = [dim for dim, index in enumerate(indices) if index is not None]
-    if dims != list(range(dims[0], dims[-1] + 1)):
-        raise Unsupported("integers along dimensions that are not neighbours")
-    place: Value = constant(0)
-    for dim in dims:
-        index = indices[dim]
-        assert index is not None
-        if index.kind != "long":
-            raise Unsupported(f"an index of kind {index.kind}")
-        number = constant(shape[dim])
-        positive = elementwise("({0} < 0 ? {0} + {1} : {0})", index, number, kind="long")
-        place = elementwise("({0} * {1} + {2})", place, number, positive, kind="long")
-    return place, dims[0], len(dims)
-
-
 def flipped(source: Value, dims: Sequence[int]) -> Value:
     """Some dimensions in reverse."""
     turned = {dim % len(source.shape) for dim in dims}
@@ -299,30 +250,9 @@ def split(source: Value, sizes: Sequence[int], dim: int = 0) -> tuple[Value, ...
     return tuple(sliced(source, dim, end - size, end) for end, size in zip(ends, sizes, strict=True))
 
 
-def scatter(base: Value, dim: int, index: Value, number: Any) -> Value:
-    """``base`` with a number put at the integers of ``index``, one for each place along the other dimensions."""
-    dim %= len(base.shape)
-    if index.shape[dim] != 1 or _without(index.shape, dim) != _without(base.shape, dim):
-        raise Unsupported("scatter of several elements along a dimension")
-    return Choice(
-        base.shape,
-        base.kind,
-        one=constant(number, base.shape, base.kind),
-        other=base,
-        index=index,
-        index_at=lambda indices: (*indices[:dim], ZERO, *indices[dim + 1 :]),
-        condition=lambda indices, found: f"({indices[dim]} == {found})",
-        shared=all_shared((base, index)),
-    )
-
-
 def all_shared(values: Sequence[Value]) -> bool:
     """Returns whether all values depend on θ alone."""
     return all(value.shared for value in values)
-
-
-def _without(shape: Shape, dim: int) -> Shape:
-    return (*shape[:dim], *shape[dim + 1 :])
 
 
 def _slice(shape: Shape, dim: int, start: Any, end: Any) -> tuple[int, int, int]:
