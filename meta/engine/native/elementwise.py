@@ -156,3 +156,12 @@ def inverted(node: Node, x: Value) -> Value:
     """Returns the bits of integers, or truth values, turned."""
     del node
     return v.elementwise("(!{0})" if x.kind == "bool" else "(~{0})", x, kind=x.kind)
+
+
+def remainder(node: Node, x: Value, divisor: Any) -> Value:
+    """Returns what a division leaves over, with the divisor's sign."""
+    del node
+    other = divisor if isinstance(divisor, Value) else v.constant(divisor, (), x.kind)
+    if x.kind == "real":
+        return v.elementwise("({0} - {1} * std::floor({0} / {1}))", x, other, heavy=True)
+    return v.elementwise("(({0} % {1} + {1}) % {1})", x, other, kind=x.kind)

@@ -103,9 +103,9 @@ class Loops:
             what = self._value(root.source, self._here)
             self._lines.append(f"{self._pointer(root)}[{at}] {'+=' if root.total else '='} {what};")
         elif isinstance(root, Piece):
-            at = tuple(index.plus(Index((), first)) for index, first in zip(self._here, root.place, strict=True))
+            place = tuple(index.plus(Index((), first)) for index, first in zip(self._here, root.place, strict=True))
             what = self._value(root.source, self._here)
-            self._lines.append(f"{self._element(root.whole, at)} = {what};")
+            self._lines.append(f"{self._element(root.whole, place)} = {what};")
         elif isinstance(root, Copy):
             self._store(root, self._value(root.source, self._here))
         else:

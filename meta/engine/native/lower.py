@@ -10,7 +10,18 @@ from torch.fx import GraphModule, Node
 import meta.engine.native.values as v
 from meta.engine.native import indexing
 from meta.engine.native import kernels as k
-from meta.engine.native.elementwise import ELEMENTWISE, HEAVY, KINDS, cast, clamp, elementwise, inverted, leaky, power
+from meta.engine.native.elementwise import (
+    ELEMENTWISE,
+    HEAVY,
+    KINDS,
+    cast,
+    clamp,
+    elementwise,
+    inverted,
+    leaky,
+    power,
+    remainder,
+)
 from meta.engine.native.ir import Choice, Copy, Index, Indices, Input, Unsupported, Value, contiguous, strides
 from meta.engine.native.operations import OPS
 
@@ -266,6 +277,8 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.any.dims: _any,
     aten.any.default: _any,
     aten.bitwise_not.default: inverted,
+    aten.remainder.Scalar: remainder,
+    aten.remainder.Tensor: remainder,
     aten.copy.default: _copy,
     aten.new_empty_strided.default: _empty,
     aten.empty_permuted.default: _empty,
