@@ -78,7 +78,8 @@ def _dilated(x: Tensor, w: Tensor, stride: Pair, padding: Pair, dilation: Pair, 
     x = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(3, 5, 0, 1, 2, 4)
     y = conv2d(x.reshape(-1, *x.shape[3:]), w, groups=groups)
     y = y.view(rows, columns, images, *y.shape[1:]).permute(2, 3, 4, 0, 5, 1).flatten(4).flatten(2, 3)
-    return y[:, :, : out[0] : stride[0], : out[1] : stride[1]]
+    within: Tensor = y[:, :, : out[0] : stride[0], : out[1] : stride[1]]
+    return within
 
 
 def conv1d(
