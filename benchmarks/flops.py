@@ -20,8 +20,11 @@ from typing import NamedTuple
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.suites import Suite
-from meta.models import MLP, Conv4, ResNet12
+from benchmarks.competitor import Option
+from benchmarks.peers.loop import Loop
+from benchmarks.suites import Suite, Work
+from benchmarks.user_models import UserModel
+from meta.models import MLP, Conv4, Model, ResNet12
 from meta.params import Params
 from meta.policy import GaussianPolicy
 
@@ -94,14 +97,17 @@ def conv_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     return (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride
 
 
-def layers(model: MLP | Conv4 | ResNet12 | GaussianPolicy) -> list[Layer]:
+def layers(model: Model) -> list[Layer]:
     """The layers of a model in the order of the forward pass."""
     if isinstance(model, GaussianPolicy):
         return layers(model.mean)
     if isinstance(model, MLP):
         widths = model.widths
         return [linear(a, b, first=i == 0) for i, (a, b) in enumerate(pairwise(widths))]
-    return _conv4(model) if isinstance(model, Conv4) else _resnet12(model)
+    if isinstance(model, ResNet12):
+        return _resnet12(model)
+    assert isinstance(model, Conv4)
+    return _conv4(model)
 
 
 def _conv4(model: Conv4) -> list[Layer]:
@@ -129,7 +135,9 @@ def _resnet12(model: ResNet12) -> list[Layer]:
 
 
 def operations(suite: Suite) -> int:
-    """Operations of the plain loop over a suite's meta-batch."""
+    """Operations of the plain loop over a suite's meta-batch; those of a user's module as torch counts them."""
+    if isinstance(suite.model, UserModel):
+        return suite.tasks * counted(Loop().prepare(Work.of(suite).part(0, 1), Option(1)).run)
     per_layer = layers(suite.model)
     step = suite.support * sum(layer.step for layer in per_layer)
     query = suite.queries * sum(layer.query for layer in per_layer)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.episodes import generator, images, rollouts, sinusoids
 from benchmarks.navigation import SURROGATE, PolicyGradient, importance_ratio, likelihood_ratio
+from benchmarks.user_models import Encoder, ResNet18, SequenceClassifier, UserModel
 from meta.algorithms import MAML, Algorithm
 from meta.episode import Episode, Examples, from_leaves, leaves, place, unstack
 from meta.inner import Inner
@@ -37,7 +38,7 @@ class Suite:
 
     name: str
     says: str
-    model: MLP | Conv4 | ResNet12 | GaussianPolicy
+    model: MLP | Conv4 | ResNet12 | GaussianPolicy | UserModel
     objective: Objective
     tasks: int
     lr: float
@@ -225,6 +226,50 @@ SUITES: Mapping[str, Suite] = {
             way=5,
             shot=1,
             query=15,
+        ),
+        Suite(
+            name="lstm",
+            says="sequences of 50 steps 5-way 2-shot, LSTM of 64 units, 4 tasks, 1 step",
+            model=UserModel(lambda: SequenceClassifier(8, 64, 5), (50, 8)),
+            objective=CROSS_ENTROPY,
+            tasks=4,
+            lr=0.05,
+            way=5,
+            shot=2,
+            query=2,
+        ),
+        Suite(
+            name="transformer",
+            says="64 tokens 5-way 1-shot, 4-layer transformer encoder of width 128, 2 tasks, 1 step",
+            model=UserModel(lambda: Encoder(16, 128, 4, 5), (64, 16)),
+            objective=CROSS_ENTROPY,
+            tasks=2,
+            lr=0.05,
+            way=5,
+            shot=1,
+            query=1,
+        ),
+        Suite(
+            name="resnet12_84",
+            says="84 × 84 images 5-way 1-shot with ResNet-12, 1 query, 1 task, 1 step",
+            model=ResNet12(inputs=(3, 84, 84), outputs=5),
+            objective=CROSS_ENTROPY,
+            tasks=1,
+            lr=0.05,
+            way=5,
+            shot=1,
+            query=1,
+        ),
+        Suite(
+            name="resnet18_84",
+            says="84 × 84 images 5-way 1-shot with ResNet-18, 1 query, 1 task, 1 step",
+            model=UserModel(lambda: ResNet18(5), (3, 84, 84)),
+            objective=CROSS_ENTROPY,
+            tasks=1,
+            lr=0.05,
+            way=5,
+            shot=1,
+            query=1,
         ),
         Suite(
             name="navigation",

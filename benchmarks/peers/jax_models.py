@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from meta.models import MLP, Conv4, ResNet12
+from benchmarks.competitor import LeftOut
+from meta.models import MLP, Conv4, Model, ResNet12
 from meta.models.conv import LEAK
 from meta.models.norm import EPSILON
 from meta.policy import GaussianPolicy
@@ -18,18 +19,24 @@ Apply = Callable[[dict[str, Array], Array], Array]
 Loss = Callable[[Array, Array], Array]
 
 
-def apply_of(model: MLP | Conv4 | ResNet12 | GaussianPolicy) -> Apply:
-    """(params, inputs) -> outputs of a model whose batch norm, if any, is transductive."""
+def apply_of(model: Model) -> Apply:
+    """(params, inputs) -> outputs of a model whose batch norm, if any, is transductive.
+
+    Raises:
+        LeftOut: if the model is not written in JAX here.
+    """
     if isinstance(model, GaussianPolicy):
         return lambda params, inputs: _policy(model, params, inputs)
     if isinstance(model, MLP):
         return lambda params, inputs: _mlp(model, params, inputs)
     if isinstance(model, Conv4):
         return lambda params, inputs: _conv4(model, params, inputs)
-    return lambda params, inputs: _resnet12(model, params, inputs)
+    if isinstance(model, ResNet12):
+        return lambda params, inputs: _resnet12(model, params, inputs)
+    raise LeftOut("the model is not written in JAX")
 
 
-def losses_of(model: MLP | Conv4 | ResNet12 | GaussianPolicy) -> tuple[Loss, Loss]:
+def losses_of(model: Model) -> tuple[Loss, Loss]:
     """The inner and the outer objective of the suite with this model."""
     if isinstance(model, GaussianPolicy):
         return _likelihood_ratio, _importance_ratio

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from meta.algorithms import Algorithm, context_of
 from meta.context import FIXED, Context
@@ -51,7 +52,8 @@ def rules() -> dict[str, dict[str, int]]:
     """The rule's numbers by kind of device: those shipped, or those that ``metaray bench --fit`` measured here.
 
     ``native_tasks``, ``native_convolution_tasks``
-        From so many training tasks in the run on, compiling pays for models without and with convolutions.
+        From so many training tasks in the run on, compiling pays for models without and with convolutions; sequences,
+        whose programs have as much to gain, count as the latter.
     ``vectorised_images``
         Up to so many support and query images a task, convolutions are vectorised over tasks; above, grouped
         convolutions cost more than one call per task.
@@ -125,7 +127,8 @@ def _in_order(
     convolves = any(value.dim() == 4 for value in params.values())
     images = episodes.support.inputs.shape[1] + episodes.query.inputs.shape[1]
     compiled, passed_over, warning = [], {}, None
-    least = rule["native_convolution_tasks" if convolves else "native_tasks"]
+    large = convolves or _are_sequences(episodes.support.inputs)
+    least = rule["native_convolution_tasks" if large else "native_tasks"]
     if tasks < least:
         passed_over["native"] = f"compiling pays from {least} training tasks on, this run has {tasks}"
     else:
@@ -140,6 +143,11 @@ def _in_order(
         return [*compiled, loop, slow], passed_over, warning
     loop = loop._replace(reason="one task after another, since the model does not vectorise over tasks")
     return [*compiled, Choice("trace", "vectorised over tasks", {}), loop, slow], passed_over, warning
+
+
+def _are_sequences(inputs: Tensor) -> bool:
+    """Whether examples are tokens, or several steps of several numbers: inputs are [T, B, L] or [T, B, L, F]."""
+    return inputs.dim() == 4 or (inputs.dim() == 3 and not inputs.is_floating_point())
 
 
 def choose_for_policies(

@@ -66,10 +66,11 @@ def _run(cell: Cell, inputs: Tensor, state: State, weights: Sequence[Tensor], *,
     (into, over), rest = weights[:2], weights[2:]
     bias_in, bias_over = (rest[0], rest[1]) if biases else (None, None)
     project = rest[-1] if len(rest) % 2 else None  # an LSTM with proj_size has one weight more
-    entered = F.linear(inputs, into, bias_in)
+    # The derivative of unbinding is one stack; that of reading one step after another, a sum of tensors of all steps.
+    steps = F.linear(inputs, into, bias_in).unbind()
     outputs: list[Tensor] = []
-    for step in range(len(inputs)):
-        state = cell(entered[-1 - step if back else step], state, over, bias_over)
+    for entered in reversed(steps) if back else steps:
+        state = cell(entered, state, over, bias_over)
         if project is not None:
             state = (F.linear(state[0], project), *state[1:])
         outputs.append(state[0])

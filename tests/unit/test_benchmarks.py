@@ -25,6 +25,7 @@ from benchmarks.process import cores, empty_caches, in_child
 from benchmarks.run import Settings, _Entry, _fastest, run_suite
 from benchmarks.suites import SUITES, Work
 from benchmarks.timing import Runner, alternate
+from benchmarks.user_models import Encoder, ResNet18, SequenceClassifier, UserModel
 from meta.engine.machine import available_cores, cache_folder
 from meta.episode import leaves
 from meta.models import MLP, Conv4, ResNet12
@@ -44,6 +45,10 @@ SMALL = {
         "model": Conv4(inputs=(3, 42, 42), outputs=5, channels=4, down="pool"),
     },
     "cifar_fs_resnet12": {"tasks": 2, "query": 2, "model": ResNet12(inputs=(3, 12, 12), outputs=5, widths=(4, 6))},
+    "lstm": {"tasks": 2, "model": UserModel(lambda: SequenceClassifier(3, 4, 5), (9, 3))},
+    "transformer": {"model": UserModel(lambda: Encoder(3, 8, 1, 5), (5, 3))},
+    "resnet12_84": {"model": ResNet12(inputs=(3, 12, 12), outputs=5, widths=(4, 6))},
+    "resnet18_84": {"model": UserModel(lambda: ResNet18(5, 2), (3, 32, 32))},
     "navigation": {
         "tasks": 2,
         "shot": 30,
@@ -65,6 +70,10 @@ def test_the_suites_are_those_of_the_table():
         "omniglot_20way": (16, 5, 0.1, 20, 20),
         "mini_imagenet": (4, 5, 0.05, 5, 75),
         "cifar_fs_resnet12": (2, 1, 0.05, 5, 75),
+        "lstm": (4, 1, 0.05, 10, 10),
+        "transformer": (2, 1, 0.05, 5, 5),
+        "resnet12_84": (1, 1, 0.05, 5, 5),
+        "resnet18_84": (1, 1, 0.05, 5, 5),
         "navigation": (20, 1, 0.1, 2000, 2000),
     }
     assert SUITES["sinusoid"].model == MLP(inputs=(1,), outputs=1, hidden=(40, 40), init_std=None)

@@ -25,28 +25,20 @@ class _Source:
         self._plan = plan
         self._inputs = inputs
         self._real = real
-        self.names: dict[Value, str] = {}
         self.scratch: list[str] = ["0"]
-        for number, value in enumerate(inputs):
-            self.names[value] = f"x{number}"
-
-    def name(self, value: Value) -> str:
-        """The name of a stored value's pointer."""
-        if isinstance(value, Output):
-            return f"out{value.number}"
-        return self.names.setdefault(value, f"b{len(self.names)}")
 
     def text(self) -> str:
-        functions: list[str] = []
+        names: dict[str, str] = {}  # of functions, by what they do
         calls: dict[bool, list[str]] = {True: [], False: []}
-        for number, group in enumerate(self._plan.groups):
+        for group in self._plan.groups:
             if group.kernel is not None:
                 calls[group.shared].append(self._call(group))
             else:
-                loops = Loops(self.name, self._plan, group)
-                name = f"loops{number}"
-                functions.append(loops.function(name))
-                calls[group.shared].append(f"{name}({', '.join(self.pointer(v) for v in loops.pointers)});")
+                loops = Loops(self._plan, group)
+                name = names.setdefault(loops.function("NAME"), f"loops{len(names)}")
+                places = (f"({self.pointer(value)}) + {first}" for value, first in loops.pointers)
+                calls[group.shared].append(f"{name}({', '.join(places)});")
+        functions = [text.replace("NAME", name, 1) for text, name in names.items()]
         return "\n".join([*self._head(), *functions, *self._entries(calls)]) + "\n"
 
     def pointer(self, value: Value) -> str:
@@ -126,9 +118,21 @@ class _Source:
             kind = f"Gemm<real, {numbers}, {', '.join(map(str, steps))}>"
             self.scratch.append(f"{kind}::scratch_size")
             return f"{kind}::run({places[0]}, {places[1]}, {result}, scratch);"
+        if kernel.name == "bmm":
+            rows, columns = kernel.sizes[:2]
+            (a_step, *a_steps), (b_step, *b_steps) = operands[0].strides, operands[1].strides
+            kind = f"Gemm<real, {numbers}, {', '.join(map(str, [*a_steps, *b_steps]))}, {columns}, 1>"
+            self.scratch.append(f"{kind}::scratch_size")
+            each = f"({places[0]}) + n * {a_step}, ({places[1]}) + n * {b_step}, ({result}) + n * {rows * columns}"
+            return f"for (long n = 0; n < {kernel.shape[0]}; ++n) {kind}::run({each}, scratch);"
         if kernel.name in CONVOLUTIONS:
             kind = f"Conv<real, {numbers}>"
             self.scratch.append(f"{kind}::{kernel.name}_scratch")
             return f"{kind}::{kernel.name}({places[0]}, {places[1]}, {result}, scratch);"
+        if kernel.name.startswith("depthwise_"):
+            kind = f"Depthwise<real, {numbers}>"
+            self.scratch.append(f"{kind}::scratch_size")
+            map_name = kernel.name.removeprefix("depthwise_")
+            return f"{kind}::{map_name}({places[0]}, {places[1]}, {result}, scratch);"
         targets = [result] + ([self.pointer(kernel.twin)] if kernel.twin is not None else [])
         return f"{kernel.name}<real, {numbers}>({', '.join([*places, *targets])});"

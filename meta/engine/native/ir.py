@@ -95,10 +95,11 @@ class Constant(Value):
 
 @dataclass(eq=False)
 class View(Value):
-    """A source read at other indices."""
+    """A source read at other indices; ``dims`` if it has the source's dimensions in another order."""
 
     source: Value = None  # type: ignore[assignment]
     at: Callable[[Indices], Indices] = lambda indices: indices
+    dims: tuple[int, ...] | None = None
 
     @property
     def sources(self) -> tuple[Value, ...]:
@@ -124,7 +125,8 @@ class Map(Value):
 class Choice(Value):
     """Elements of one source or another, by where they are: ``condition`` of the indices, then both index maps.
 
-    ``index`` is a value read for the condition or for the index map, given to them as a term.
+    ``index`` is a value read for the condition or for the index map, given to them as a term. ``span`` is a dimension
+    and its first and last place plus one, if ``one`` replaces that slice of ``other``.
     """
 
     one: Value = None  # type: ignore[assignment]
@@ -134,6 +136,7 @@ class Choice(Value):
     condition: Callable[[Indices, Index], str] = lambda *_: "true"
     one_at: Callable[[Indices, Index], Indices] = lambda indices, _: indices
     other_at: Callable[[Indices], Indices] = lambda indices: indices
+    span: tuple[int, int, int] | None = None
 
     @property
     def sources(self) -> tuple[Value, ...]:
@@ -152,6 +155,19 @@ class Copy(Value):
     def sources(self) -> tuple[Value, ...]:
         """The source."""
         return (self.source,)
+
+
+@dataclass(eq=False)
+class Joined(Value):
+    """Parts one after the other along a dimension, stored, each written by loops of its own."""
+
+    parts: tuple[Value, ...] = ()
+    dim: int = 0
+
+    @property
+    def sources(self) -> tuple[Value, ...]:
+        """The parts."""
+        return self.parts
 
 
 @dataclass(eq=False)

@@ -17,25 +17,27 @@ from meta.engine.native.ir import (
     offset,
     strides,
 )
-from meta.engine.native.schedule import Group, Output, Plan
+from meta.engine.native.schedule import Group, Output, Piece, Plan
 
 TYPES = {"real": "real", "long": "int64_t", "int": "int32_t", "bool": "uint8_t", "byte": "uint8_t"}
 UNROLLED = 16  # turns of a loop that g++ may unroll whole (its parameter max-completely-peel-times)
 # Sums of more terms than this are added up in parts, whose rounding errors do not grow with the whole.
 PART = 32
 Expression = Callable[[Value, Indices], str]
-Name = Callable[[Value], str]
 
 
 class Loops:
     """One function with one nest of loops and all that is computed in it."""
 
-    def __init__(self, name: Name, plan: Plan, group: Group) -> None:
-        """Write a group's loops, calling stored values by ``name``."""
-        self._name = name
+    def __init__(self, plan: Plan, group: Group) -> None:
+        """Write a group's loops.
+
+        Stored values are parameters of the function, called by their number, with constant parts of indices in the
+        argument. So the steps of an unrolled loop, which differ in where they read, share one function.
+        """
         self._plan = plan
         self._group = group
-        self.pointers: list[Value] = []
+        self.pointers: list[tuple[Value, int]] = []
         self._lines: list[str] = []
         self._memo: dict[tuple[Value, Indices], str] = {}
         self._shape = group.shape
@@ -64,10 +66,10 @@ class Loops:
             indent = "  " * (level + 1)
             lines.append(f"{indent}}}")
             lines += [f"{indent}{line}" for line in self._after.get(level, [])]
-        written = self._own | {root for root in self._group.roots if isinstance(root, Output)}
+        written = self._own | {root.whole for root in self._group.roots if isinstance(root, Piece)}
         parameters = ", ".join(
-            f"{'' if value in written else 'const '}{TYPES[value.kind]}* __restrict {self._name(value)}"
-            for value in self.pointers
+            f"{'' if value in written else 'const '}{TYPES[value.kind]}* __restrict p{number}"
+            for number, (value, _) in enumerate(self.pointers)
         )
         return "\n".join([f"{self._attributes()} static void {name}({parameters}) {{", *lines, "}"])
 
@@ -100,6 +102,10 @@ class Loops:
             at = offset(self._here, strides(root.shape, self._group.order))
             what = self._value(root.source, self._here)
             self._lines.append(f"{self._pointer(root)}[{at}] {'+=' if root.total else '='} {what};")
+        elif isinstance(root, Piece):
+            place = tuple(index.plus(Index((), first)) for index, first in zip(self._here, root.place, strict=True))
+            what = self._value(root.source, self._here)
+            self._lines.append(f"{self._element(root.whole, place)} = {what};")
         elif isinstance(root, Copy):
             self._store(root, self._value(root.source, self._here))
         else:
@@ -182,10 +188,15 @@ class Loops:
 
     # -- expressions -----------------------------------------------------------------------------------------------
 
-    def _pointer(self, value: Value) -> str:
-        if value not in self.pointers:
-            self.pointers.append(value)
-        return self._name(value)
+    def _pointer(self, value: Value, first: int = 0) -> str:
+        if (value, first) not in self.pointers:
+            self.pointers.append((value, first))
+        return f"p{self.pointers.index((value, first))}"
+
+    def _element(self, value: Value, indices: Indices) -> str:
+        """An element of a stored value, as it lies in memory."""
+        place = offset(indices, strides(value.shape, self._plan.orders[value]))
+        return f"{self._pointer(value, place.const)}[{Index(place.terms)}]"
 
     def _value(self, value: Value, indices: Indices) -> str:
         """The name of a variable that holds an element."""
@@ -210,8 +221,7 @@ class Loops:
         if isinstance(value, View):
             return one(value.source, value.at(indices))
         if value in self._plan.stored and not (value in self._own and isinstance(value, Map | Choice)):
-            steps = strides(value.shape, self._plan.orders[value])
-            return f"{self._pointer(value)}[{offset(indices, steps)}]"
+            return self._element(value, indices)
         if isinstance(value, Map):
             return value.template.format(*(one(arg, indices) for arg in value.args))
         assert isinstance(value, Choice)

@@ -8,69 +8,24 @@ import torch
 from torch.fx import GraphModule, Node
 
 import meta.engine.native.values as v
-from meta.engine.native.ir import Choice, Constant, Copy, Index, Indices, Input, Unsupported, Value
+from meta.engine.native import indexing
+from meta.engine.native import kernels as k
+from meta.engine.native.elementwise import (
+    ELEMENTWISE,
+    HEAVY,
+    KINDS,
+    cast,
+    clamp,
+    elementwise,
+    inverted,
+    leaky,
+    power,
+    remainder,
+)
+from meta.engine.native.ir import Choice, Copy, Index, Indices, Input, Unsupported, Value, contiguous, strides
 from meta.engine.native.operations import OPS
 
 aten, metaray = torch.ops.aten, OPS
-KINDS = {
-    torch.float32: "real",
-    torch.float64: "real",
-    torch.int64: "long",
-    torch.bool: "bool",
-    torch.uint8: "byte",
-}
-
-# Elementwise operators and their C++; {0}, {1} are the operands.
-ELEMENTWISE: dict[Any, str] = {
-    aten.add.Tensor: "({0} + {1})",
-    aten.add.Scalar: "({0} + {1})",
-    aten.sub.Tensor: "({0} - {1})",
-    aten.sub.Scalar: "({0} - {1})",
-    aten.rsub.Scalar: "({1} - {0})",
-    aten.mul.Tensor: "({0} * {1})",
-    aten.mul.Scalar: "({0} * {1})",
-    aten.neg.default: "(-{0})",
-    # A comparison with NaN is false, so that NaN passes.
-    aten.relu.default: "({0} <= 0 ? real(0) : {0})",
-    aten.abs.default: "std::abs({0})",
-    aten.maximum.default: "maximum({0}, {1})",
-    aten.minimum.default: "minimum({0}, {1})",
-    aten.le.Scalar: "({0} <= {1})",
-    aten.le.Tensor: "({0} <= {1})",
-    aten.lt.Scalar: "({0} < {1})",
-    aten.lt.Tensor: "({0} < {1})",
-    aten.ge.Scalar: "({0} >= {1})",
-    aten.ge.Tensor: "({0} >= {1})",
-    aten.gt.Scalar: "({0} > {1})",
-    aten.gt.Tensor: "({0} > {1})",
-    aten.eq.Scalar: "({0} == {1})",
-    aten.eq.Tensor: "({0} == {1})",
-    aten.ne.Scalar: "({0} != {1})",
-    aten.ne.Tensor: "({0} != {1})",
-    aten.logical_and.default: "({0} && {1})",
-    aten.logical_or.default: "({0} || {1})",
-    aten.logical_not.default: "(!{0})",
-    aten.where.self: "({0} ? {1} : {2})",
-    aten.sign.default: "real(({0} > 0) - ({0} < 0))",
-}
-HEAVY: dict[Any, str] = {
-    aten.div.Tensor: "({0} / {1})",
-    aten.div.Scalar: "({0} / {1})",
-    aten.reciprocal.default: "(real(1) / {0})",
-    aten.sqrt.default: "std::sqrt({0})",
-    aten.rsqrt.default: "(real(1) / std::sqrt({0}))",
-    aten.exp.default: "std::exp({0})",
-    aten.log.default: "std::log({0})",
-    aten.log1p.default: "std::log1p({0})",
-    aten.expm1.default: "std::expm1({0})",
-    aten.tanh.default: "std::tanh({0})",
-    aten.sigmoid.default: "(real(1) / (real(1) + std::exp(-{0})))",
-    aten.sin.default: "std::sin({0})",
-    aten.cos.default: "std::cos({0})",
-    aten.erf.default: "std::erf({0})",
-}
-CASTS = {"real": "real({0})", "long": "int64_t({0})", "bool": "bool({0})"}
-POWERS = {0.0: "real(1)", 1.0: "{0}", 2.0: "({0} * {0})", 3.0: "({0} * {0} * {0})"}
 
 
 def _scalar_kind(node: Node) -> str:
@@ -80,11 +35,17 @@ def _scalar_kind(node: Node) -> str:
 def lower(program: GraphModule, inputs: Sequence[Input], real: torch.dtype) -> list[Value]:
     """The outputs of a recorded program as values.
 
+    Args:
+        program: as recorded.
+        inputs: its inputs in order, then the tensors that are stored in it, in the order of :func:`stored_tensors`.
+        real: type of its numbers.
+
     Raises:
         Unsupported: naming the operator that has no translation.
     """
     values: dict[Node, Any] = {}
     given = iter(inputs)
+    stored = dict(zip(reversed(stored_tensors(program)), reversed(inputs), strict=False))
     for node in program.graph.nodes:
         if node.op == "placeholder":
             values[node] = _entered(next(given))
@@ -93,8 +54,14 @@ def lower(program: GraphModule, inputs: Sequence[Input], real: torch.dtype) -> l
         elif node.op == "call_function":
             values[node] = _lower_node(node, values, real)
         else:
-            raise Unsupported(f"tensors that are stored in the program ({node.target})")
+            values[node] = stored[node.target]
     raise AssertionError("a graph has an output")
+
+
+def stored_tensors(program: GraphModule) -> dict[str, torch.Tensor]:
+    """Tensors that are constants of a program, a module's buffers for instance, in order of their first use."""
+    names = [node.target for node in program.graph.nodes if node.op == "get_attr"]
+    return {name: getattr(program, name) for name in dict.fromkeys(names)}
 
 
 def _entered(given: Input) -> Value:
@@ -109,7 +76,7 @@ def _lower_node(node: Node, values: dict[Node, Any], real: torch.dtype) -> Any:
     args = torch.fx.node.map_arg(node.args, values.__getitem__)
     target: Any = node.target
     if target in ELEMENTWISE or target in HEAVY:
-        result = _elementwise(node, args)
+        result = elementwise(node, args)
     elif target in SPECIAL:
         kwargs = torch.fx.node.map_arg(dict(node.kwargs), values.__getitem__)
         result = SPECIAL[target](node, *args, **kwargs)
@@ -121,46 +88,6 @@ def _lower_node(node: Node, values: dict[Node, Any], real: torch.dtype) -> Any:
     if isinstance(result, Value) and hasattr(recorded, "shape") and tuple(recorded.shape) != result.shape:
         raise Unsupported(f"{target}: recorded as {tuple(recorded.shape)}, translated as {result.shape}")
     return result
-
-
-def _elementwise(node: Node, args: tuple[Any, ...]) -> Value:
-    target: Any = node.target
-    if node.kwargs and {"alpha": 1} | node.kwargs != {"alpha": 1}:
-        raise Unsupported(f"operator {target} with {dict(node.kwargs)}")
-    recorded: Any = node.meta["tensor_meta"]
-    kind = KINDS[recorded.dtype]
-    numbers = [arg for arg in args if not isinstance(arg, Value)]
-    operands = [arg if isinstance(arg, Value) else v.constant(float(arg) if _reals(args) else arg) for arg in args]
-    # What changes nothing is left out.
-    if target in (aten.mul.Scalar, aten.div.Scalar) and numbers == [1]:
-        return operands[0]
-    if target is aten.add.Tensor:
-        zero = next((o for o in operands if isinstance(o, Constant) and o.number == 0 and o.kind == "real"), None)
-        rest = [o for o in operands if o is not zero]
-        if zero is not None and len(rest) == 1 and rest[0].shape == tuple(recorded.shape):
-            return rest[0]
-    if target is aten.div.Scalar and kind == "real":
-        # A multiplication takes a fraction of the time; the result may differ from torch's in the last bit.
-        return v.elementwise("({0} * {1})", operands[0], v.constant(1.0 / numbers[0]))
-    if target in HEAVY:
-        return v.elementwise(HEAVY[target], *operands, kind=kind, heavy=True)
-    return v.elementwise(ELEMENTWISE[target], *operands, kind=kind)
-
-
-def _reals(args: Sequence[Any]) -> bool:
-    return any(isinstance(arg, Value) and arg.kind == "real" for arg in args)
-
-
-def _power(node: Node, base: Value, exponent: float) -> Value:
-    del node
-    power = float(exponent)
-    if power == 0:
-        return v.constant(1.0, base.shape)
-    if power == 1:
-        return base
-    if power in POWERS:
-        return v.elementwise(POWERS[power], base)
-    return v.elementwise("std::pow({0}, {1})", base, v.constant(power), heavy=True)
 
 
 def _mean(source: Value, dims: Any, keepdim: bool) -> Value:
@@ -183,31 +110,20 @@ def _has(bit: int) -> Callable[[Indices, Index], str]:
     return lambda indices, _: f"((({indices[0]}) >> {bit}) & 1)"
 
 
-def _clamp(x: Value, low: Any = None, high: Any = None) -> Value:
-    for bound, larger in ((low, "maximum"), (high, "minimum")):
-        if bound is not None:
-            x = v.elementwise(f"{larger}({{0}}, {{1}})", x, v.constant(bound, (), x.kind), kind=x.kind)
-    return x
-
-
-def _leaky(node: Node, x: Value, slope: float = 0.01) -> Value:
+def _conv_forward(node: Node, x: Value, w: Value, *how: Any) -> Value:
     del node
-    return v.elementwise("({0} > 0 ? {0} : {0} * {1})", x, v.constant(float(slope)))
+    return k.conv("forward", x, w, x.shape, w.shape, *how)
 
 
-def _conv_forward(node: Node, x: Value, w: Value, stride: Any, padding: Any) -> Value:
+def _conv_data(node: Node, g: Value, w: Value, stride: Any, padding: Any, groups: int, size: Any) -> Value:
     del node
-    return v.conv("forward", x, w, x.shape, w.shape, stride, padding)
+    return k.conv("data", g, w, (g.shape[0], w.shape[1] * groups, *size), w.shape, stride, padding, groups)
 
 
-def _conv_data(node: Node, g: Value, w: Value, stride: Any, padding: Any, size: Any) -> Value:
+def _conv_weight(node: Node, x: Value, g: Value, stride: Any, padding: Any, groups: int, kernel: Any) -> Value:
     del node
-    return v.conv("data", g, w, (g.shape[0], w.shape[1], *size), w.shape, stride, padding)
-
-
-def _conv_weight(node: Node, x: Value, g: Value, stride: Any, padding: Any, kernel: Any) -> Value:
-    del node
-    return v.conv("weight", x, g, x.shape, (g.shape[1], x.shape[1], *kernel), stride, padding)
+    w = (g.shape[1], x.shape[1] // groups, *kernel)
+    return k.conv("weight", x, g, x.shape, w, stride, padding, groups)
 
 
 def _t(node: Node, x: Value) -> Value:
@@ -222,25 +138,100 @@ def _transpose(node: Node, x: Value, one: int, other: int) -> Value:
     return v.permute(x, dims)
 
 
-def _select(node: Node, x: Value, dim: int, at: int) -> Value:
+def _select(node: Any, x: Value, dim: int, at: int) -> Value:
     del node
     at %= x.shape[dim % len(x.shape)]
     return v.squeeze(v.sliced(x, dim, at, at + 1), [dim])
 
 
-def _cast(node: Node, x: Value, **_: Any) -> Value:
-    recorded: Any = node.meta["tensor_meta"]
-    kind = KINDS.get(recorded.dtype)
-    if kind not in CASTS:
-        raise Unsupported(f"a conversion to {recorded.dtype}")
-    return x if x.kind == kind else v.elementwise(CASTS[kind], x, kind=kind)
-
-
-def _bmm(node: Node, a: Value, b: Value) -> Value:
+def _select_backward(node: Node, g: Value, sizes: Any, dim: int, at: int) -> Value:
     del node
-    if a.shape[0] != 1:
-        raise Unsupported("a batch of matrix products within one task")
-    return v.unsqueeze(v.mm(v.squeeze(a, [0]), v.squeeze(b, [0])), 0)
+    zeros = v.constant(0.0, tuple(sizes))
+    at %= sizes[dim]
+    return v.slice_scatter(zeros, v.unsqueeze(g, dim % len(sizes)), dim, at, at + 1)
+
+
+def _pad(node: Node, x: Value, sizes: Any, number: float = 0.0) -> Value:
+    """Numbers around a tensor, fewer than none cut off; ``sizes`` from the last dimension on, before and after."""
+    del node
+    for place in range(len(sizes) // 2):
+        dim, (before, after) = len(x.shape) - 1 - place, sizes[2 * place : 2 * place + 2]
+        x = v.sliced(x, dim, max(0, -before), x.shape[dim] - max(0, -after))
+        before, after = max(0, before), max(0, after)
+        shape = (*x.shape[:dim], before + x.shape[dim] + after, *x.shape[dim + 1 :])
+        if shape != x.shape:
+            x = v.slice_scatter(v.constant(number, shape, x.kind), x, dim, before, before + x.shape[dim])
+    return x
+
+
+def _variance(node: Node, x: Value, dims: Any = None, *, correction: float | None = 1, keepdim: bool = False) -> Value:
+    del node
+    centred = v.elementwise("({0} - {1})", x, _mean(x, dims, True))
+    total = v.reduce(v.elementwise("({0} * {0})", centred), dims, keepdim, "sum")
+    degrees = x.numel // total.numel - (1 if correction is None else correction)
+    return v.elementwise("({0} / {1})", total, v.constant(float(degrees)), heavy=True)
+
+
+def _norm(node: Node, x: Value, order: float = 2, dims: Any = None, keepdim: bool = False, **_: Any) -> Value:
+    del node
+    if order != 2:
+        raise Unsupported(f"a vector norm of order {order}")
+    total = v.reduce(v.elementwise("({0} * {0})", x), dims, keepdim, "sum")
+    return v.elementwise("std::sqrt({0})", total, heavy=True)
+
+
+def _as_strided(node: Node, x: Value, size: Any, stride: Any, first: int = 0) -> Value:
+    _require_contiguous(node)
+    return indexing.as_strided(x, size, stride, first)
+
+
+def _as_strided_scatter(node: Node, x: Value, source: Value, size: Any, stride: Any, first: int = 0) -> Value:
+    _require_contiguous(node)
+    return indexing.as_strided_scatter(x, source, size, stride, first)
+
+
+def _require_contiguous(node: Node) -> None:
+    recorded: Any = node.all_input_nodes[0].meta["tensor_meta"]
+    if tuple(recorded.stride) != strides(recorded.shape, contiguous(len(recorded.shape))):
+        raise Unsupported(f"{node.target} of a tensor that is not contiguous")
+
+
+def _embedding(node: Node, weight: Value, index: Value, *options: Any) -> Value:
+    del node, options
+    return indexing.take(weight, 0, index)
+
+
+def _embedding_backward(
+    node: Node, g: Value, index: Value, rows: int, padding: int = -1, by_frequency: bool = False
+) -> Value:
+    del node
+    if by_frequency:
+        raise Unsupported("an embedding whose gradient is scaled by frequency")
+    if padding >= 0:
+        index = v.elementwise("({0} == {1} ? int64_t(-1) : {0})", index, v.constant(padding), kind="long")
+    count = index.numel
+    return k.add_rows(v.reshape(g, (count, g.shape[-1])), v.reshape(index, (count,)), rows)
+
+
+def _any(node: Node, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    del node
+    dims = None if dim is None else [dim] if isinstance(dim, int) else dim
+    return v.elementwise("({0} != 0)", v.reduce(x, dims, keepdim, "max"), kind="bool")
+
+
+def _copy(node: Node, base: Value, source: Value, *_: Any) -> Value:
+    return v.expand(cast(node, source), base.shape)
+
+
+def _empty(node: Node, *_: Any, **__: Any) -> Value:
+    """Memory that is written before it is read."""
+    recorded: Any = node.meta["tensor_meta"]
+    return v.constant(0, tuple(recorded.shape), KINDS.get(recorded.dtype, "real"))
+
+
+def _iota(node: Node, length: int, *, start: int = 0, step: int = 1, **_: Any) -> Value:
+    del node
+    return _arange(start, start + step * length, step)
 
 
 SPECIAL: dict[Any, Callable[..., Any]] = {
@@ -255,20 +246,54 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.squeeze.dims: lambda _, x, dims: v.squeeze(x, dims),
     aten.squeeze.dim: lambda _, x, dim: v.squeeze(x, [dim]),
     aten.select.int: _select,
+    aten.unbind.int: lambda _, x, dim=0: tuple(_select(_, x, dim, at) for at in range(x.shape[dim])),
+    aten.select_scatter.default: lambda _, x, source, dim, at: v.slice_scatter(
+        x, v.unsqueeze(source, dim), dim, at % x.shape[dim], at % x.shape[dim] + 1
+    ),
+    aten.select_backward.default: _select_backward,
     aten.slice.Tensor: lambda _, x, *a, **k: v.sliced(x, *a, **k),
     aten.slice_scatter.default: lambda _, *a, **k: v.slice_scatter(*a, **k),
     aten.cat.default: lambda _, parts, dim=0: v.cat(parts, dim),
     aten.stack.default: lambda _, parts, dim=0: v.cat([v.unsqueeze(part, dim) for part in parts], dim),
-    aten.gather.default: lambda _, x, dim, index, **__: v.gather(x, dim, index),
-    aten.scatter.value: lambda _, x, dim, index, number: v.scatter(x, dim, index, number),
+    aten.gather.default: lambda _, x, dim, index, **__: indexing.gather(x, dim, index),
+    aten.scatter.value: lambda _, x, dim, index, number: indexing.scatter(x, dim, index, number),
+    aten.scatter_add.default: lambda _, x, dim, index, source: k.scatter_add(x, dim, index, source),
+    aten.index_select.default: lambda _, x, dim, index: indexing.take(x, dim, index),
+    aten.index.Tensor: lambda _, x, indices: indexing.indexed(x, indices),
+    aten.index_put.default: lambda _, *a: k.index_put(*a),
+    aten._unsafe_index_put.default: lambda _, *a: k.index_put(*a),
+    aten.index_add.default: lambda _, *a: k.index_add(*a),
+    aten.embedding.default: _embedding,
+    aten.embedding_dense_backward.default: _embedding_backward,
+    aten.split_with_sizes.default: lambda _, x, sizes, dim=0: v.split(x, sizes, dim),
+    aten.flip.default: lambda _, x, dims: v.flipped(x, dims),
+    aten.cumsum.default: lambda _, x, dim, **__: k.cumsum(x, dim),
+    aten.as_strided.default: _as_strided,
+    aten.as_strided_scatter.default: _as_strided_scatter,
+    aten.constant_pad_nd.default: _pad,
+    aten.var.correction: _variance,
+    aten.linalg_vector_norm.default: _norm,
+    aten.any.dim: _any,
+    aten.any.dims: _any,
+    aten.any.default: _any,
+    aten.bitwise_not.default: inverted,
+    aten.remainder.Scalar: remainder,
+    aten.remainder.Tensor: remainder,
+    aten.copy.default: _copy,
+    aten.new_empty_strided.default: _empty,
+    aten.empty_permuted.default: _empty,
+    aten.empty_strided.default: _empty,
+    aten.new_empty.default: _empty,
+    aten.empty.memory_format: _empty,
+    torch.ops.prims.iota.default: _iota,
     # The derivative has been taken before: a recorded program is plain arithmetic, in which these change nothing.
     aten.alias.default: lambda _, x: x,
     aten.detach.default: lambda _, x: x,
     aten.clone.default: lambda _, x, **__: x,
-    aten._to_copy.default: _cast,
+    aten._to_copy.default: cast,
     aten.full.default: lambda n, shape, number, **__: v.constant(number, tuple(shape), _scalar_kind(n)),
     aten.arange.start_step: lambda _, *bounds, **__: _arange(*bounds),
-    aten.clamp.default: lambda _, *a: _clamp(*a),
+    aten.clamp.default: lambda _, *a: clamp(*a),
     aten.full_like.default: lambda _, x, number, **__: v.constant(number, x.shape, x.kind),
     aten.zeros_like.default: lambda _, x, **__: v.constant(0, x.shape, x.kind),
     aten.ones_like.default: lambda _, x, **__: v.constant(1, x.shape, x.kind),
@@ -278,16 +303,16 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.amax.default: lambda _, x, dims=(), keepdim=False: v.reduce(x, dims, keepdim, "max"),
     aten.mean.dim: lambda _, x, dims, keepdim=False: _mean(x, dims, keepdim),
     aten.mean.default: lambda _, x: _mean(x, None, False),
-    aten.pow.Tensor_Scalar: _power,
-    aten.leaky_relu.default: _leaky,
-    aten.mm.default: lambda _, a, b: v.mm(a, b),
-    aten.bmm.default: _bmm,
-    aten.argmax.default: lambda _, *a: v.argmax(*a),
+    aten.pow.Tensor_Scalar: power,
+    aten.leaky_relu.default: leaky,
+    aten.mm.default: lambda _, a, b: k.mm(a, b),
+    aten.bmm.default: lambda _, a, b: k.bmm(a, b),
+    aten.argmax.default: lambda _, *a: k.argmax(*a),
     metaray.conv.default: _conv_forward,
     metaray.conv_data.default: _conv_data,
     metaray.conv_weight.default: _conv_weight,
-    metaray.pool.default: lambda _, *a: v.pool(*a),
-    metaray.unpool.default: lambda _, *a: v.unpool(*a),
-    metaray.pick.default: lambda _, *a: v.pick(*a),
+    metaray.pool.default: lambda _, *a: k.pool(*a),
+    metaray.unpool.default: lambda _, *a: k.unpool(*a),
+    metaray.pick.default: lambda _, *a: k.pick(*a),
     operator.getitem: lambda _, pair, place: pair[place],
 }

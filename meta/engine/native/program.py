@@ -18,10 +18,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from meta.context import FIXED, Context
+from meta.engine.native.closed import Closed
+from meta.engine.native.elementwise import KINDS
 from meta.engine.native.emit import source
 from meta.engine.native.ir import Input, Unsupported
-from meta.engine.native.lower import KINDS, lower
-from meta.engine.native.operations import Closed
+from meta.engine.native.lower import lower, stored_tensors
+from meta.engine.native.rewrite import add_out_of_place, merge_sums
 from meta.engine.native.schedule import Output, Plan
 from meta.engine.native.toolchain import Library, load
 from meta.engine.simplify import RECORDER, changes_in_place, require_repeatable, simplify
@@ -29,18 +31,30 @@ from meta.episode import Episode, from_leaves, leaves, unstack
 from meta.params import Params
 
 REALS = {torch.float32: "float", torch.float64: "double"}
-HEADERS = ("kernels.h", "pooling.h")
+HEADERS = ("kernels.h", "pooling.h", "indexing.h", "depthwise.h")
 aten = torch.ops.aten
+# Operators that torch's core has, and native puts together from others all the same.
+PUT_TOGETHER = (
+    aten._log_softmax.default,
+    aten._log_softmax_backward_data.default,
+    aten._softmax.default,
+    aten.addmm.default,
+    aten.elu.default,
+    aten.gelu.default,
+    aten.hardtanh.default,
+)
 
 
 class _Translated(NamedTuple):
     """A function of one task, planned: its source, the shapes of its outputs, and how they hang together.
 
-    ``memory`` is what it computes in, in bytes, the kernels' own scratch not counted.
+    ``memory`` is what it computes in, in bytes, the kernels' own scratch not counted. ``constants`` are tensors that
+    the function holds, and that the program reads after θ and the context's numbers.
     """
 
     source: str
     memory: int
+    constants: list[Tensor]
     shapes: list[tuple[tuple[int, ...], bool, tuple[int, ...]]]
     outputs: Any
 
@@ -65,10 +79,14 @@ def translated(
         raise Unsupported(f"parameters of type {dtype}")
     example = unstack(episodes)
     graph, structure = _record(function, params, example, context)
-    inputs = _inputs([*params.values(), *context.numbers.values()], shared=True) + _inputs(
-        leaves(example), shared=False
-    )
-    values = lower(graph, inputs, dtype)
+    constants = [tensor.detach().clone() for tensor in stored_tensors(graph).values()]
+    for tensor in constants:
+        if tensor.is_floating_point() and tensor.dtype != dtype:
+            raise Unsupported(f"a stored tensor of type {tensor.dtype} among numbers of {dtype}")
+    theta = [*params.values(), *context.numbers.values()]
+    shared = _inputs([*theta, *constants], shared=True)
+    episode = _inputs(leaves(example), shared=False)
+    values = lower(graph, [*shared[: len(theta)], *episode, *shared[len(theta) :]], dtype)
     totals = [False] * len(values)
     if adds:
         numbers = tree_unflatten(list(range(len(values))), structure)
@@ -80,9 +98,15 @@ def translated(
     ]
     plan = Plan(outputs, dtype.itemsize)
     headers = (resources.files("meta.engine.native").joinpath(name).read_text(encoding="utf-8") for name in HEADERS)
-    text = "\n".join([*headers, source(plan, inputs, REALS[dtype])])
+    text = "\n".join([*headers, source(plan, [*shared, *episode], REALS[dtype])])
     memory = plan.shared_bytes + plan.arena_bytes
-    return _Translated(text, memory, [(one.shape, one.total, plan.output_strides(one)) for one in outputs], structure)
+    return _Translated(
+        text,
+        memory,
+        constants,
+        [(one.shape, one.total, plan.output_strides(one)) for one in outputs],
+        structure,
+    )
 
 
 class Program:
@@ -110,7 +134,8 @@ class Program:
         """
         self._names = tuple(params)
         self._threads = threads
-        text, _, self._shapes, self._outputs = translated(function, params, episodes, context, adds=adds)
+        text, _, constants, self._shapes, self._outputs = translated(function, params, episodes, context, adds=adds)
+        self._constants = [tensor.contiguous() for tensor in constants]
         self._library: Library = load(text)
         self._shared = _memory(self._library.shared_bytes)
         self._arenas = [_memory(self._library.arena_bytes) for _ in range(threads)]
@@ -125,7 +150,7 @@ class Program:
     def __call__(self, params: Params, episodes: Episode, context: Context = FIXED) -> Any:
         """The outputs for a batch."""
         shared = [*(params[name] for name in self._names), *context.numbers.values()]
-        theta = [value.contiguous() for value in shared]
+        theta = [*(value.contiguous() for value in shared), *self._constants]
         given = [leaf.contiguous() for leaf in leaves(episodes)]
         count = len(episodes.description)
         runs = min(self._threads, count)
@@ -197,11 +222,11 @@ def _record(
         return found
 
     tensors = [*params.values(), *context.numbers.values(), *leaves(episode)]
-    program = _recorded(flat, tensors)
+    program = add_out_of_place(_recorded(flat, tensors))
     if changes_in_place(program):
         program = _recorded(functionalize(program), tensors)
     require_repeatable(program)
-    return simplify(program), outputs
+    return merge_sums(simplify(program)), outputs
 
 
 def _recorded(function: Callable[..., list[Tensor]], tensors: list[Tensor]) -> GraphModule:
@@ -218,6 +243,8 @@ def _recorded(function: Callable[..., list[Tensor]], tensors: list[Tensor]) -> G
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     """How operators without a translation are put together from others. To collect them takes torch some time."""
     table = dict(core_aten_decompositions())
-    for operator in (aten._log_softmax.default, aten._log_softmax_backward_data.default, aten.addmm.default):
+    for operator in PUT_TOGETHER:
         table[operator] = decomposition_table[operator]
+    # Whose derivatives are again one operation each.
+    del table[aten.embedding_dense_backward.default], table[aten.select_backward.default]
     return table

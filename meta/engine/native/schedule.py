@@ -4,6 +4,7 @@ Loops over the same elements that read the same tensors become one. Every tensor
 by tensors that are never alive together.
 """
 
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from meta.engine.native.ir import (
     Choice,
     Input,
+    Joined,
     Kernel,
     Map,
     Order,
@@ -39,6 +41,20 @@ class Output(Value):
     @property
     def sources(self) -> tuple[Value, ...]:
         """The value that is put out."""
+        return (self.source,)
+
+
+@dataclass(eq=False)
+class Piece(Value):
+    """One part of a joined value, written from ``place`` on."""
+
+    source: Value = None  # type: ignore[assignment]
+    whole: Joined = None  # type: ignore[assignment]
+    place: tuple[int, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Value, ...]:
+        """The part."""
         return (self.source,)
 
 
@@ -109,20 +125,27 @@ class Plan:
         for root in roots:
             if isinstance(root, Input):
                 continue
+            if isinstance(root, Joined):
+                where[root] = max(self._enter(piece, groups, where) for piece in _pieces(root))
+                continue
             if isinstance(root, Twin):
                 where[root] = where[root.first]
                 groups[where[root]].roots.append(root)
                 continue
-            shape, order = self._domain(root)
-            leaves = set(self._leaves(root))
-            position = self._fitting(root, groups, self._earliest(leaves, where, (shape, order)))
-            if position is None:
-                position = len(groups)
-                groups.append(Group(shape, order, [], root.shared))
-            groups[position].roots.append(root)
-            groups[position].loads |= {leaf for leaf, _ in leaves}
-            where[root] = position
+            where[root] = self._enter(root, groups, where)
         return groups
+
+    def _enter(self, root: Value, groups: list[Group], where: dict[Value, int]) -> int:
+        """Add a root to the group that it fits into, or to a new one; the group's number."""
+        shape, order = self._domain(root)
+        leaves = set(self._leaves(root))
+        position = self._fitting(root, groups, self._earliest(leaves, where, (shape, order)))
+        if position is None:
+            position = len(groups)
+            groups.append(Group(shape, order, [], root.shared))
+        groups[position].roots.append(root)
+        groups[position].loads |= {leaf for leaf, _ in leaves}
+        return position
 
     def _earliest(self, leaves: set[tuple[Value, bool]], where: dict[Value, int], domain: tuple[Shape, Order]) -> int:
         """The first group by which all leaves are there; an expression may join the group that computes them."""
@@ -152,6 +175,8 @@ class Plan:
         """The elements that the root's loops run over, and their order."""
         if isinstance(root, Reduction):
             return root.source.shape, self._storage.order_of(root.source)
+        if isinstance(root, Piece):
+            return root.shape, self.orders[root.whole]
         if isinstance(root, Output):
             return root.shape, self._storage.order_of(root.source) if root.total else contiguous(len(root.shape))
         return root.shape, self.orders[root]
@@ -198,28 +223,33 @@ class Plan:
     def _place(self, groups: Sequence[Group], *, reuse: bool) -> int:
         """Find places for what the groups compute, large ones first, each the lowest that is free while it is alive."""
         spans = self._lifetimes(groups) if reuse else dict.fromkeys(self._computed(groups), (0, len(groups)))
-        placed: list[Value] = []
+        placed: list[tuple[int, int, int, int]] = []  # first and last byte, first and last group; in order of bytes
         total = 0
         # Both ends of a span count: the loops of a group read and write in turns, so a result must not lie where an
         # operand is read for the last time. That is also why the pointers of generated loops may be `__restrict`.
         for value in sorted(spans, key=lambda value: (-self.size(value), spans[value][0])):
-            taken = sorted(
-                (self.places[other], self.places[other] + self.size(other))
-                for other in placed
-                if spans[other][0] <= spans[value][1] and spans[value][0] <= spans[other][1]
-            )
-            self.places[value] = _lowest(taken, self.size(value))
-            placed.append(value)
-            total = max(total, self.places[value] + self.size(value))
+            first, last = spans[value]
+            size, at = self.size(value), 0
+            for begin, end, other_first, other_last in placed:
+                if other_first <= last and first <= other_last:
+                    if at + size <= begin:
+                        break
+                    at = max(at, end)
+            self.places[value] = at
+            insort(placed, (at, at + size, first, last))
+            total = max(total, at + size)
         return total
 
     def _computed(self, groups: Sequence[Group]) -> list[Value]:
-        roots = (root for group in groups for root in group.roots)
+        roots = (root.whole if isinstance(root, Piece) else root for group in groups for root in group.roots)
         return [root for root in roots if not isinstance(root, Output) and root not in self.local]
 
     def _lifetimes(self, groups: Sequence[Group]) -> dict[Value, tuple[int, int]]:
         """The numbers of the groups that compute a value and read it last."""
-        spans = {root: (number, number) for number, group in enumerate(groups) for root in self._computed([group])}
+        spans: dict[Value, tuple[int, int]] = {}
+        for number, group in enumerate(groups):
+            for root in self._computed([group]):
+                spans[root] = (spans.get(root, (number,))[0], number)
         for number, group in enumerate(groups):
             for root in group.roots:
                 for leaf, _ in () if isinstance(root, Twin) else self._leaves(root):
@@ -228,11 +258,10 @@ class Plan:
         return spans
 
 
-def _lowest(taken: Sequence[tuple[int, int]], size: int) -> int:
-    """The lowest place for so many bytes between sorted stretches that are taken."""
-    at = 0
-    for begin, end in taken:
-        if at + size <= begin:
-            break
-        at = max(at, end)
-    return at
+def _pieces(whole: Joined) -> Iterator[Piece]:
+    """The parts of a joined value with their places."""
+    first = 0
+    for part in whole.parts:
+        place = tuple(first if dim == whole.dim else 0 for dim in range(len(whole.shape)))
+        yield Piece(part.shape, part.kind, source=part, whole=whole, place=place, shared=whole.shared)
+        first += part.shape[whole.dim]

@@ -14,6 +14,7 @@ from meta.engine.native.ir import (
     Copy,
     Index,
     Input,
+    Joined,
     Kernel,
     Map,
     Order,
@@ -74,7 +75,7 @@ class Storage:
                 if wide:
                     broadcast.add(base)
         for value in values:
-            if isinstance(value, Input | Kernel | Twin | Reduction | Copy) or (
+            if isinstance(value, Input | Kernel | Twin | Reduction | Copy | Joined) or (
                 isinstance(value, Map | Choice) and self._worth_storing(value, readers[value], value in broadcast)
             ):
                 self.stored.add(value)
@@ -121,11 +122,14 @@ class Storage:
             return contiguous(len(value.shape))
         if isinstance(value, Reduction):
             return self.order_of(value.source)
+        if isinstance(value, Joined):
+            return self.order_of(value.parts[0])
         return self.order_of(value)
 
     def order_of(self, value: Value) -> Order:
         """The order of dimensions in which an expression's elements are best visited: as they lie in memory."""
         steps = self._steps(value) or strides(value.shape, contiguous(len(value.shape)))
+        steps = tuple(map(abs, steps))  # reversed dimensions lie like others
         large = 1 + max(steps, default=0)
         key = [step if step or size == 1 else large for step, size in zip(steps, value.shape, strict=True)]
         # Dimensions of size one come first among equals, so that they do not part those that run on.
@@ -143,7 +147,7 @@ class Storage:
         if isinstance(value, View):
             inner = self._steps(value.source)
             return None if inner is None else _view_steps(value, inner)[1]
-        if isinstance(value, Copy | Kernel | Twin | Input):
+        if isinstance(value, Copy | Kernel | Twin | Input | Joined):
             return strides(value.shape, self._natural_order(value))
         if isinstance(value, Constant):
             return None
@@ -238,7 +242,7 @@ def _suits(operand: Operand, shape: Shape, order: Order | None) -> bool:
     """Whether a kernel can read an operand as it lies."""
     pairs = zip(operand.strides, shape, strict=True)
     if order is None:
-        return all(step != 0 or size == 1 for step, size in pairs)
+        return all(step > 0 or size == 1 for step, size in pairs)
     wanted = strides(shape, order)
     return operand.first == 0 and all(
         step == right or size == 1 for (step, size), right in zip(pairs, wanted, strict=True)

@@ -16,17 +16,16 @@ from meta.engine.native.ir import (
     Copy,
     Index,
     Indices,
-    Kernel,
+    Joined,
     Map,
     Reduction,
     Shape,
-    Twin,
-    Unsupported,
     Value,
     View,
     contiguous,
 )
 
+FEW = 4  # parts that are chosen from, element by element; more are written one after the other
 IMAGES = (0, 2, 3, 1)  # examples, rows, columns, channels
 WEIGHTS = (2, 3, 1, 0)  # rows, columns, entering channels, leaving channels
 
@@ -42,7 +41,7 @@ def elementwise(template: str, *args: Value, kind: str = "real", heavy: bool = F
     """An elementwise expression, its arguments broadcast against each other."""
     shape = torch.broadcast_shapes(*(arg.shape for arg in args))
     wide = tuple(expand(arg, tuple(shape)) for arg in args)
-    return Map(tuple(shape), kind, template=template, args=wide, heavy=heavy, shared=_shared(wide))
+    return Map(tuple(shape), kind, template=template, args=wide, heavy=heavy, shared=all_shared(wide))
 
 
 def view(source: Value, shape: Shape, at: Callable[[Indices], Indices]) -> Value:
@@ -73,7 +72,10 @@ def permute(source: Value, dims: Sequence[int]) -> Value:
         return source
     inverse = [dims.index(dim) for dim in range(len(dims))]
     shape = tuple(source.shape[dim] for dim in dims)
-    return view(source, shape, lambda indices: tuple(indices[place] for place in inverse))
+    moved = view(source, shape, lambda indices: tuple(indices[place] for place in inverse))
+    if isinstance(moved, View):
+        moved.dims = tuple(dims)
+    return moved
 
 
 def reshape(source: Value, shape: Sequence[int]) -> Value:
@@ -135,6 +137,11 @@ def sliced(source: Value, dim: int = 0, start: Any = None, end: Any = None, step
     size = len(range(start, stop, step))
     if size == source.shape[dim]:
         return source
+    if isinstance(source, View) and source.dims is not None:
+        return permute(sliced(source.source, source.dims[dim], start, stop, step), source.dims)
+    part = _part(source, dim, start, stop)
+    if part is not None:
+        return sliced(part[0], dim, start - part[1], stop - part[1], step)
 
     def at(indices: Indices) -> Indices:
         moved = indices[dim].times(step).plus(Index((), start))
@@ -143,11 +150,45 @@ def sliced(source: Value, dim: int = 0, start: Any = None, end: Any = None, step
     return view(source, (*source.shape[:dim], size, *source.shape[dim + 1 :]), at)
 
 
+def _spread(base: Value, source: Value, dim: int, start: int, step: int) -> Value:
+    """``base`` with every ``step``-th element of a dimension replaced."""
+    last = start + step * (source.shape[dim] - 1)
+
+    def condition(indices: Indices, _: Index) -> str:
+        index = indices[dim]
+        return f"({index} >= {start} && {index} <= {last} && ({index.plus(Index((), -start))}) % {step} == 0)"
+
+    def at(indices: Indices, _: Index) -> Indices:
+        place = Index.of(f"(({indices[dim].plus(Index((), -start))}) / {step})")
+        return (*indices[:dim], place, *indices[dim + 1 :])
+
+    return Choice(
+        base.shape, base.kind, one=source, other=base, condition=condition, one_at=at, shared=all_shared((base, source))
+    )
+
+
+def _part(source: Value, dim: int, start: int, stop: int) -> tuple[Value, int] | None:
+    """The value that a slice of something joined or replaced lies in, and that value's first place; None if several."""
+    if isinstance(source, Choice) and source.span is not None and source.span[0] == dim:
+        _, first, last = source.span
+        if first <= start and stop <= last:
+            return source.one, first
+        if (stop <= first or last <= start) and source.other is not None:
+            return source.other, 0
+    if isinstance(source, Joined) and source.dim == dim:
+        first = 0
+        for part in source.parts:
+            if first <= start and stop <= first + part.shape[dim]:
+                return part, first
+            first += part.shape[dim]
+    return None
+
+
 def slice_scatter(base: Value, source: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
     """``base`` with a slice of it replaced."""
     dim, start, stop = _slice(base.shape, dim, start, end)
     if step != 1:
-        raise Unsupported("slice_scatter with a step")
+        return _spread(base, source, dim, start, step)
     if stop - start == base.shape[dim]:
         return source
     return Choice(
@@ -157,16 +198,22 @@ def slice_scatter(base: Value, source: Value, dim: int = 0, start: Any = None, e
         other=base,
         condition=lambda indices, _: f"({indices[dim]} >= {start} && {indices[dim]} < {stop})",
         one_at=lambda indices, _: (*indices[:dim], indices[dim].plus(Index((), -start)), *indices[dim + 1 :]),
-        shared=_shared((base, source)),
+        span=(dim, start, stop),
+        shared=all_shared((base, source)),
     )
 
 
 def cat(parts: Sequence[Value], dim: int = 0) -> Value:
     """Parts one after the other."""
     parts = [part for part in parts if part.numel]
+    dim %= len(parts[0].shape)
+    if len(parts) > FEW:
+        size = sum(part.shape[dim] for part in parts)
+        shape = (*parts[0].shape[:dim], size, *parts[0].shape[dim + 1 :])
+        return Joined(shape, parts[0].kind, parts=tuple(parts), dim=dim, shared=all_shared(parts))
     total = parts[-1]
     for part in reversed(parts[:-1]):
-        total = _cat_two(part, total, dim % len(part.shape))
+        total = _cat_two(part, total, dim)
     return total
 
 
@@ -180,116 +227,32 @@ def _cat_two(one: Value, other: Value, dim: int) -> Value:
         other=other,
         condition=lambda indices, _: f"({indices[dim]} < {first})",
         other_at=lambda indices: (*indices[:dim], indices[dim].plus(Index((), -first)), *indices[dim + 1 :]),
-        shared=_shared((one, other)),
+        shared=all_shared((one, other)),
     )
 
 
-def gather(source: Value, dim: int, index: Value) -> Value:
-    """Elements of ``source`` at the integers of ``index`` along a dimension."""
-    dim %= len(source.shape)
-    return Choice(
-        index.shape,
-        source.kind,
-        one=source,
-        index=index,
-        one_at=lambda indices, found: (*indices[:dim], found, *indices[dim + 1 :]),
-        shared=_shared((source, index)),
+def flipped(source: Value, dims: Sequence[int]) -> Value:
+    """Some dimensions in reverse."""
+    turned = {dim % len(source.shape) for dim in dims}
+    ends = [Index((), size - 1) for size in source.shape]
+    return view(
+        source,
+        source.shape,
+        lambda indices: tuple(
+            ends[dim].plus(index.times(-1)) if dim in turned else index for dim, index in enumerate(indices)
+        ),
     )
 
 
-def scatter(base: Value, dim: int, index: Value, number: Any) -> Value:
-    """``base`` with a number put at the integers of ``index``, one for each place along the other dimensions."""
-    dim %= len(base.shape)
-    if index.shape[dim] != 1 or _without(index.shape, dim) != _without(base.shape, dim):
-        raise Unsupported("scatter of several elements along a dimension")
-    return Choice(
-        base.shape,
-        base.kind,
-        one=constant(number, base.shape, base.kind),
-        other=base,
-        index=index,
-        index_at=lambda indices: (*indices[:dim], ZERO, *indices[dim + 1 :]),
-        condition=lambda indices, found: f"({indices[dim]} == {found})",
-        shared=_shared((base, index)),
-    )
+def split(source: Value, sizes: Sequence[int], dim: int = 0) -> tuple[Value, ...]:
+    """Consecutive parts of a dimension."""
+    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+    return tuple(sliced(source, dim, end - size, end) for end, size in zip(ends, sizes, strict=True))
 
 
-def mm(a: Value, b: Value) -> Value:
-    """A matrix product."""
-    (rows, inner), columns = a.shape, b.shape[1]
-    return Kernel(
-        (rows, columns),
-        name="gemm",
-        args=(a, b),
-        orders=(None, None),
-        order=(0, 1),
-        sizes=(rows, columns, inner),
-        shared=_shared((a, b)),
-    )
-
-
-def conv(which: str, one: Value, other: Value, x: Shape, w: Shape, stride: Any, padding: Any) -> Value:
-    """One of the three maps of a convolution with input shape ``x`` and weight shape ``w``."""
-    out = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x[2:], w[2:], stride, padding, strict=True)]
-    shape, orders, order = {
-        "forward": ((x[0], w[0], *out), (IMAGES, WEIGHTS), IMAGES),
-        "data": (x, (IMAGES, WEIGHTS), IMAGES),
-        "weight": (w, (IMAGES, IMAGES), WEIGHTS),
-    }[which]
-    sizes = (x[0], x[2], x[3], x[1], w[0], w[2], w[3], *stride, *padding)
-    return Kernel(
-        tuple(shape),
-        name=which,
-        args=(one, other),
-        orders=orders,
-        order=order,
-        sizes=sizes,
-        shared=_shared((one, other)),
-    )
-
-
-def pool(x: Value, kernel: Any, stride: Any, padding: Any) -> tuple[Value, Value]:
-    """The maxima, and their places row·width + column."""
-    out = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x.shape[2:], kernel, stride, padding, strict=True)]
-    shape = (*x.shape[:2], *out)
-    sizes = (x.shape[0], *x.shape[2:], x.shape[1], *kernel, *stride, *padding)
-    best = Kernel(shape, name="pool", args=(x,), orders=(IMAGES,), order=IMAGES, sizes=sizes, shared=x.shared)
-    best.twin = Twin(shape, "int", first=best, order=IMAGES, shared=x.shared)
-    return best, best.twin
-
-
-def unpool(g: Value, at: Value, size: Any) -> Value:
-    """Each number at its place in a tensor of zeros, added up where places meet."""
-    shape = (*g.shape[:2], *size)
-    sizes = (g.shape[0], *g.shape[2:], g.shape[1], *size)
-    args, orders = (g, at), (IMAGES, IMAGES)
-    return Kernel(shape, name="unpool", args=args, orders=orders, order=IMAGES, sizes=sizes, shared=_shared(args))
-
-
-def pick(x: Value, at: Value) -> Value:
-    """The numbers at the places."""
-    sizes = (at.shape[0], *at.shape[2:], at.shape[1], *x.shape[2:])
-    args, orders = (x, at), (IMAGES, IMAGES)
-    return Kernel(at.shape, name="pick", args=args, orders=orders, order=IMAGES, sizes=sizes, shared=_shared(args))
-
-
-def argmax(source: Value, dim: Any = None, keepdim: bool = False) -> Value:
-    """Place of the first maximum along the last dimension."""
-    if dim is None or dim % len(source.shape) != len(source.shape) - 1 or keepdim or len(source.shape) != 2:
-        raise Unsupported("argmax other than over the last dimension of a matrix")
-    rows, columns = source.shape
-    return Kernel(
-        (rows,), "long", name="argmax", args=(source,), orders=((0, 1),), order=(0,), sizes=(rows, columns),
-        shared=source.shared,
-    )  # fmt: skip
-
-
-def _shared(values: Sequence[Value]) -> bool:
+def all_shared(values: Sequence[Value]) -> bool:
+    """Returns whether all values depend on θ alone."""
     return all(value.shared for value in values)
-
-
-def _without(shape: Shape, dim: int) -> Shape:
-    return (*shape[:dim], *shape[dim + 1 :])
 
 
 def _slice(shape: Shape, dim: int, start: Any, end: Any) -> tuple[int, int, int]:
