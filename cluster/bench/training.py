@@ -26,8 +26,7 @@ from cluster.workers.session import ray_session
 from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.machine import hardware, versions
 from meta.engine.memory import keep_freed_memory
-from meta.models import MLP, Conv4
-from meta.policy import GaussianPolicy
+from meta.models import MLP, Conv4, ResNet12
 from tasks.family import draw_batch
 
 SECONDS = 2.0  # that a turn lasts, about
@@ -35,8 +34,8 @@ MOST_STEPS = 2000
 
 
 def has_family(suite: Suite) -> bool:
-    """Whether there is a task family for a suite; rollouts drawn beforehand are no task of a family's."""
-    return not isinstance(suite.model, GaussianPolicy)
+    """Whether there is a task family for a suite; rollouts and sequences drawn beforehand are no family's."""
+    return isinstance(suite.model, MLP | Conv4 | ResNet12)
 
 
 def config_of(suite: Suite, workers: int) -> Config:
@@ -50,7 +49,7 @@ def config_of(suite: Suite, workers: int) -> Config:
         ConfigError: for a suite whose tasks no family draws.
     """
     model = suite.model
-    if isinstance(model, GaussianPolicy):
+    if not isinstance(model, MLP | Conv4 | ResNet12):
         able = ", ".join(name for name, one in SUITES.items() if has_family(one))
         raise ConfigError(f"--workers: expected a suite of {able}, received '{suite.name}', whose data are fixed")
     if isinstance(model, MLP):
