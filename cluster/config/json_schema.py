@@ -20,6 +20,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 IMPORT_PATH = {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"}
 EXTRA = ("groups", *STARTING)  # keys of a naming section that are no arguments of its class
 WHOLE = ("task", "model", "outer", "meta_batch")
+WHOLE_SECTIONS = {"task": "family", "model": "name", "outer": "steps"}  # sections and the key that each must have
 
 
 def json_schema() -> dict[str, Any]:
@@ -30,7 +31,15 @@ def json_schema() -> dict[str, Any]:
         _set(schema, path, _named_section(path, own, supplied, _get(schema, path)))
     schema["properties"] |= {"search": {"type": "object"}, "compare": {"type": "object"}}
     schema.pop("required")
-    schema["anyOf"] = [{"required": list(WHOLE)}, {"required": ["search"]}, {"required": ["compare"]}]
+    # The sections of a search or a comparison change those of its base; a configuration's own are whole.
+    for section in WHOLE_SECTIONS:
+        schema["properties"][section].pop("required", None)
+    whole = {name: {"required": [key]} for name, key in WHOLE_SECTIONS.items()}
+    schema["anyOf"] = [
+        {"required": list(WHOLE), "properties": whole},
+        {"required": ["search"]},
+        {"required": ["compare"]},
+    ]
     return {"$schema": DIALECT, "title": "A metaray configuration", **schema}
 
 
