@@ -1,6 +1,7 @@
 """The compiled strategy on the layers of models people bring: first and second derivatives, against plain torch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -166,7 +167,25 @@ class Encoder(nn.Module):
         return self.head(self.net(inputs).mean(1))
 
 
+class Buffered(nn.Module):
+    """Positions as a buffer of whole numbers, as BERT has them, and operations in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.enter, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.register_buffer("positions", torch.arange(9))
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, 4))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        positions: Any = self.positions
+        hidden = self.enter(inputs * self.scale) + self.places(positions[: inputs.shape[1]])
+        hidden = F.relu(hidden * 1.5, inplace=True) * 2
+        hidden += 1
+        return self.head(hidden.mean(1))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "buffers": (Buffered, ROWS),
     "lstm": (lambda: Recurrent("LSTM"), (9, 4)),
     "bidirectional-gru": (lambda: Recurrent("GRU", bidirectional=True), ROWS),
     "rnn": (lambda: Recurrent("RNN"), ROWS),
@@ -175,10 +194,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_meta_gradient_of_a_model_is_that_of_autograd_without_an_engine(name: str) -> None:
+@pytest.mark.parametrize(("name", "recompute"), [*((name, False) for name in MODELS), ("buffers", True)])
+def test_meta_gradient_of_a_model_is_that_of_autograd_without_an_engine(name: str, recompute: bool) -> None:
     make, shape = MODELS[name]
-    algorithm = MAML(model=TorchModel(make), objective=CROSS_ENTROPY, inner=Inner(lr=0.1, steps=2))
+    inner = Inner(lr=0.1, steps=2, recompute=recompute)
+    algorithm = MAML(model=TorchModel(make), objective=CROSS_ENTROPY, inner=inner)
     theta, episodes, module = algorithm.init(torch.Generator().manual_seed(0), torch.float64), task_of(shape), make()
     total = {name: torch.zeros_like(value) for name, value in theta.items()}
     for task in range(2):

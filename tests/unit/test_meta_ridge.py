@@ -77,6 +77,6 @@ def test_inputs_of_several_dimensions_are_flattened() -> None:
 
 def test_classes_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"algorithm ridge expects tasks of regression \(objective mse\), received cross"
+        ValueError, match=r"algorithm ridge expects tasks of regression \(objective mse\), received CrossEntropy"
     ):
         Ridge(model=MLP(inputs=(4,), outputs=2), objective=CROSS_ENTROPY, inner=Inner())

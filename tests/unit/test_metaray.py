@@ -346,7 +346,7 @@ def test_a_compiled_engine_gives_the_same_numbers() -> None:
             {"module": nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3).double())},
             "expected parameters of one dtype on one device, received torch.float32 on cpu, torch.float64 on cpu",
         ),
-        ({"loss": "mae"}, "loss: expected one of .* or a function, received 'mae'"),
+        ({"loss": "l1"}, "loss: expected one of .* or a function, received 'l1'"),
         ({"loss": nn.MSELoss}, "received the class MSELoss"),
         ({"loss": lambda o, t: (o - t) ** 2}, r"loss: expected a scalar tensor, .* received shape \(5, 3\)"),
         ({"episodes": []}, "episodes: expected a list of .*, received none"),
