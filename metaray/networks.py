@@ -89,7 +89,7 @@ def adapted_network(algorithm: Algorithm, params: Params, support: Examples, ste
 
 
 def _changes(algorithm: MAML, method: str) -> bool:
-    """Whether a method has another form than MAML's."""
+    """Tells whether a method has another form than MAML's."""
     return getattr(type(algorithm), method) is not getattr(MAML, method)
 
 

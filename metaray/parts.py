@@ -204,7 +204,7 @@ def require_numbers(steps: int, lr: float) -> None:
 
 
 def is_finite(values: list[Tensor]) -> bool:
-    """Whether no element of any tensor is NaN or infinite.
+    """Tells whether no element of any tensor is NaN or infinite.
 
     Args:
         values: floating-point tensors on one device, at least one.

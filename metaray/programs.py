@@ -161,7 +161,7 @@ def _made(
 
 
 def _identity(loss: Loss) -> tuple[Any, tuple[Any, ...]]:
-    """What tells losses apart, and the objects that it is of: a lambda written in a loop is one loss."""
+    """Returns a key of a loss, and the objects that the key is of: a lambda written in a loop is one loss."""
     if isinstance(loss, MethodType):
         identity, held = _identity(loss.__func__)
         return (identity, _told(loss.__self__)), (*held, loss.__self__)
@@ -173,7 +173,7 @@ def _identity(loss: Loss) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _told(value: Any) -> Any:
-    """What tells a value of which a program holds a copy from others, and from itself after a change."""
+    """Returns a key of a value that programs hold a copy of; it differs for other values, and after a change."""
     if isinstance(value, nn.Module):
         return id(value), *_structure(value), *map(_told, value.parameters())
     if isinstance(value, Tensor):
@@ -197,7 +197,7 @@ def _structure(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _is_told(value: Any) -> bool:
-    """Whether an attribute of a layer is a number, a text, a tensor, or a list of such."""
+    """Tells whether an attribute of a layer is a number, a text, a tensor, or a list of such."""
     if isinstance(value, list | tuple):
         return all(map(_is_told, value))
     return value is None or isinstance(value, bool | int | float | str | Tensor)

@@ -34,7 +34,7 @@ MOST_STEPS = 2000
 
 
 def has_family(suite: Suite) -> bool:
-    """Whether there is a task family for a suite; rollouts and sequences drawn beforehand are no family's."""
+    """Tells whether there is a task family for a suite; rollouts and sequences drawn beforehand are no family's."""
     return isinstance(suite.model, MLP | Conv4 | ResNet12)
 
 

@@ -73,7 +73,7 @@ def _keys(key: str, own: str, name: str, supplied: frozenset[str]) -> dict[str, 
 
 
 def _where(own: str, name: str, fixed: Mapping[str, Any], keys: dict[str, Any] | None) -> dict[str, Any]:
-    """What holds where a section names ``name``."""
+    """Returns the condition on a section that names ``name``."""
     if keys is None:
         return {}
     then = {"properties": {own: {}, **fixed, **keys.get("properties", {})}, "additionalProperties": False}
@@ -117,7 +117,7 @@ def _set(schema: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def origins(plain: Mapping[str, Any], raw: Any, overrides: Any, prefix: str = "") -> dict[str, str]:
-    """Where each value of a configuration came from: ``file``, ``command line`` or ``default``, by dotted key.
+    """Returns the origin of each value of a configuration: ``file``, ``command line`` or ``default``, by dotted key.
 
     Args:
         plain: the checked configuration as plain values, or a section of it.
@@ -144,5 +144,5 @@ def _part(written: Any, key: str) -> Any:
 
 
 def _sets(written: Any, key: str) -> bool:
-    """Whether a section as it was written sets a key; a name may stand alone for a section."""
+    """Tells whether a section as it was written sets a key; a name may stand alone for a section."""
     return key in written if isinstance(written, Mapping) else key == "name" and isinstance(written, str)

@@ -103,7 +103,7 @@ def _memory() -> str:
 
 
 def _runs(root: str) -> str:
-    """Where runs go, if files can be written there and the disk has room."""
+    """Checks that files can be written where runs go, and that the disk has room."""
     if "://" in root:
         from cluster.runs.storage import Store
 

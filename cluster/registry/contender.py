@@ -50,7 +50,7 @@ def contender_of(folder: RunFolder, overrides: Sequence[str]) -> Contender:
     setup = build(config)
     if getattr(setup.algorithm, "informed", False):
         raise ConfigError(
-            "expected a run that adapts to tasks, received one of an oracle, which is told them; register one of "
+            "expected a run that adapts to tasks, received one of an oracle, which knows them; register one of "
             "maml, fomaml or pretrain"
         )
     checkpoints.require_data(state, setup.family.spec.data)

@@ -55,8 +55,8 @@ def save(path: Path, logged: "LoggedModel", *, package: Path, model: Adaptable) 
 def signature_of(model: Adaptable) -> ModelSignature:
     """Inputs, output and parameters of a model.
 
-    MLflow would refuse whatever is no array of exactly these types: float32, lists, tensors, frames. So it is told that
-    the model checks its inputs itself, as it does of models whose signature comes from type hints.
+    MLflow would refuse float32, lists, tensors and frames: all but arrays of exactly these types. The signature is
+    therefore marked as that of a model which checks its inputs itself, as MLflow marks signatures made of type hints.
     """
     steps, lr = ParamSpec("inner_steps", "long", model.inner_steps), ParamSpec("inner_lr", "double", model.inner_lr)
     signature = ModelSignature(

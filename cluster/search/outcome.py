@@ -1,4 +1,4 @@
-"""What a search hands over when it is done: its figures, and the best trial as a registered model."""
+"""The end of a search: its figures, and the best trial as a registered model."""
 
 from typing import Any
 

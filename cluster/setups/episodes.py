@@ -95,7 +95,7 @@ class EpisodeSetup(BaseSetup):
 
     @property
     def is_built_in(self) -> bool:
-        """Whether model, algorithm and objective are of metaray itself."""
+        """Tells whether model, algorithm and objective are of metaray itself."""
         return all(map(is_built_in, (self.algorithm, self.algorithm.model, self.algorithm.objective)))
 
     def training_episodes(self, tasks: range) -> Episode:
@@ -153,7 +153,7 @@ class EpisodeSetup(BaseSetup):
 
     @property
     def needs_trial(self) -> bool:
-        """Whether model, algorithm or family is a user's own, or the objective another than the family's."""
+        """Tells whether model, algorithm or family is a user's own, or the objective another than the family's."""
         chosen = self.config.objective is not None
         return chosen or not self.is_built_in or type(self.family).__module__.partition(".")[0] != "tasks"
 

@@ -39,7 +39,7 @@ def objective_of(config: Config, spec: FamilySpec) -> Objective:
 
 
 def _suits(own: Objective, other: Objective | type[Objective]) -> bool:
-    """Whether targets of one objective have the shape that another takes; labels are numbers."""
+    """Tells whether targets of one objective have the shape that another takes; labels are numbers."""
     return (own.targets == "classes") == (other.targets == "classes")
 
 

@@ -274,7 +274,7 @@ def _handled(name: str, layer: nn.Module, model: TorchModel) -> str:
 
 
 def is_configuration(target: str) -> bool:
-    """Whether a word names a file rather than a class.
+    """Tells whether a word names a file rather than a class.
 
     >>> is_configuration("tune_configs/sinusoid.yaml"), is_configuration("my_models:Net")
     (True, False)

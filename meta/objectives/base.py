@@ -26,12 +26,12 @@ class Score(Protocol):
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a larger score is better."""
+        """Tells whether a larger score is better."""
         ...
 
     @property
     def signed(self) -> bool:
-        """Whether good scores may be negative, so that a multiple of one says nothing."""
+        """Tells whether good scores may be negative, so that a multiple of one says nothing."""
         ...
 
 

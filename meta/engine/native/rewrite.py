@@ -96,7 +96,7 @@ def _is_alone(term: Term, target: Any) -> bool:
 
 
 def _apart(slices: Sequence[Term]) -> bool:
-    """Whether slices lie at different places along the same dimension."""
+    """Tells whether slices lie at different places along the same dimension."""
     places = {slice.value.args[3] for slice in slices}
     return len(places) == len(slices) and len({slice.value.args[2] for slice in slices}) == 1 and min(places) >= 0
 

@@ -70,7 +70,7 @@ class Columns:
 
     @property
     def classifies(self) -> bool:
-        """Whether the target is a label."""
+        """Tells whether the target is a label."""
         return self.targets[0].kind == "category"
 
     def to_plain(self) -> dict[str, Any]:
