@@ -12,24 +12,22 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
-from benchmarks.episodes import generator, images, sinusoids
+from benchmarks.competitor import Option
 from benchmarks.memory import MB, give_back_freed_memory, peak_resident, reset_peak
+from benchmarks.peers.loop import Loop
 from benchmarks.process import empty_caches, in_child
 from benchmarks.run import to_stderr
+from benchmarks.suites import SUITES, Suite, Work
+from benchmarks.user_models import Encoder, UserModel
 from meta.algorithms import MAML, context_of
 from meta.engine.memory import keep_freed_memory
 from meta.engine.strategies import Limits, build
-from meta.episode import Episode, unstack
 from meta.inner import Exact, Implicit, Inner
-from meta.models import MLP, Conv4, Model, ResNet12, TorchModel
-from meta.objectives import CROSS_ENTROPY, MSE, Objective
-from meta.params import Params
 
 STEPS = (1, 5, 20, 80)
 MOST_MB = 10_000  # of a process
@@ -50,45 +48,14 @@ class Cell(NamedTuple):
     first: float
 
 
-class Case(NamedTuple):
-    """A model, one task for it, and its loss."""
-
-    model: Callable[[], Model]
-    episode: Callable[[], Episode]
-    objective: Objective
-
-
-class Sequences(nn.Module):
-    """A transformer of 10.7 million parameters over 64 positions of 32 numbers, and a head over their mean."""
-
-    def __init__(self) -> None:
-        """Six layers of width 384."""
-        super().__init__()
-        self.enter = nn.Linear(32, 384)
-        layer = nn.TransformerEncoderLayer(384, 6, 1536, dropout=0.0, batch_first=True, norm_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
-        self.head = nn.Linear(384, 5)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits [B, 5] of sequences [B, 64, 32]."""
-        hidden: Tensor = self.encoder(self.enter(inputs))
-        logits: Tensor = self.head(hidden.mean(1))
-        return logits
-
-
-CASES: Mapping[str, Case] = {
-    "MLP 1-40-40-1": Case(
-        lambda: MLP(inputs=(1,), outputs=1, hidden=(40, 40), init_std=None), lambda: sinusoids(1, 10, 10), MSE
+LR = 0.01  # α, small enough for any number of steps
+CASES: Mapping[str, Suite] = {
+    "MLP 1-40-40-1": SUITES["sinusoid"],
+    "Conv4 84 × 84": SUITES["mini_imagenet"],
+    "ResNet-12 32 × 32": SUITES["cifar_fs_resnet12"],
+    "transformer": replace(  # of 10.7 million parameters
+        SUITES["transformer"], model=UserModel(lambda: Encoder(32, 384, 6, 5), (64, 32)), query=3
     ),
-    "Conv4 84 × 84": Case(
-        lambda: Conv4(inputs=(3, 84, 84), outputs=5, channels=32, down="pool"),
-        lambda: images(1, (3, 84, 84), 5, 1, 15),
-        CROSS_ENTROPY,
-    ),
-    "ResNet-12 32 × 32": Case(
-        lambda: ResNet12(inputs=(3, 32, 32), outputs=5), lambda: images(1, (3, 32, 32), 5, 1, 15), CROSS_ENTROPY
-    ),
-    "transformer": Case(lambda: TorchModel(Sequences), lambda: images(1, (64, 32), 5, 1, 3), CROSS_ENTROPY),
 }
 
 
@@ -145,7 +112,7 @@ def measure(case: str, way: str, steps: int) -> Cell:
         return Cell((peak_resident() - before) / MB, time.process_time() - start, first)
 
 
-def prepared(case: Case, way: Way, steps: int) -> Callable[[], Params]:
+def prepared(case: Suite, way: Way, steps: int) -> Callable[[], Any]:
     """Returns a function that computes the meta-gradient of one task.
 
     Args:
@@ -153,32 +120,14 @@ def prepared(case: Case, way: Way, steps: int) -> Callable[[], Params]:
         way: how.
         steps: inner steps.
     """
-    model, episodes = case.model(), case.episode()
-    derivative = Implicit(strength=1.0, iterations=5) if way.implicit else Exact()
-    inner = Inner(lr=0.01, steps=steps, recompute=way.recompute, derivative=derivative)
-    algorithm: Any = MAML(model=model, objective=case.objective, inner=inner)
-    theta = algorithm.init(generator(), torch.float32)
+    work = Work.of(replace(case, tasks=1, lr=LR, steps=steps))
     if way.strategy is None:
-        return _plain_loop(algorithm, theta, unstack(episodes, 0), steps)
-    context, engine = context_of(algorithm, 0, torch.float32), build(way.strategy, algorithm, Limits())
-    return lambda: engine.meta_gradient(theta, episodes, context).gradient
-
-
-def _plain_loop(algorithm: MAML, theta: Params, episode: Episode, steps: int) -> Callable[[], Params]:
-    leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
-
-    def loss(params: Params, examples: Any) -> Tensor:
-        return algorithm.objective.loss(algorithm.model.apply(params, examples.inputs), examples.targets)
-
-    def run() -> Params:
-        params = dict(leaves)
-        for _ in range(steps):
-            gradient = torch.autograd.grad(loss(params, episode.support), list(params.values()), create_graph=True)
-            params = {name: value - 0.01 * g for (name, value), g in zip(params.items(), gradient, strict=True)}
-        found = torch.autograd.grad(loss(params, episode.query), list(leaves.values()), allow_unused=True)
-        return {name: torch.zeros_like(leaves[name]) if g is None else g for name, g in zip(leaves, found, strict=True)}
-
-    return run
+        return Loop().prepare(work, Option(1)).run
+    derivative = Implicit(strength=1.0, iterations=5) if way.implicit else Exact()
+    inner = Inner(lr=LR, steps=steps, recompute=way.recompute, derivative=derivative)
+    algorithm: Any = MAML(model=case.model, objective=case.objective, inner=inner)
+    context, engine = context_of(algorithm, 0, work.dtype), build(way.strategy, algorithm, Limits())
+    return lambda: engine.meta_gradient(work.params, work.episodes, context).gradient
 
 
 def cell(case: str, way: str, steps: int) -> Cell | str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from meta.algorithms.base import Algorithm, context_of
+from meta.engine.choice import said
 from meta.engine.strategies import STRATEGIES, Limits, build
 from meta.episode import Episode, unstack
 from meta.inner.rules import InnerRule
@@ -265,8 +266,7 @@ def _reason(attempt: Callable[[], None]) -> str:
     try:
         attempt()
     except Exception as error:  # whatever a user's model raises under a strategy's transforms is the answer
-        lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        return said(error)
     return ""
 
 

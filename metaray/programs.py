@@ -110,7 +110,7 @@ def program_of(
         kept.move_to_end(key)
         return kept[key]
     made = _made(module, params, loss, settings, engine, episodes, generator)
-    attributes = (value for layer in module.modules() for value in vars(layer).values() if _is_told(value))
+    attributes = (value for layer in module.modules() for value in vars(layer).values() if _is_plain(value))
     made.held = (*held, *module.buffers(), *attributes)
     kept[key] = made
     if len(kept) > MOST:
@@ -164,40 +164,40 @@ def _identity(loss: Loss) -> tuple[Any, tuple[Any, ...]]:
     """Returns a key of a loss, and the objects that the key is of: a lambda written in a loop is one loss."""
     if isinstance(loss, MethodType):
         identity, held = _identity(loss.__func__)
-        return (identity, _told(loss.__self__)), (*held, loss.__self__)
+        return (identity, _key(loss.__self__)), (*held, loss.__self__)
     if isinstance(loss, FunctionType):
         cells = tuple(cell.cell_contents for cell in loss.__closure__ or ())
         parts = (loss.__code__, *(loss.__defaults__ or ()), *(loss.__kwdefaults__ or {}).values(), *cells)
-        return tuple(map(_told, parts)), parts
-    return _told(loss), (loss,)
+        return tuple(map(_key, parts)), parts
+    return _key(loss), (loss,)
 
 
-def _told(value: Any) -> Any:
+def _key(value: Any) -> Any:
     """Returns a key of a value that programs hold a copy of; it differs for other values, and after a change."""
     if isinstance(value, nn.Module):
-        return id(value), *_structure(value), *map(_told, value.parameters())
+        return id(value), *_structure(value), *map(_key, value.parameters())
     if isinstance(value, Tensor):
         return id(value), -1 if value.is_inference() else value._version  # counts changes in place
     if isinstance(value, list | tuple):
-        return tuple(map(_told, value))
+        return tuple(map(_key, value))
     return value if value is None or isinstance(value, bool | int | float | str) else id(value)
 
 
 def _structure(module: nn.Module) -> tuple[Any, ...]:
-    """What a recorded program depends on besides the parameters' values and the examples."""
+    """Returns a key of all that a recorded program depends on besides the parameters' values and the examples."""
     layers = tuple(
-        (path, type(layer), *((name, _told(value)) for name, value in vars(layer).items() if _is_told(value)))
+        (path, type(layer), *((name, _key(value)) for name, value in vars(layer).items() if _is_plain(value)))
         for path, layer in module.named_modules()
     )
     parameters = tuple(
         (name, value.shape, value.dtype, value.device, value.requires_grad) for name, value in module.named_parameters()
     )
-    buffers = tuple((name, *_told(value)) for name, value in module.named_buffers())
+    buffers = tuple((name, *_key(value)) for name, value in module.named_buffers())
     return layers, parameters, buffers
 
 
-def _is_told(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     """Tells whether an attribute of a layer is a number, a text, a tensor, or a list of such."""
     if isinstance(value, list | tuple):
-        return all(map(_is_told, value))
+        return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str | Tensor)

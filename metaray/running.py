@@ -1,4 +1,4 @@
-"""What the commands do, as functions: train, evaluate, tune, compare.
+"""The commands train, evaluate, tune and compare as functions.
 
 They take configurations as files or dictionaries, changes as keyword arguments, and return objects to look at. Each
 calls what its command calls, in this process; errors are the same, raised as :class:`cluster.errors.MetarayError`.

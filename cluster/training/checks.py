@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cluster.config.components import imported, parameters, strictly
-from cluster.config.overrides import with_overrides
-from cluster.config.schema import Config, overridden, parse
-from cluster.config.sections import ModelConfig
+from cluster.config.overrides import with_overrides, with_values
+from cluster.config.schema import Config, parse
 from cluster.errors import ConfigError
 from cluster.setups.build import Setup, build
 from cluster.setups.episodes import EpisodeSetup, require_episodes
@@ -125,11 +124,11 @@ def check_class(
             case "model":
                 return _check_model(name, keys, config, inputs, outputs)
             case "algorithm":
-                return _check_algorithm(name, keys, config)
+                return _check_method(kind, "algorithm", name, keys, config)
             case "inner rule":
                 check_rule(_built(cls, keys))
             case "derivative":
-                return _check_derivative(name, keys, config)
+                return _check_method(kind, "inner.derivative", name, keys, config)
             case "family":
                 check_family(_built(cls, keys))
             case _:
@@ -179,13 +178,14 @@ def _check_model(
         model = build_model(plain, inputs or (1,), outputs or 1)
         algorithm, params, episodes = _with_random_examples(model, inputs or (1,))
         drawing = require_pure(model, params, lambda: unstack(episodes).support.inputs)
+        if drawing:
+            size = noise_size(algorithm, params, unstack(episodes))
+            noise = draw_noise(0, range(TASKS), size, torch.float64, torch.device("cpu"))
+            episodes = with_noise(episodes, noise)
     else:
-        setup = _setup(config, {"model": ModelConfig(name=name, **keys)})
+        setup = _setup(config, "model", {"name": name, **keys})
         algorithm, params, drawing = setup.algorithm, setup.initial_params(), setup.draws
         episodes = setup.training_episodes(range(TASKS))
-    if drawing and config is None:
-        size = noise_size(algorithm, params, unstack(episodes))
-        episodes = with_noise(episodes, draw_noise(0, range(TASKS), size, torch.float64, torch.device("cpu")))
     engines = runs_on(algorithm, episodes, params)
     if all(engines.values()):
         raise ConfigError(f"{name}: no engine computes a meta-gradient of it: {engines['eager']}")
@@ -212,31 +212,18 @@ def _with_random_examples(model: Model, inputs: tuple[int, ...]) -> tuple[Algori
     return algorithm, params, Episode(examples, query, torch.zeros(TASKS, 0, dtype=torch.float64))
 
 
-def _check_algorithm(name: str, keys: Mapping[str, Any], config: Config | None) -> Checked:
-    setup = _setup(config, {"algorithm": {"name": name, **keys}})
+def _check_method(kind: str, key: str, name: str, keys: Mapping[str, Any], config: Config | None) -> Checked:
+    """Check the algorithm of a set-up in which ``key`` names the class."""
+    setup = _setup(config, key, {"name": name, **keys})
     episodes = setup.training_episodes(range(TASKS))
     check_algorithm(setup.algorithm, Episode(*episodes[:3]))
-    return Checked(kind="algorithm", engines=runs_on(setup.algorithm, episodes, setup.initial_params()))
+    return Checked(kind=kind, engines=runs_on(setup.algorithm, episodes, setup.initial_params()))
 
 
-def _check_derivative(name: str, keys: Mapping[str, Any], config: Config | None) -> Checked:
-    setup = _setup(config, {"inner.derivative": {"name": name, **keys}})
-    episodes = setup.training_episodes(range(TASKS))
-    check_algorithm(setup.algorithm, Episode(*episodes[:3]))
-    return Checked(kind="derivative", engines=runs_on(setup.algorithm, episodes, setup.initial_params()))
-
-
-def _setup(config: Config | None, changes: Mapping[str, Any]) -> EpisodeSetup:
-    """The set-up of a configuration with a class in its place, in float64, without a run of its own."""
-    base = parse(PLAIN) if config is None else overridden(config, ["dtype=float64"])
-    raw = base.model_dump(mode="json")
-    for dotted, value in changes.items():
-        *sections, key = dotted.split(".")
-        target = raw
-        for section in sections:
-            target = target[section]
-        target[key] = value.model_dump(mode="json") if isinstance(value, ModelConfig) else value
-    return require_episodes(build(parse(raw)))
+def _setup(config: Config | None, key: str, section: Mapping[str, Any]) -> EpisodeSetup:
+    """The set-up of a configuration with another section at ``key``, in float64."""
+    raw = parse(PLAIN).model_dump(mode="json") if config is None else config.model_dump(mode="json")
+    return require_episodes(build(parse(with_values(raw, {key: dict(section), "dtype": "float64"}))))
 
 
 def layers(model: Any) -> list[dict[str, Any]]:

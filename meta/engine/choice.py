@@ -109,8 +109,8 @@ def choose(
             warning = fallen_back(choice.name, error)
         except Exception as error:  # whatever a user's model raises under a strategy's transforms
             if choice is first[-1]:
-                raise ValueError(f"no engine runs this model and algorithm: {_said(error)}") from error
-            passed_over[choice.name] = _said(error)
+                raise ValueError(f"no engine runs this model and algorithm: {said(error)}") from error
+            passed_over[choice.name] = said(error)
         else:
             return choice._replace(passed_over=passed_over, warning=warning)
     raise AssertionError("the last strategy needs no compiler")
@@ -137,7 +137,7 @@ def _in_order(
         except NoCompiler as error:
             passed_over["native"], warning = str(error), fallen_back("native", error)
         except Exception as error:  # what has no translation, and what a user's model raises while it is recorded
-            passed_over["native"] = _said(error)
+            passed_over["native"] = said(error)
     loop = Choice("loop", f"convolutions over {images} images a task", {})
     if convolves and images > rule["vectorised_images"]:
         return [*compiled, loop, slow], passed_over, warning
@@ -246,7 +246,7 @@ def require_scores(
         )
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """Returns type and first line of an error, in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

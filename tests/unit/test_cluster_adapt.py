@@ -71,7 +71,7 @@ def refused(*arguments: object, status: int = 2) -> str:
 
 
 def expected(path: Path, steps: int = 2, lr: float = 0.02, dtype: str = "float64") -> np.ndarray:
-    """What the registered model predicts for the points."""
+    """The registered model's predictions for the points."""
     model = load_adaptable(path)
     x, y = (np.array(values, dtype=dtype)[None, :, None] for values in POINTS)
     queries = np.array(ASKED, dtype=dtype)[None, :, None]
