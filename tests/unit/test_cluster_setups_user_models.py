@@ -206,7 +206,7 @@ def test_a_module_is_normalised_by_the_mode_that_results_state(mode: str) -> Non
 def test_a_constructors_own_arguments_come_first() -> None:
     setup = build(with_keys(Own, batch_norm=False, output=2.0))
     assert setup.sampling() == {"batch norm": "none", "metric": "mse"}
-    assert build(with_keys(Own)).sampling() == {"batch norm": "transductive"}
+    assert build(with_keys(Own)).sampling() == {"batch norm": "transductive", "metric": "mse"}
 
 
 @pytest.mark.parametrize(
