@@ -22,7 +22,7 @@ from meta.params import Layout, Params
 
 DTYPES = (torch.float64, torch.float32)
 INPUTS, OUTPUTS, DESCRIPTION, TASKS, SHOTS, QUERIES = 3, 2, 2, 3, 4, 5
-IMAGE, SCORED = (2, 8, 8), (0, 2)  # the shape of an image; numbers of inner steps
+IMAGE, SERIES, SCORED = (2, 8, 8), (3, 4), (0, 2)  # shapes of an image and of a series; numbers of inner steps
 
 
 class Normed(nn.Module):
@@ -83,6 +83,31 @@ class Residual(nn.Module):
         return self.head(self.act(left).mean((2, 3)))
 
 
+class Recurrent(nn.Module):
+    """An LSTM read at its last step."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(inputs[-1], 4, batch_first=True), nn.Linear(4, outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.lstm(inputs)[0][:, -1])
+
+
+class Attending(nn.Module):
+    """A transformer's layer, read at the mean over its positions."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(
+            inputs[-1], 2, dim_feedforward=5, dropout=0.0, activation="gelu", batch_first=True
+        )
+        self.head = nn.Linear(inputs[-1], outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.layer(inputs).mean(1))
+
+
 def residual(mode: BatchNormMode) -> Callable[[tuple[int, ...], int], Model]:
     return lambda inputs, outputs: TorchModel(lambda: Residual(inputs, outputs), batch_norm=mode)
 
@@ -125,6 +150,11 @@ IMAGE_MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
         inputs=inputs, outputs=outputs, hidden=(6, 5), init_std=None, batch_norm="transductive"
     ),
 }
+SERIES_MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
+    "lstm": lambda inputs, outputs: TorchModel(lambda: Recurrent(inputs, outputs)),
+    "transformer": lambda inputs, outputs: TorchModel(lambda: Attending(inputs, outputs)),
+}
+SHAPED = dict.fromkeys(IMAGE_MODELS, IMAGE) | dict.fromkeys(SERIES_MODELS, SERIES)  # of the inputs; others: vectors
 
 
 class Row(NamedTuple):
@@ -148,7 +178,10 @@ ROWS = [
 ROWS += [Row(MAML, model, objective, 2) for model in WIDE for objective in COMMON]
 ROWS += [Row(MAML, "tanh", objective, 2) for objective in OBJECTIVES if objective not in COMMON]
 ROWS += [Row(MAML, model, "cross_entropy", 1) for model in IMAGE_MODELS]
+ROWS += [Row(MAML, model, "mse", 1) for model in SERIES_MODELS]
 ROWS += [
+    Row(FirstOrderMAML, "lstm", "mse", 1),
+    Row(MAML, "transformer", "cross_entropy", 2, recompute=True),
     Row(MAML, "stride", "cross_entropy", 2),
     Row(FirstOrderMAML, "stride", "cross_entropy", 1),
     Row(MAML, "stride", "cross_entropy", 2, ("*.weight", "*.bias")),
@@ -175,8 +208,8 @@ strategies = pytest.mark.parametrize("strategy", PROCESSOR)
 
 @cache
 def made(row: Row) -> Algorithm:
-    if row.model in IMAGE_MODELS:
-        model = IMAGE_MODELS[row.model](IMAGE, OUTPUTS)
+    if row.model in SHAPED:
+        model = (IMAGE_MODELS | SERIES_MODELS)[row.model](SHAPED[row.model], OUTPUTS)
     else:
         inputs = INPUTS + (DESCRIPTION if row.algorithm.informed else 0)
         model = (MODELS | WIDE)[row.model](inputs, OBJECTIVES[row.objective].width(OUTPUTS))
@@ -194,7 +227,7 @@ def engine(row: Row, strategy: str) -> Engine:
 
 def drawn(row: Row) -> Episode:
     """Random episodes in float64."""
-    episodes = _drawn(row.objective, IMAGE if row.model in IMAGE_MODELS else (INPUTS,))
+    episodes = _drawn(row.objective, SHAPED.get(row.model, (INPUTS,)))
     return described(episodes) if row.algorithm.informed else episodes
 
 
