@@ -27,6 +27,6 @@ def competitors(strategies: Sequence[str] = (), peers: Sequence[str] | None = No
     >>> [one.name for one in competitors(["trace"], peers=[])]
     ['metaray', 'metaray (trace)', 'loop']
     """
-    ours = [Metaray(strategy) for strategy in dict.fromkeys((AUTO, *strategies))]
+    strategies_of_metaray = [Metaray(strategy) for strategy in dict.fromkeys((AUTO, *strategies))]
     names = PEERS if peers is None else dict.fromkeys(("loop", *peers))
-    return [*ours, *(PEERS[name] for name in names)]
+    return [*strategies_of_metaray, *(PEERS[name] for name in names)]

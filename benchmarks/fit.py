@@ -128,13 +128,13 @@ def fit(rounds: int, say: Callable[[str], None]) -> tuple[dict[str, int], list[F
 
 
 def keep(
-    numbers: Mapping[str, int], found: Sequence[Fitted], folder: Path = FOLDER, rules: Path | None = None
+    numbers: Mapping[str, int], fits: Sequence[Fitted], folder: Path = FOLDER, rules: Path | None = None
 ) -> tuple[Path, Path]:
     """Write the rule for processors into the cache folder, and the record of its measurements.
 
     Args:
         numbers: the rule's.
-        found: the measurements.
+        fits: the measurements.
         folder: of records.
         rules: file of the rule, unless it is the cache folder's.
 
@@ -146,7 +146,7 @@ def keep(
     write_whole(rules, f"{json.dumps({**known, 'cpu': dict(numbers)}, indent=2)}\n".encode())
     now = datetime.now(UTC)
     record: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "hardware": hardware(), "versions": versions()}
-    record |= {"rule": dict(numbers), "measurements": [fitted._asdict() for fitted in found]}
+    record |= {"rule": dict(numbers), "measurements": [fitted._asdict() for fitted in fits]}
     path = folder / "fit" / f"{now:%Y-%m-%dT%H%M%SZ}-{slug(machine(record['hardware']))}.json"
     write_whole(path, f"{json.dumps(record, indent=1, allow_nan=False)}\n".encode())
     return rules, path

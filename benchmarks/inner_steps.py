@@ -165,17 +165,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for steps in options.steps:
             row = [str(steps)]
             for way in options.ways:
-                found = cell(case, way, steps)
-                record = found if isinstance(found, str) else found._asdict()
+                measured = cell(case, way, steps)
+                record = measured if isinstance(measured, str) else measured._asdict()
                 to_stderr(json.dumps({"model": case, "way": way, "steps": steps, "result": record}))
-                row.append(found if isinstance(found, str) else _shown(found))
+                row.append(measured if isinstance(measured, str) else _shown(measured))
             lines.append(f"| {' | '.join(row)} |")
         print("\n".join(lines), end="\n\n", flush=True)
     return 0
 
 
-def _shown(found: Cell) -> str:
-    return f"{found.megabytes:.1f} · {found.seconds:.3g} ({found.first:.3g})"
+def _shown(measured: Cell) -> str:
+    return f"{measured.megabytes:.1f} · {measured.seconds:.3g} ({measured.first:.3g})"
 
 
 if __name__ == "__main__":

@@ -86,12 +86,12 @@ def ray_tables(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def tables(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def tables(records: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Markdown of the newest results by machine and suite."""
-    if not found:
+    if not records:
         return NONE
     parts = []
-    for name, suites in sorted(found.items()):
+    for name, suites in sorted(records.items()):
         parts.append(f"### {name}\n")
         ordered = [*(suite for suite in SUITES if suite in suites), *sorted(set(suites) - set(SUITES))]
         parts += [_suite(suites[suite]) for suite in ordered]

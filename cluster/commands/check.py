@@ -33,8 +33,8 @@ def check(
             raise ConfigError("--config, --inputs, --outputs: expected none beside a configuration")
         checked = check_configuration(load(Path(target), overrides or []))
     else:
-        given = load(config) if config is not None else None
-        checked = check_class(target, overrides or [], given, _sizes(inputs), outputs or None)
+        settings = load(config) if config is not None else None
+        checked = check_class(target, overrides or [], settings, _sizes(inputs), outputs or None)
     if as_json:
         print_json({"target": target, **checked.as_json()})
     else:

@@ -47,7 +47,7 @@ def init(
         print_lines({"project": folder, "package": package, "next": f"cd {folder}; metaray train config.yaml"})
 
 
-def _require_name(package: str, given: str) -> None:
+def _require_name(package: str, name: str) -> None:
     """Check that Python can import a package of this name, and that it shadows none.
 
     Raises:
@@ -57,7 +57,7 @@ def _require_name(package: str, given: str) -> None:
     if not package.isidentifier() or keyword.iskeyword(package) or package in taken:
         raise ConfigError(
             f"--name: expected a name for a Python package that no other package has, such as my_project, received "
-            f"'{given}'"
+            f"'{name}'"
         )
 
 

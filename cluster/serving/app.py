@@ -236,8 +236,8 @@ class Service:
         full = self._inside >= self._limits.requests
         ready = self._live.batcher.is_alive and not full and not self.is_stopping
         failure = self._reloader.failure if self._reloader else None
-        found = Ready(ready=ready, requests=self._inside, arriving=self._arriving, warning=failure or None)
-        content = {name: value for name, value in vars(found).items() if value is not None}
+        state = Ready(ready=ready, requests=self._inside, arriving=self._arriving, warning=failure or None)
+        content = {name: value for name, value in vars(state).items() if value is not None}
         return as_json(content, 200 if ready else 503)
 
     async def _model(self, request: Request) -> Response:

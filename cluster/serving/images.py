@@ -104,13 +104,13 @@ def decoding_bytes(most: int) -> int:
 
 
 def pixels(
-    files: ImageFiles, given: Mapping[str, Sequence[bytes]], tasks: int, most: int
+    files: ImageFiles, parts: Mapping[str, Sequence[bytes]], tasks: int, most: int
 ) -> dict[str, NDArray[np.uint8]]:
     """Images [T, B, H, W, C] of each field of a model that takes image files.
 
     Args:
         files: which fields, and the images' shape.
-        given: encoded images by field, those of the first task first.
+        parts: encoded images by field, those of the first task first.
         tasks: T.
         most: bytes of a body; it bounds what is decoded.
 
@@ -119,7 +119,7 @@ def pixels(
     """
     opened = {
         name: [_opened(data, f"{name}[{number}]") for number, data in enumerate(images)]
-        for name, images in given.items()
+        for name, images in parts.items()
     }
     shapes = [image.size for images in opened.values() for image in images]
     if (total := sum(width * height for width, height in shapes)) > PIXELS_PER_BYTE * most:
@@ -129,7 +129,7 @@ def pixels(
         )
     if (total := len(shapes) * math.prod(files.shape)) > most:
         raise ValueError(f"body: expected at most {most} bytes of pixels, received {total}; ask in parts")
-    return {name: _stacked(files, name, given[name], images, tasks) for name, images in opened.items()}
+    return {name: _stacked(files, name, parts[name], images, tasks) for name, images in opened.items()}
 
 
 def _stacked(

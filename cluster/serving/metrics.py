@@ -38,16 +38,16 @@ class Metrics:
     def __init__(self) -> None:
         """All at zero."""
         self._registry = CollectorRegistry()
-        ours: dict[str, Any] = {"namespace": "metaray", "registry": self._registry}
-        self._requests = Counter("requests", "Questions answered or refused.", ("form", "status"), **ours)
+        named: dict[str, Any] = {"namespace": "metaray", "registry": self._registry}
+        self._requests = Counter("requests", "Questions answered or refused.", ("form", "status"), **named)
         self._seconds = Histogram(
-            "request_seconds", "From a question's first byte to its answer's last.", ("form",), buckets=SECONDS, **ours
+            "request_seconds", "From a question's first byte to its answer's last.", ("form",), buckets=SECONDS, **named
         )
-        self._batch = Histogram("batch_tasks", "Tasks that are adapted to in one go.", buckets=TASKS, **ours)
-        self._tasks = Counter("tasks", "Tasks that were adapted to.", **ours)
-        self._model = Info("model", "The model that is served.", **ours)
+        self._batch = Histogram("batch_tasks", "Tasks that are adapted to in one go.", buckets=TASKS, **named)
+        self._tasks = Counter("tasks", "Tasks that were adapted to.", **named)
+        self._model = Info("model", "The model that is served.", **named)
         self._reloads = Counter(
-            "reloads", "Versions that were loaded in place of another, or failed to.", ("result",), **ours
+            "reloads", "Versions that were loaded in place of another, or failed to.", ("result",), **named
         )
         for name in ("loaded", "failed"):
             self._reloads.labels(name)

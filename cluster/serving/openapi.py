@@ -112,8 +112,8 @@ def _schemas(model: Adaptable, limits: Limits) -> Json:
     types: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
         (kind.__name__, "validation", TypeAdapter(kind)) for kind in (question, answer, Error, Health, Ready)
     ]
-    _, found = TypeAdapter.json_schemas(types, ref_template=_ref("{model}")["$ref"])
-    schemas: Json = found["$defs"]
+    _, schema = TypeAdapter.json_schemas(types, ref_template=_ref("{model}")["$ref"])
+    schemas: Json = schema["$defs"]
     return schemas
 
 

@@ -157,10 +157,10 @@ def kind_of(cls: type[Any], name: str) -> str:
     for kind, members in CONTRACTS.items():
         if all(member in declared for member in members):
             return kind
-    wanted = "; ".join(f"{kind}: {', '.join(members)}" for kind, members in CONTRACTS.items())
+    contracts = "; ".join(f"{kind}: {', '.join(members)}" for kind, members in CONTRACTS.items())
     raise ConfigError(
-        f"{name}: expected a torch.nn.Module, or a class with the members of a contract ({wanted}), received one with "
-        f"{', '.join(member for member in dir(cls) if not member.startswith('_')) or 'none of its own'}"
+        f"{name}: expected a torch.nn.Module, or a class with the members of a contract ({contracts}), received one "
+        f"with {', '.join(member for member in dir(cls) if not member.startswith('_')) or 'none of its own'}"
     )
 
 

@@ -30,11 +30,11 @@ def class_name(written: str, where: str) -> str:
     return name
 
 
-def joined(found: Iterable[tuple[str, Sequence[Item]]], where: str) -> tuple[dict[str, list[Item]], list[str]]:
+def joined(named: Iterable[tuple[str, Sequence[Item]]], where: str) -> tuple[dict[str, list[Item]], list[str]]:
     """Returns items by class; names that stand for the same class are joined.
 
     Args:
-        found: names as they are written, with their items.
+        named: names as they are written, with their items.
         where: their place, for messages.
 
     Returns:
@@ -43,7 +43,7 @@ def joined(found: Iterable[tuple[str, Sequence[Item]]], where: str) -> tuple[dic
     """
     items: dict[str, list[Item]] = {}
     written: dict[str, list[str]] = {}
-    for name, more in found:
+    for name, more in named:
         one = class_name(name, where)
         items.setdefault(one, []).extend(more)
         if name not in written.setdefault(one, []):

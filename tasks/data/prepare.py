@@ -135,9 +135,9 @@ def check_raw(raw: RawData) -> None:
     """
     counts = {split: len(raw.classes.get(split, ())) for split in SPLITS}
     if min(counts.values()) < FEWEST:
-        found = ", ".join(f"{split} {count}" for split, count in counts.items())
+        received = ", ".join(f"{split} {count}" for split, count in counts.items())
         raise DataError(
-            f"{raw.name}: expected at least {FEWEST} classes in every split, received {found}; "
+            f"{raw.name}: expected at least {FEWEST} classes in every split, received {received}; "
             "add classes, or split them otherwise"
         )
     owner: dict[str, Split] = {}

@@ -42,10 +42,10 @@ def check_place(root: Path, *, replace: bool) -> None:
     Raises:
         DataError: if there is a store already and ``replace`` is False, or something else.
     """
-    ours = (root / MANIFEST).is_file()
-    if root.exists() and not ours and (not root.is_dir() or any(root.iterdir())):
+    is_store = (root / MANIFEST).is_file()
+    if root.exists() and not is_store and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"expected a new folder for the store, '{root}' holds something else; name another one")
-    if ours and not replace:
+    if is_store and not replace:
         raise DataError(f"there is a store at '{root}' already; add --replace to write it anew, or name another")
 
 

@@ -28,7 +28,7 @@ def gather(source: Value, dim: int, index: Value) -> Value:
         source.kind,
         one=source,
         index=index,
-        one_at=lambda indices, found: (*indices[:dim], found, *indices[dim + 1 :]),
+        one_at=lambda indices, place: (*indices[:dim], place, *indices[dim + 1 :]),
         shared=all_shared((source, index)),
     )
 
@@ -97,7 +97,7 @@ def scatter(base: Value, dim: int, index: Value, number: Any) -> Value:
         other=base,
         index=index,
         index_at=lambda indices: (*indices[:dim], ZERO, *indices[dim + 1 :]),
-        condition=lambda indices, found: f"({indices[dim]} == {found})",
+        condition=lambda indices, place: f"({indices[dim]} == {place})",
         shared=all_shared((base, index)),
     )
 

@@ -32,10 +32,10 @@ class Index(NamedTuple):
 
     def plus(self, other: "Index") -> "Index":
         """The sum."""
-        found = dict(self.terms)
+        factors = dict(self.terms)
         for term, factor in other.terms:
-            found[term] = found.get(term, 0) + factor
-        return Index(tuple(sorted((t, f) for t, f in found.items() if f)), self.const + other.const)
+            factors[term] = factors.get(term, 0) + factor
+        return Index(tuple(sorted((t, f) for t, f in factors.items() if f)), self.const + other.const)
 
     def times(self, factor: int) -> "Index":
         """The product with an integer."""

@@ -228,14 +228,14 @@ class Loops:
         return self._choice(value, indices, one)
 
     def _choice(self, value: Choice, indices: Indices, one: Expression) -> str:
-        found = ZERO
+        place = ZERO
         if value.index is not None:
             term = one(value.index, value.index_at(indices))
-            found = Index.of(term if term.isidentifier() else f"long({term})")
+            place = Index.of(term if term.isidentifier() else f"long({term})")
         if value.other is None:
-            return one(value.one, value.one_at(indices, found))
-        condition = value.condition(indices, found)
-        yes = self._inline(value.one, value.one_at(indices, found))
+            return one(value.one, value.one_at(indices, place))
+        condition = value.condition(indices, place)
+        yes = self._inline(value.one, value.one_at(indices, place))
         no = self._inline(value.other, value.other_at(indices))
         return f"({condition} ? {yes} : {no})"
 

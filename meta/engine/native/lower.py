@@ -44,11 +44,11 @@ def lower(program: GraphModule, inputs: Sequence[Input], real: torch.dtype) -> l
         Unsupported: naming the operator that has no translation.
     """
     values: dict[Node, Any] = {}
-    given = iter(inputs)
+    remaining = iter(inputs)
     stored = dict(zip(reversed(stored_tensors(program)), reversed(inputs), strict=False))
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            values[node] = _entered(next(given))
+            values[node] = _entered(next(remaining))
         elif node.op == "output":
             return [values[one] for one in node.args[0]]
         elif node.op == "call_function":
@@ -64,12 +64,12 @@ def stored_tensors(program: GraphModule) -> dict[str, torch.Tensor]:
     return {name: getattr(program, name) for name in dict.fromkeys(names)}
 
 
-def _entered(given: Input) -> Value:
+def _entered(tensor: Input) -> Value:
     """An input as kernels want it: images and the weights of convolutions in the order they are read in."""
-    if len(given.shape) != 4:
-        return given
-    order = v.WEIGHTS if given.shared else v.IMAGES
-    return Copy(given.shape, given.kind, source=given, order=order, shared=given.shared)
+    if len(tensor.shape) != 4:
+        return tensor
+    order = v.WEIGHTS if tensor.shared else v.IMAGES
+    return Copy(tensor.shape, tensor.kind, source=tensor, order=order, shared=tensor.shared)
 
 
 def _lower_node(node: Node, values: dict[Node, Any], real: torch.dtype) -> Any:
@@ -296,6 +296,7 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.clamp.default: lambda _, *a: clamp(*a),
     aten.full_like.default: lambda _, x, number, **__: v.constant(number, x.shape, x.kind),
     aten.zeros_like.default: lambda _, x, **__: v.constant(0, x.shape, x.kind),
+    aten._new_zeros_with_same_feature_meta.default: lambda _, x, like, **__: v.constant(0, like.shape, x.kind),
     aten.ones_like.default: lambda _, x, **__: v.constant(1, x.shape, x.kind),
     aten.scalar_tensor.default: lambda n, number, **__: v.constant(number, (), _scalar_kind(n)),
     aten.sum.dim_IntList: lambda _, x, dims, keepdim=False: v.reduce(x, dims, keepdim, "sum"),

@@ -151,7 +151,7 @@ class Program:
         """The outputs for a batch."""
         shared = [*(params[name] for name in self._names), *context.numbers.values()]
         theta = [*(value.contiguous() for value in shared), *self._constants]
-        given = [leaf.contiguous() for leaf in leaves(episodes)]
+        episode_leaves = [leaf.contiguous() for leaf in leaves(episodes)]
         count = len(episodes.description)
         runs = min(self._threads, count)
         each = {
@@ -163,7 +163,7 @@ class Program:
             [each[n] if n in each else theta[0].new_empty(prod(shape)) for n, (shape, _, _) in enumerate(self._shapes)]
             for _ in range(runs)
         ]
-        where, episode, prepared = _pointers(theta), _pointers(given), self._shared.data_ptr()
+        where, episode, prepared = _pointers(theta), _pointers(episode_leaves), self._shared.data_ptr()
         self._library.prepare(where, prepared)
 
         def run(number: int) -> None:
@@ -176,7 +176,7 @@ class Program:
         else:
             with ThreadPoolExecutor(runs) as pool:
                 list(pool.map(run, range(runs)))
-        found = []
+        results = []
         # In order of the runs, whichever ended first: bits depend on the number of threads alone.
         for number, (shape, total, steps) in enumerate(self._shapes):
             result = parts[0][number]
@@ -184,8 +184,8 @@ class Program:
                 for part in parts[1:]:
                     result += part[number]
                 result = result.as_strided(shape, steps)
-            found.append(result)
-        return tree_unflatten(found, self._outputs)
+            results.append(result)
+        return tree_unflatten(results, self._outputs)
 
 
 def _memory(size: int) -> Tensor:
@@ -198,12 +198,12 @@ def _pointers(tensors: Sequence[Tensor]) -> Any:
 
 
 def _inputs(tensors: Sequence[Tensor], *, shared: bool) -> list[Input]:
-    found = []
+    inputs = []
     for number, tensor in enumerate(tensors):
         if tensor.dtype not in KINDS:
             raise Unsupported(f"inputs of type {tensor.dtype}")
-        found.append(Input(tuple(tensor.shape), KINDS[tensor.dtype], number=number, shared=shared))
-    return found
+        inputs.append(Input(tuple(tensor.shape), KINDS[tensor.dtype], number=number, shared=shared))
+    return inputs
 
 
 def _record(
@@ -218,8 +218,8 @@ def _record(
         theta = dict(zip(params, tensors[: parts[0]], strict=True))
         numbers = context.replaced(tensors[parts[0] : parts[1]])
         with Closed():
-            found, outputs = tree_flatten(function(theta, from_leaves(tensors[parts[1] :]), numbers))
-        return found
+            flat_results, outputs = tree_flatten(function(theta, from_leaves(tensors[parts[1] :]), numbers))
+        return flat_results
 
     tensors = [*params.values(), *context.numbers.values(), *leaves(episode)]
     program = add_out_of_place(_recorded(flat, tensors))

@@ -108,9 +108,9 @@ class Storage:
                 if 2 * base.numel >= value.numel:
                     loads.add(base)
             elif isinstance(base, Map | Choice):
-                more, theirs_heavy, theirs = self._expression(base)
-                operations, heavy = operations + more, heavy or theirs_heavy
-                loads |= theirs
+                more, base_heavy, base_loads = self._expression(base)
+                operations, heavy = operations + more, heavy or base_heavy
+                loads |= base_loads
         return operations, heavy, loads
 
     # -- how it lies -----------------------------------------------------------------------------------------------
@@ -151,9 +151,9 @@ class Storage:
             return strides(value.shape, self._natural_order(value))
         if isinstance(value, Constant):
             return None
-        found = [steps for source in value.sources if (steps := self._steps(source)) is not None]
-        found = [steps for steps in found if len(steps) == len(value.shape)]
-        return max(found, key=lambda steps: sum(step != 0 for step in steps), default=None)
+        candidates = [steps for source in value.sources if (steps := self._steps(source)) is not None]
+        candidates = [steps for steps in candidates if len(steps) == len(value.shape)]
+        return max(candidates, key=lambda steps: sum(step != 0 for step in steps), default=None)
 
     def _settle_operands(self, kernels: Sequence[Kernel]) -> None:
         """Find each operand of each kernel where the kernel can read it, in a copy where need be."""
@@ -179,16 +179,16 @@ class Storage:
         operand = self._operand(value)
         if operand is not None and _suits(operand, value.shape, order):
             return operand
-        wanted = order if order is not None else contiguous(len(value.shape))
-        if (value, wanted) not in copies:
+        layout = order if order is not None else contiguous(len(value.shape))
+        if (value, layout) not in copies:
             # It comes right before the first kernel that reads it.
             copy = Copy(
-                value.shape, value.kind, source=value, order=wanted, shared=value.shared, serial=kernel.serial - 0.5
+                value.shape, value.kind, source=value, order=layout, shared=value.shared, serial=kernel.serial - 0.5
             )
-            copies[value, wanted] = copy
+            copies[value, layout] = copy
             self.stored.add(copy)
-            self.orders[copy] = wanted
-        return Operand(copies[value, wanted], 0, strides(value.shape, wanted))
+            self.orders[copy] = layout
+        return Operand(copies[value, layout], 0, strides(value.shape, layout))
 
     def _operand(self, value: Value) -> Operand | None:
         """A value as part of a stored one, or None if it is not."""
@@ -204,20 +204,20 @@ class Storage:
 
 def in_order(outputs: Sequence[Value], operands: dict[Kernel, list[Operand]] | None = None) -> list[Value]:
     """All values that the outputs are made of, in the order of the recorded program."""
-    found: set[Value] = set()
+    reached: set[Value] = set()
     stack = list(outputs)
     while stack:
         value = stack.pop()
-        if value in found:
+        if value in reached:
             continue
-        found.add(value)
+        reached.add(value)
         if isinstance(value, Kernel) and operands is not None:
             stack += [operand.value for operand in operands[value]]
         else:
             stack += value.sources
         if isinstance(value, Kernel) and value.twin is not None:
             stack.append(value.twin)
-    return sorted(found, key=lambda value: value.serial)
+    return sorted(reached, key=lambda value: value.serial)
 
 
 def _through_views(value: Value) -> tuple[Value, bool]:
@@ -243,7 +243,7 @@ def _suits(operand: Operand, shape: Shape, order: Order | None) -> bool:
     pairs = zip(operand.strides, shape, strict=True)
     if order is None:
         return all(step > 0 or size == 1 for step, size in pairs)
-    wanted = strides(shape, order)
+    contiguous_steps = strides(shape, order)
     return operand.first == 0 and all(
-        step == right or size == 1 for (step, size), right in zip(pairs, wanted, strict=True)
+        step == right or size == 1 for (step, size), right in zip(pairs, contiguous_steps, strict=True)
     )

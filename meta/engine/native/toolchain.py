@@ -100,8 +100,8 @@ def probe() -> None:
         NoCompiler: saying which of these this machine cannot do.
     """
     library = load(PROBE)
-    given, answer = ctypes.c_double(21.0), ctypes.c_double(0.0)
-    theta, outputs = (ctypes.c_void_p * 1)(ctypes.addressof(given)), (ctypes.c_void_p * 1)(ctypes.addressof(answer))
+    number, answer = ctypes.c_double(21.0), ctypes.c_double(0.0)
+    theta, outputs = (ctypes.c_void_p * 1)(ctypes.addressof(number)), (ctypes.c_void_p * 1)(ctypes.addressof(answer))
     library.run(theta, None, None, None, outputs, 0, 1)
     if answer.value != 42.0:
         raise NoCompiler(f"{' '.join(compiler())} made a program that computes {answer.value} where 42 is right")
@@ -184,10 +184,10 @@ def _require_own(path: Path) -> None:
     Raises:
         NoCompiler: if somebody else can.
     """
-    found = path.stat()
-    if found.st_uid != os.getuid():
+    status = path.stat()
+    if status.st_uid != os.getuid():
         raise NoCompiler(f"'{path}' belongs to somebody else; set METARAY_CACHE to a folder of your own")
-    if found.st_mode & OTHERS_WRITE:
+    if status.st_mode & OTHERS_WRITE:
         raise NoCompiler(f"others can write to '{path}', and would decide what runs here; chmod go-w it")
 
 

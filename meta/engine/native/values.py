@@ -116,10 +116,10 @@ def squeeze(source: Value, dims: Sequence[int]) -> Value:
     places = [dim for dim in range(rank) if dim not in gone]
 
     def at(indices: Indices) -> Indices:
-        found = [ZERO] * rank
+        at_rank = [ZERO] * rank
         for place, index in zip(places, indices, strict=True):
-            found[place] = index
-        return tuple(found)
+            at_rank[place] = index
+        return tuple(at_rank)
 
     return view(source, tuple(source.shape[dim] for dim in places), at)
 
@@ -266,20 +266,20 @@ def _reshape_groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
-        ours, theirs = [], []
+        old_dims, new_dims = [], []
         a = b = 1
         if i < len(old):
-            ours, a, i = [i], old[i], i + 1
+            old_dims, a, i = [i], old[i], i + 1
         if j < len(new):
-            theirs, b, j = [j], new[j], j + 1
+            new_dims, b, j = [j], new[j], j + 1
         while a != b:
             if (a < b and i < len(old)) or j == len(new):
-                ours.append(i)
+                old_dims.append(i)
                 a, i = a * old[i], i + 1
             else:
-                theirs.append(j)
+                new_dims.append(j)
                 b, j = b * new[j], j + 1
-        groups.append((ours, theirs))
+        groups.append((old_dims, new_dims))
     return groups
 
 
@@ -292,12 +292,12 @@ def _combined(indices: Sequence[Index], shape: Shape) -> Index:
 
 
 def _regrouped(indices: Indices, groups: list[tuple[list[int], list[int]]], old: Shape, new: Shape) -> Indices:
-    found = [ZERO] * len(old)
-    for ours, theirs in groups:
-        place = next((dim for dim in ours if old[dim] != 1), None)
+    result = [ZERO] * len(old)
+    for old_dims, new_dims in groups:
+        place = next((dim for dim in old_dims if old[dim] != 1), None)
         if place is not None:
-            found[place] = _combined([indices[dim] for dim in theirs], tuple(new[dim] for dim in theirs))
-    return tuple(found)
+            result[place] = _combined([indices[dim] for dim in new_dims], tuple(new[dim] for dim in new_dims))
+    return tuple(result)
 
 
 def _row_major(shape: Shape) -> Callable[[Indices], Indices]:

@@ -105,11 +105,11 @@ def _rows(path: Path) -> list[tuple[int, tuple[str, str]]]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
         reader = csv.DictReader(stream)
         try:
-            found, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
+            columns, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
         except csv.Error as error:
             raise DataError(f"{path}: expected a table of {' and '.join(COLUMNS)}, cannot read it: {error}") from error
-    if not set(COLUMNS) <= set(found):
-        raise DataError(f"{path}: expected columns {' and '.join(COLUMNS)}, received {', '.join(found) or 'none'}")
+    if not set(COLUMNS) <= set(columns):
+        raise DataError(f"{path}: expected columns {' and '.join(COLUMNS)}, received {', '.join(columns) or 'none'}")
     for line, row in rows:
         if not row["filename"] or not row["label"] or Path(row["filename"]).name != row["filename"]:
             raise DataError(f"{path}, line {line}: expected a file's name and a label, received {row}")
@@ -139,10 +139,10 @@ def _from_pickle(path: Path, limits: Limits | None, warnings: list[str]) -> Mapp
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         received = f"{images.dtype} of shape {list(images.shape)}" if isinstance(images, np.ndarray) else type(images)
         raise DataError(f"{path}: expected uint8 images of shape [images, height, width, 3], received {received}")
-    found, more = joined(_rows_by_class(path, groups, len(images)), str(path))
+    by_class, more = joined(_rows_by_class(path, groups, len(images)), str(path))
     warnings += more
     aside = put_aside(images)  # three such files would fill a small machine's memory
-    return {name: _selected(str(path), aside, np.array(rows, dtype=np.int64)) for name, rows in found.items()}
+    return {name: _selected(str(path), aside, np.array(rows, dtype=np.int64)) for name, rows in by_class.items()}
 
 
 def _rows_by_class(path: Path, groups: Iterable[tuple[Any, Any]], count: int) -> Iterator[tuple[str, list[int]]]:
