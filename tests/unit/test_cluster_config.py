@@ -28,6 +28,7 @@ SHIPPED = [
 # The shape of the images in each of the stores that configurations name.
 IMAGES = {
     "data/cifar_fs": (32, 32, 3),
+    "data/fc100": (32, 32, 3),
     "data/folder": (84, 84, 3),
     "data/mini_imagenet": (84, 84, 3),
     "data/omniglot": (28, 28, 1),
