@@ -119,13 +119,14 @@ def _details(row: Row, record: Mapping[str, Any]) -> str:
     """A recorded row: what was measured and how, and all its numbers."""
     evaluation = next((one["evaluation"] for one in record["rows"] if one["evaluation"] is not None), None)
     looks, commits = record["looks_at_test_tasks"], ", ".join(one[:10] for one in record["commits"])
+    seeds = f"seed{'' if len(record['seeds']) == 1 else 's'} {', '.join(map(str, record['seeds']))}"
     protocol = [*([] if evaluation is None else conditions(evaluation)), record["selection"]]
     parts = [
         f"### `{row.name}`: {row.settings.title}",
         "",
         f"- {record['metric']}{', in per cent' if record['metric'] == 'accuracy' else ''}: {', '.join(protocol)}; "
         f"test tasks looked at {'once' if looks == 1 else f'{looks} times'}.",
-        f"- {record['budget']}, seeds {', '.join(map(str, record['seeds']))}: `{record['command']}`, "
+        f"- {record['budget']}, {seeds}: `{record['command']}`, "
         f"{record['hours']:.2g} hours of training on {record['machine']}, beside other work.",
         f"- Begun {record['begun'][:10]}, commit {commits}, torch {record['versions']['torch']}.",
         *([] if row.settings.published is None else [f"- Published: {row.settings.published.source}."]),
@@ -165,7 +166,8 @@ def _seeds(record: Mapping[str, Any]) -> list[str]:
     metric, lines = record["metric"], []
     for one in record["rows"]:
         scores = [f"{number(run['mean'], metric)} ± {number(run['ci95'], metric)}" for run in one["runs"]]
-        lines.append(f"- {one['name']} after {one['inner_steps']} inner steps, by seed: {', '.join(scores)}.")
+        steps = "1 inner step" if one["inner_steps"] == 1 else f"{one['inner_steps']} inner steps"
+        lines.append(f"- {one['name']} after {steps}, by seed: {', '.join(scores)}.")
         if record["target"] is not None:
             times = ", ".join(_time(run["reached"]) for run in one["runs"])
             lines.append(f"- {one['name']}, time to {number(record['target'], metric)} on validation tasks: {times}.")

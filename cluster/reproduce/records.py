@@ -71,7 +71,8 @@ def keep(reproduction: Reproduction, overrides: Sequence[str], folder: Path = RE
     path = path_of(reproduction.row.name, folder)
     earlier = read_json(path) if path.is_file() else None
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, _rounded(_record(reproduction, overrides, earlier)))
+    configuration = plain_configuration(reproduction.row.comparison())
+    write_json(path, _rounded(_record(reproduction, overrides, earlier)) | {"configuration": configuration})
     return path
 
 
@@ -79,7 +80,6 @@ def _record(reproduction: Reproduction, overrides: Sequence[str], earlier: Mappi
     """Everything that a record says, as plain values."""
     row, result = reproduction.row, reproduction.result
     comparison, info = result.comparison, result.folder.info
-    declared = row.comparison()
     rows = [_row(one, result, row.settings.target) for one in result.rows]
     return {
         "schema": SCHEMA,
@@ -104,7 +104,6 @@ def _record(reproduction: Reproduction, overrides: Sequence[str], earlier: Mappi
         "workers": comparison.base.cluster.workers,
         "versions": {name: info["versions"][name] for name in KEPT_VERSIONS},
         "command": command(row, overrides),
-        "configuration": plain_configuration(declared),
         "warnings": result.warnings,
     }
 
