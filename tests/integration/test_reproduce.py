@@ -26,12 +26,15 @@ IMAGES = {
 
 
 @pytest.mark.timeout(6 * HANGS_AFTER)
-def test_a_row_is_interrupted_gone_on_with_and_recorded(metaray, finished, settings, small_images, tmp_path):
+def test_a_row_is_interrupted_gone_on_with_and_recorded(
+    metaray, finished, settings, small_images, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # the default waits for all other work on the machine
     folder = tmp_path / "tune_configs"
     folder.mkdir()
     images: dict[str, Any] = small_images | {"task": small_images["task"] | {"root": "data/omniglot"}}
-    small = settings | {"outer": {"steps": 2000}, "eval": settings["eval"] | {"every": 1000}}
-    small |= {"cluster": {"workers": 0}, "checkpoint": settings["checkpoint"] | {"every": 1000}}
+    small = settings | {"outer": {"steps": 200}, "eval": settings["eval"] | {"every": 100}}
+    small |= {"cluster": {"workers": 0}, "checkpoint": settings["checkpoint"] | {"every": 100}}
     for name, content in {
         "small": small,
         "images": settings | images,
