@@ -16,6 +16,7 @@ from cluster.commands.init import init
 from cluster.commands.plan import plan
 from cluster.commands.register import register
 from cluster.commands.report import report
+from cluster.commands.reproduce import reproduce
 from cluster.commands.serve import serve
 from cluster.commands.submit import submit
 from cluster.commands.tracking import tracking
@@ -47,6 +48,7 @@ app.command()(adapt)
 app.command()(report)
 app.command()(tune)
 app.command()(compare)
+app.command()(reproduce)
 app.command()(register)
 app.command()(serve)
 app.command()(bench)

@@ -56,7 +56,7 @@ def train_row(
     def work() -> None:
         config, folder = opened(comparison, values, name, path)
         usage = _train(config, folder, comparison.settings.budget.seconds, report)
-        scores, evaluation = _score(config, folder, comparison.base.seed)
+        scores, evaluation = score(config, folder, comparison.base.seed)
         write_json(folder.path / "evaluation.json", evaluation)
         record_evaluation(folder, evaluation)
         write_json(folder.path / OUTCOME, {**usage, "scores": plain_scores(scores)})  # the last: the trial is over
@@ -85,8 +85,14 @@ def _train(config: Config, folder: RunFolder, budget: float | None, report: Repo
     }
 
 
-def _score(config: Config, folder: RunFolder, seed: int) -> tuple[Scores, dict[str, Any]]:
-    """Scores [T, K] of the run's best θ on the test tasks of ``seed``, and the evaluation that they come to."""
+def score(config: Config, folder: RunFolder, seed: int) -> tuple[Scores, dict[str, Any]]:
+    """Scores [T, K] of the run's best θ on the test tasks of ``seed``, and the evaluation that they come to.
+
+    Args:
+        config: the run's configuration, whose ``task`` and ``eval`` are the protocol.
+        folder: of the run.
+        seed: of the test tasks.
+    """
     config = with_engine_of(folder, config.model_copy(update={"seed": seed}))
     setup = build(config)
     _, state = checkpoints.chosen(folder.checkpoints)

@@ -23,11 +23,12 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = [
     path
     for path in sorted((ROOT / "tune_configs").rglob("*.yaml"))
-    if not {"search", "compare", "cluster"} & set(path.relative_to(ROOT / "tune_configs").parts)
+    if not {"search", "compare", "cluster", "reproduce.yaml"} & set(path.relative_to(ROOT / "tune_configs").parts)
 ]
 # The shape of the images in each of the stores that configurations name.
 IMAGES = {
     "data/cifar_fs": (32, 32, 3),
+    "data/fc100": (32, 32, 3),
     "data/folder": (84, 84, 3),
     "data/mini_imagenet": (84, 84, 3),
     "data/omniglot": (28, 28, 1),

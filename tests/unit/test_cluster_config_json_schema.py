@@ -15,7 +15,7 @@ from cluster.config.schema import load, parse, read_yaml
 from cluster.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "tune_configs").rglob("*.yaml"))
+FILES = sorted(path for path in (ROOT / "tune_configs").rglob("*.yaml") if path.name != "reproduce.yaml")
 DEMO = ROOT / "tune_configs" / "sinusoid_demo.yaml"
 
 

@@ -101,6 +101,7 @@ FLOORS = (
     {"training", "serving"},
     {"search", "bench", "adapt"},
     {"compare", "doctor"},
+    {"reproduce"},
     {"commands"},
     {"__main__"},
 )
