@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo test test-fast style types doctest unit integration coverage audit constraints clean
+.PHONY: help venv demo test test-fast style types doctest unit integration coverage docs docs-serve audit constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,22 @@ coverage: $(STAMP) ## Print how much of the code the quick unit tests run, and h
 integration: $(STAMP) ## Run the tests on real Ray and MLflow, a file of them on each of two cores
 	$(BIN)/pytest tests/integration -n 2 --dist loadfile $(if $(CI_FULL),,-m "not nightly")
 
+# Only the guide needs these, so `make venv` leaves them out.
+DOCS_STAMP := $(VENV)/.installed-docs
+export NO_MKDOCS_2_WARNING := 1
+
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install -qq --no-input --disable-pip-version-check --log $(VENV)/install.log \
+		-c constraints.txt -e ".[dev,docs]" || { echo "error: the install failed, see $(VENV)/install.log" >&2; exit 1; }
+	@touch $@
+
+docs: $(DOCS_STAMP) ## Build the guide into site/; broken links fail. Print how much of the code is documented
+	$(BIN)/python .ci/documented.py
+	$(BIN)/mkdocs build --strict --clean
+
+docs-serve: $(DOCS_STAMP) ## Show the guide at http://127.0.0.1:8080
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8080
+
 # In an environment of its own: what it takes must not mix with what is audited.
 AUDIT := $(VENV)/audit
 PIP_AUDIT := 2.10.1
@@ -77,11 +93,11 @@ $(AUDIT)/.installed-$(PIP_AUDIT): $(STAMP)
 audit: $(AUDIT)/.installed-$(PIP_AUDIT) ## Look the pinned packages up among known vulnerabilities
 	@$(BIN)/python .ci/audit.py $(AUDIT)/bin/pip-audit constraints.txt .ci/audit_accepted.txt
 
-constraints: $(STAMP) ## Write the versions in .venv to constraints.txt
+constraints: $(DOCS_STAMP) ## Write the versions in .venv to constraints.txt
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel > $(VENV)/freeze.txt
 	@{ grep '^#' constraints.txt; sed -n -E 's/^([A-Za-z0-9._-]+==[^+ ]+).*/\1/p' $(VENV)/freeze.txt; } > $(VENV)/new.txt
 	@mv $(VENV)/new.txt constraints.txt
 
 clean: ## Remove caches and build outputs; keep .venv, runs and data
-	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks cluster meta metaray tasks tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -182,7 +182,7 @@ class Fading(Schedule):
 
     Attributes:
         final: the share at the end and after.
-        steps: outer steps from the first one to the end, the warm-up included; None: those of the training.
+        steps: outer steps from the first one to the end, the warm-up included; ``None``: those of the training.
     """
 
     final: float = 0.0

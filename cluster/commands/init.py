@@ -1,5 +1,6 @@
 """``metaray init``: a folder with a family, a model, a configuration and tests of one's own, that trains at once."""
 
+import json
 import keyword
 import re
 import sys
@@ -24,6 +25,7 @@ FILES = {
     "test_project.py": "tests/test_{name}.py",
     "tests.yml": ".github/workflows/tests.yml",
 }
+SCHEMA = "metaray.schema.json"  # what editors complete and check the YAML files by, which name it
 
 
 @reports_errors
@@ -73,13 +75,15 @@ def write(folder: Path, package: str) -> list[str]:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from cluster.config.json_schema import json_schema
+
     loader = PackageLoader("cluster", "templates/project")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     texts = {
         path.format(name=package): environment.get_template(f"{template}.j2").render(name=package)
         for template, path in FILES.items()
     }
-    texts[f"{package}/__init__.py"] = ""
+    texts |= {f"{package}/__init__.py": "", SCHEMA: json.dumps(json_schema(), ensure_ascii=False) + "\n"}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
         made = Path(parent, folder.name)

@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from cluster.config.components import BUILT_IN, parameters, resolve
+from cluster.config.meanings import meanings, plain
+from cluster.config.outer import OPTIMIZER, optimizer_class
 from cluster.config.overrides import NAMING, SHORTHANDS
 from cluster.config.schema import Config
 from cluster.config.sections import STARTING
@@ -29,7 +31,9 @@ def json_schema() -> dict[str, Any]:
     for key, supplied in NAMING.items():
         *path, own = key.split(".")
         _set(schema, path, _named_section(path, own, supplied, _get(schema, path)))
-    schema["properties"] |= {"search": {"type": "object"}, "compare": {"type": "object"}}
+    for section, kind in (("search", "search"), ("compare", "comparison")):
+        text = f"Of the file of a {kind}, which may take the other sections from its base."
+        schema["properties"][section] = {"type": "object", "description": text}
     schema.pop("required")
     # The sections of a search or a comparison change those of its base; a configuration's own are whole.
     for section in WHOLE_SECTIONS:
@@ -48,6 +52,7 @@ def _named_section(path: list[str], own: str, supplied: frozenset[str], section:
     key = ".".join(path)
     table = BUILT_IN.get(f"{key}.{own}", BUILT_IN.get(key, {}))
     names = sorted({*table, *(BUILT_IN["algorithm of policies"] if key == "algorithm" else ())})
+    names = [known for known in names if key != OPTIMIZER or _steps_along_gradients(known)]
     name = {"anyOf": [{"enum": names}, IMPORT_PATH]}
     fixed = {other: value for other, value in section.get("properties", {}).items() if other in EXTRA}
     result: dict[str, Any] = {
@@ -55,21 +60,37 @@ def _named_section(path: list[str], own: str, supplied: frozenset[str], section:
         "properties": {own: name, **fixed},
         "allOf": [_where(own, known, fixed, _keys(key, own, known, supplied)) for known in names],
     }
-    if "default" in section.get("properties", {}).get(own, {}):
-        result["properties"][own] = name | {"default": section["properties"][own]["default"]}
-    else:
+    whole = next((part for part in (section, *section.get("anyOf", ())) if "properties" in part), section)
+    own_key = whole.get("properties", {}).get(own, {})
+    result["properties"][own] = name | {key: own_key[key] for key in ("default", "description") if key in own_key}
+    if "default" not in own_key:
         result["required"] = [own]
     null = [{"type": "null"}] if section.get("default", "") is None else []  # a section that may be left out
-    return {"anyOf": [name, result, *null]} if key in SHORTHANDS else result
+    about = {key: section[key] for key in ("default", "description") if key in section}
+    return about | ({"anyOf": [name, result, *null]} if key in SHORTHANDS else result)
+
+
+def _steps_along_gradients(name: str) -> bool:
+    """Tells whether the learner can take its steps with a built-in optimizer."""
+    try:
+        optimizer_class(name)
+    except ConfigError:
+        return False
+    return True
 
 
 def _keys(key: str, own: str, name: str, supplied: frozenset[str]) -> dict[str, Any] | None:
     """The schema of a built-in class's arguments; None where it cannot be imported here, or takes what YAML has not."""
     try:
         cls = resolve(f"{key}.{own}" if f"{key}.{own}" in BUILT_IN else key, name)
-        return _plain(parameters(cls, supplied))
+        schema = _plain(parameters(cls, supplied))
     except (ConfigError, ValueError, TypeError):
         return None
+    texts = meanings(cls)
+    for argument, value in schema.get("properties", {}).items():
+        if argument in texts:
+            value["description"] = texts[argument]
+    return schema
 
 
 def _where(own: str, name: str, fixed: Mapping[str, Any], keys: dict[str, Any] | None) -> dict[str, Any]:
@@ -98,11 +119,15 @@ def _written_out(part: Any, definitions: Mapping[str, Any]) -> Any:
     if "$ref" in part:
         part = {**definitions[part["$ref"].rsplit("/", 1)[-1]], **{k: v for k, v in part.items() if k != "$ref"}}
     names = {"properties", "patternProperties"}
-    return {
+    result = {
         key: {name: again(value) for name, value in item.items()} if key in names else again(item)
         for key, item in part.items()
         if key not in ("$defs", "title")
     }
+    text = result.get("description")
+    if isinstance(text, str):
+        result["description"] = plain(" ".join(text.split()))
+    return result
 
 
 def _get(schema: Mapping[str, Any], path: list[str]) -> Any:

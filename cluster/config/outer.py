@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cluster.config.components import parameters, resolve, strictly
+from cluster.config.outer_sections import GroupConfig, OptimizerConfig, OuterConfig, ScheduleConfig
 from cluster.config.problems import problems
-from cluster.config.sections import GroupConfig, OptimizerConfig, OuterConfig, ScheduleConfig
 from cluster.errors import ConfigError
 from meta.inner import EXCEPT, matches
 from meta.schedules import Constant, Schedule

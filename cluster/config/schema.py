@@ -12,6 +12,7 @@ from cluster.config import strict_yaml
 from cluster.config.components import BUILT_IN, nearest, parameters, resolve, strictly
 from cluster.config.credentials import secret_entries
 from cluster.config.outer import checked_outer
+from cluster.config.outer_sections import OuterConfig
 from cluster.config.overrides import GIVEN_TO_ALGORITHMS, GIVEN_TO_MODELS, with_overrides
 from cluster.config.problems import problems
 from cluster.config.sections import (
@@ -25,7 +26,6 @@ from cluster.config.sections import (
     ModelConfig,
     NamedSection,
     OpenSection,
-    OuterConfig,
     Section,
     TaskConfig,
     TrackingConfig,
@@ -41,21 +41,39 @@ class Config(Section):
     """A whole training. ``identity`` is the part that decides the bits of θ."""
 
     task: TaskConfig
+    """The family that tasks are drawn from."""
     model: ModelConfig
+    """The network."""
     inner: InnerConfig = InnerConfig()
+    """Adaptation on the support data."""
     outer: OuterConfig
+    """The meta-update of θ."""
     advantage: AdvantageConfig = AdvantageConfig()
+    """How the rewards of rollouts become advantages, of policies."""
     meta_batch: Count
+    """Tasks per outer step."""
     shard: Count | None = None
+    """Tasks per unit of work; null: a sixteenth of the meta-batch. It decides the bits of θ, the number of workers does
+    not. More workers than shards have nothing to do."""
     algorithm: NamedSection = NamedSection(name="maml")
+    """The method: a name, or ``{name: …}`` with keys of its own."""
     objective: NamedSection | None = None
+    """The loss and the score that selects: a name, or ``{name: …}`` with keys of its own; null: the family's own."""
     engine: str = "auto"
+    """``auto``: by a rule over model, sizes and length of the run; ``native``: compiled; ``measure``: time them and
+    keep the fastest; or another strategy by name."""
     dtype: Literal["float32", "float64"] = "float32"
+    """Of parameters and data."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of tasks and initial parameters."""
     eval: EvalConfig = EvalConfig()
+    """Held-out tasks."""
     cluster: ClusterConfig = ClusterConfig()
+    """Workers and where they run."""
     tracking: TrackingConfig = TrackingConfig()
+    """MLflow."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """Where runs lie, and what is kept of them."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

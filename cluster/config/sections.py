@@ -1,17 +1,13 @@
 """The sections of a configuration: what keys there are, of what type, with what defaults."""
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
@@ -28,13 +24,13 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Section(BaseModel):
     """A part of the configuration; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class OpenSection(BaseModel):
     """A section whose further keys are the parameters of the class it names."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -46,6 +42,7 @@ class NamedSection(OpenSection):
     """A class by name with keys of its own; the name alone may stand for it."""
 
     name: str
+    """A built-in name, or ``module:Name``. All further keys are its own."""
 
     @model_validator(mode="before")
     @classmethod
@@ -64,19 +61,19 @@ class TaskConfig(OpenSection):
     """``task``: the family and its parameters."""
 
     family: str
+    """A built-in family, or ``module:Name``. All further keys are the family's own."""
 
 
 class ModelConfig(OpenSection):
-    """``model``: the network and its parameters.
-
-    Attributes:
-        weights: file, address or registered model that the initial θ is taken from; None: it is drawn.
-        reinit: patterns of the names of parameters that are drawn all the same.
-    """
+    """``model``: the network and its parameters."""
 
     name: str
+    """A built-in model, or ``module:Name``: a class with ``init`` and ``apply``, or a ``torch.nn.Module``. All further
+    keys are the model's own."""
     weights: str | None = None
+    """File, address or registered model that the initial θ is taken from; null: it is drawn."""
     reinit: tuple[str, ...] = ()
+    """Patterns of the names of parameters that are drawn all the same."""
 
     @model_validator(mode="after")
     def _reinit_of_weights(self) -> Self:
@@ -102,126 +99,59 @@ class InnerConfig(Section):
     """``inner``: adaptation on the support data."""
 
     lr: NonNegative = 0.01
+    """Step size α, for a loss averaged over examples."""
     steps: CountOrNone = 1
+    """Inner steps in training."""
     adapt: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    """Patterns of the names of the parameters that the inner loop moves; ``!head.*`` leaves some out. The others are
+    only meta-learned."""
     rule: NamedSection = NamedSection(name="sgd")
+    """How a step turns a gradient into new parameters: a name, or ``{name: …}`` with keys of its own."""
     derivative: NamedSection = NamedSection(name="exact")
+    """How the outer gradient goes through the inner loop: a name, or ``{name: …}`` with keys of its own."""
     recompute: bool | None = None
+    """Keep of each inner step its parameters and gradient alone, and compute the rest again in the backward pass: less
+    memory. null: where ``cluster.memory`` asks for it."""
     estimator: Literal["likelihood_ratio", "dice", "low_variance"] = "likelihood_ratio"
-
-
-class TrustRegionConfig(Section):
-    """``outer.trpo``: a natural-gradient step within a bound of the mean KL divergence."""
-
-    kl: Positive = 0.01
-    iterations: Count = 10
-    damping: NonNegative = 1e-5
-    backtracks: Count = 15
-    shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
-
-
-class ClippedConfig(Section):
-    """``outer.ppo``: several steps of the optimizer on one batch of rollouts, by a clipped surrogate."""
-
-    clip: Positive = 0.3
-    epochs: Count = 5
-    kl_penalty: NonNegative = 5e-4
-
-
-def _listed(value: object) -> object:
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-
-_ONE_OR_MORE = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-Patterns = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE)]
-
-
-class GroupConfig(OpenSection):
-    """``outer.optimizer.groups.NAME``: parameters with settings of their own.
-
-    Attributes:
-        patterns: of their names, as in ``inner.adapt``; one may stand without a list.
-        lr: their step size; None: ``outer.lr``.
-    """
-
-    patterns: Patterns
-    lr: Positive | None = None
-
-
-class OptimizerConfig(OpenSection):
-    """``outer.optimizer``: the class that moves θ, its arguments, and groups of parameters with other ones."""
-
-    name: str = "adam"
-    groups: dict[str, GroupConfig] = {}
-
-    @field_validator("groups")
-    @classmethod
-    def _plain_names(cls, groups: dict[str, GroupConfig]) -> dict[str, GroupConfig]:
-        """Names are parts of dotted keys, so that each can be overridden and searched."""
-        for name in groups:
-            if not re.fullmatch(r"[\w-]+", name):
-                raise ValueError(
-                    f"{name}: expected a group's name of letters, digits, - and _; patterns are a key of the group: "
-                    f"my_group: {{patterns: '{name}'}}"
-                )
-        return groups
-
-
-class ScheduleConfig(OpenSection):
-    """``outer.schedule``: the share of the step sizes that an outer step takes, and its parameters."""
-
-    name: str = "constant"
-
-
-class OuterConfig(Section):
-    """``outer``: the meta-update of θ by the learner."""
-
-    lr: Positive = 1e-3
-    steps: Count
-    step: Literal["gradient", "trpo", "ppo"] = "gradient"
-    optimizer: OptimizerConfig = OptimizerConfig()
-    estimator: Literal["likelihood_ratio", "dice"] = "likelihood_ratio"
-    trpo: TrustRegionConfig = TrustRegionConfig()
-    ppo: ClippedConfig = ClippedConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    clip_value: Positive | None = None
-    clip_norm: Positive | None = None
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    freeze: tuple[str, ...] = ()
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-
-    @field_validator("optimizer", "schedule", mode="before")
-    @classmethod
-    def _named(cls, value: object, info: ValidationInfo) -> object:
-        """A name alone stands for the class with its defaults."""
-        if info.field_name == "optimizer" and value in ("trpo", "ppo"):
-            raise ValueError(
-                f"name: expected an optimizer, received '{value}', which is a kind of step: set outer.step={value}"
-            )
-        return {"name": value} if isinstance(value, str) else value
+    """Of policies: the inner surrogate, which decides what its second derivative is in expectation."""
 
 
 class AdvantageConfig(Section):
     """``advantage``: how the rewards of rollouts become advantages."""
 
     discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Discount γ."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """λ of generalised advantage estimation."""
     baseline: Literal["none", "linear", "value"] = "linear"
+    """Reward baseline: linear in features of observation and time, a small network, or none; fitted for each task."""
     normalise: Literal["none", "center", "standardise"] = "standardise"
+    """Over a task's rollouts of one inner step."""
 
 
 class EvalConfig(Section):
     """``eval``: held-out tasks."""
 
     tasks: Annotated[int, Field(ge=2)] = 600
+    """Test tasks of the final evaluation. ± is Student's t below 100 tasks."""
     steps: tuple[CountOrNone, ...] = (0, 1, 5, 10)
+    """Numbers of inner steps that are shown. 0 is always computed, since a task whose error ends above ten times that
+    before adaptation counts as diverged."""
     every: CountOrNone = 0
+    """Validate every so many outer steps. 0: never, the last θ is then evaluated."""
     val_tasks: Annotated[int, Field(ge=2)] = 200
+    """Validation tasks."""
     select_steps: CountOrNone | None = None
+    """Number of inner steps whose validation score picks the best θ; null: ``inner.steps``."""
     select_params: Literal["theta", "ema"] = "theta"
+    """Whose validation scores pick the best step, and which is evaluated, drawn and registered: θ, or its moving
+    average (``outer.ema``)."""
     later_lr: Positive = 1.0
+    """Of policies: factor on α from the second inner step of an evaluation on."""
     baselines: tuple[str, ...] = ()
+    """Algorithms trained and evaluated beside the run, each in ``RUN/baselines/``."""
     scores: tuple[str, ...] = ()
+    """Scores of the evaluation beside the one that selects: built-in names, or ``module:Name``."""
 
     @model_validator(mode="after")
     def _increasing(self) -> Self:
@@ -241,19 +171,40 @@ class ClusterConfig(Section):
     """``cluster``: where the work is done. Only ``threads``, ``memory`` and GPU or not change bits of θ."""
 
     workers: CountOrNone | Literal["auto"] = "auto"
+    """Ray actors. 0: compute in the command's own process, without Ray. ``auto`` times a few tasks and takes none or as
+    many as pay; on a cluster one for each shard, which start when there is room; in a search none."""
     min_workers: CountOrNone = 0
+    """Workers that have to be there before a run with workers begins: fewer within ``start_timeout`` are refused, fewer
+    later are a warning."""
     max_workers: Count | None = None
+    """With ``workers: auto``: no more than these."""
     threads: Count = 1
+    """Threads, and CPUs, of each worker."""
     memory: Positive = 2000.0
+    """MB (10⁶ bytes) that a worker's engine may take between inputs and results; above, inner steps are recomputed or
+    fewer tasks computed at a time."""
     gpus_per_worker: NonNegative = 0.0
+    """Above 0 the workers compute on CUDA: a share of one GPU, or a whole number of them."""
     address: str = "local"
+    """A local Ray for this command (in a Ray job: the cluster it runs on), or the address of a cluster."""
     start_timeout: Positive = 120.0
+    """Seconds to wait for a first worker."""
     order_timeout: Positive = 600.0
+    """Seconds that a worker has for one shard, from when it begins with it; then it is replaced. Three in turn that are
+    silent about the same shard end the run."""
     heartbeat_timeout: Positive = 5.0
+    """Seconds without a sign of life after which a worker is replaced. Workers give one every second, however long a
+    shard takes; raise it for code that holds Python's lock for longer."""
     max_failures: CountOrNone = 20
+    """Workers lost within ``failure_window``, or in a row without a result between, that a run goes on with; twice as
+    many as there are workers, if that is more. One more, and it stops with a checkpoint."""
     failure_window: Positive = 600.0
+    """Seconds over which ``max_failures`` are counted."""
     copies: bool = True
+    """Whether a shard that takes 2.5 times longer than usual is computed by an idle worker as well; the first result
+    counts."""
     mixed: bool = False
+    """Whether workers may differ in processor, libraries or GPU, which may change bits of θ."""
 
     @property
     def count(self) -> int:
@@ -309,14 +260,21 @@ class TrackingConfig(Section):
     """``tracking``: MLflow."""
 
     uri: Address | None = None
+    """Where MLflow keeps runs; null: ``MLFLOW_TRACKING_URI``, else ``sqlite:///mlflow.db``."""
     experiment: str = "metaray"
+    """MLflow experiment."""
     every: Count = 10
+    """Outer steps per record of metrics, each the mean over them."""
     system_every: NonNegative = 10.0
+    """Seconds between samples of the machine's load; 0: none."""
 
 
 class CheckpointConfig(Section):
     """``checkpoint``: where runs lie, how often θ is saved and how many saves are kept."""
 
     root: Address = "runs"
+    """Folder of the runs; a URI puts the checkpoints there."""
     every: Count = 1000
+    """Outer steps between checkpoints."""
     keep: Count = 3
+    """Newest checkpoints kept, beside the best."""

@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 
 from cluster.config.components import resolve
+from cluster.config.outer_sections import OuterConfig
 from cluster.config.overrides import GIVEN_TO_ALGORITHMS
 from cluster.config.schema import Config
-from cluster.config.sections import EvalConfig, InnerConfig, OuterConfig
+from cluster.config.sections import EvalConfig, InnerConfig
 from cluster.errors import ConfigError
 from cluster.setups.base import BaseSetup
 from cluster.setups.models import build_inner, build_model, frozen_of, own_keys, require_pure

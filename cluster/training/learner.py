@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cluster.config.outer import schedule_of
-from cluster.config.sections import OuterConfig
+from cluster.config.outer_sections import OuterConfig
 from cluster.errors import ConfigError
 from cluster.training.optimizer import OuterOptimizer
 from cluster.workers.messages import Flat

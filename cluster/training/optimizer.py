@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cluster.config.outer import group_of, optimizer_arguments, optimizer_class
-from cluster.config.sections import OuterConfig
+from cluster.config.outer_sections import OuterConfig
 from cluster.errors import CheckpointError, ConfigError
 from meta.params import Layout
 

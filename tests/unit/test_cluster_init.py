@@ -4,6 +4,7 @@ import ast
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -31,6 +32,17 @@ def test_every_file_is_whole(tmp_path: Path) -> None:
         assert yaml.safe_load(path.read_text())
     assert not any("{{" in (folder / name).read_text() for name in files)
     assert [path.name for path in tmp_path.iterdir()] == ["My-Lab 2"]
+
+
+def test_editors_check_the_configurations(tmp_path: Path) -> None:
+    made(str(tmp_path), "--name", "waves")
+    schema = json.loads((tmp_path / "metaray.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    for name in ("config.yaml", "search.yaml"):
+        text = (tmp_path / name).read_text()
+        assert text.startswith("# yaml-language-server: $schema=metaray.schema.json\n")
+        assert validator.is_valid(yaml.safe_load(text))
+        assert not validator.is_valid(yaml.safe_load(text) | {"seed": "x"})
 
 
 def test_an_empty_folder_is_taken_and_a_name_given(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cluster.config.outer_sections import OuterConfig
 from cluster.config.schema import parse
-from cluster.config.sections import OuterConfig
 from cluster.errors import ConfigError
 from cluster.runs import checkpoint as checkpoints
 from cluster.setups.build import build

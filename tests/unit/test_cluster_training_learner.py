@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.config.sections import OuterConfig
+from cluster.config.outer_sections import OuterConfig
 from cluster.training.learner import Learner
 from helpers.learning import update
 from meta.params import Layout

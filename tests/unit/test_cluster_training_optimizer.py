@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cluster.config.outer import checked_outer
-from cluster.config.sections import OuterConfig
+from cluster.config.outer_sections import OuterConfig
 from cluster.errors import CheckpointError, ConfigError
 from cluster.runs.checkpoint import Checkpoint, decode, encode
 from cluster.training.learner import Learner

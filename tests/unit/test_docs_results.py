@@ -15,7 +15,8 @@ from cluster.reproduce.rows import ROWS, Row, load_rows
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / PAGE).read_text(encoding="utf-8")
 RECORDED = read_all(ROOT / RECORDS)
-SCORED = ("README.md", "docs/images.md", "docs/reinforcement.md", "docs/data.md")  # pages with scores
+SCORED = ("README.md", *(f"docs/{name}.md" for name in ("quickstart", "images", "reinforcement", "data")), PAGE)
+MARKED = "## Measured before records were kept"
 SCORE = re.compile(r"(?<![\w.])(-?\d*\.?\d+) ± (\d*\.?\d+)(?![\w.]*\d)")
 
 
@@ -31,6 +32,11 @@ def digits(text: str) -> int:
 def same(text: str, value: float) -> bool:
     """Whether a number as it is written is a value rounded to as many digits."""
     return abs(float(text) - value) <= 0.5000001 * 10 ** -digits(text)
+
+
+def text_of(name: str) -> str:
+    """A page, up to the section of scores without records."""
+    return (ROOT / name).read_text(encoding="utf-8").partition(MARKED)[0]
 
 
 def pairs(value: Any) -> Iterator[tuple[float, float]]:
@@ -94,8 +100,8 @@ def test_a_record_is_of_a_row_as_it_is_declared(name):
 
 @pytest.mark.parametrize("name", SCORED)
 def test_every_score_in_readme_and_guide_is_recorded_published_or_marked(name):
-    _, _, marked = TEXT.partition("## Measured before records were kept")
-    assert stray((ROOT / name).read_text(encoding="utf-8"), known(), marked) == []
+    _, _, marked = TEXT.partition(MARKED)
+    assert stray(text_of(name), known(), marked) == []
 
 
 def test_stray_scores_are_recognised():
@@ -105,6 +111,5 @@ def test_stray_scores_are_recognised():
 
 
 def test_marked_scores_that_no_page_has_any_more_are_gone():
-    _, _, marked = TEXT.partition("## Measured before records were kept")
-    texts = "".join((ROOT / name).read_text(encoding="utf-8") for name in SCORED)
-    assert set(SCORE.findall(marked)) - set(SCORE.findall(texts)) == set()
+    _, _, marked = TEXT.partition(MARKED)
+    assert set(SCORE.findall(marked)) - set(SCORE.findall("".join(map(text_of, SCORED)))) == set()
