@@ -1,6 +1,7 @@
 """The command line: ``metaray``, also ``python -m cluster``. Results on standard output, all else on standard error."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -9,6 +10,7 @@ from cluster.commands.bench import bench
 from cluster.commands.check import check
 from cluster.commands.compare import compare
 from cluster.commands.config import config
+from cluster.commands.configs import configs
 from cluster.commands.data import data
 from cluster.commands.doctor import doctor
 from cluster.commands.evaluate import evaluate
@@ -35,8 +37,20 @@ app.add_typer(config, name="config")
 app.add_typer(tracking, name="tracking")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"metaray {version('metaray')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _main() -> None:
+def _main(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     # A callback keeps typer from turning a lone command into the program itself.
     pass
 
@@ -50,6 +64,7 @@ app.command()(compare)
 app.command()(register)
 app.command()(serve)
 app.command()(bench)
+app.command()(configs)
 app.command()(plan)
 app.command()(check)
 app.command()(init)

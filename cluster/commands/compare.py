@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @reports_errors
 def compare(
     comparison: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="A YAML file with a section 'compare'.")
+        str | None,
+        typer.Argument(metavar="[FILE]", help="A YAML file with a section 'compare', or a name of `metaray configs`."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. compare.seeds=5 compare.budget.steps=500")
@@ -69,8 +70,6 @@ def _chosen(
         words = [*([] if comparison is None else [comparison]), *overrides]
         return reload(folder.path / folders.SETTINGS, words), folder
     if comparison is None:
-        raise ConfigError(
-            "expected a comparison file, received none; for example: metaray compare tune_configs/compare/sinusoid.yaml"
-        )
+        raise ConfigError("expected a comparison file, received none; for example: metaray compare compare/sinusoid")
     loaded = load(Path(comparison), overrides)
     return loaded, folders.named_or_new(loaded, name, Path(comparison).stem)

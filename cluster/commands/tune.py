@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @reports_errors
 def tune(
     search: Annotated[
-        str | None, typer.Argument(metavar="[SEARCH]", help="A YAML file with a section 'search'.")
+        str | None,
+        typer.Argument(metavar="[SEARCH]", help="A YAML file with a section 'search', or a name of `metaray configs`."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. search.trials=32 outer.steps=2000")
@@ -65,9 +66,7 @@ def _chosen(
         folder = folders.find(resume)
         return reload(folder.path / "search.yaml", [*([] if search is None else [search]), *overrides]), folder
     if search is None:
-        raise ConfigError(
-            "expected a search file, received none; for example: metaray tune tune_configs/search/sinusoid.yaml"
-        )
+        raise ConfigError("expected a search file, received none; for example: metaray tune search/sinusoid")
     loaded = load(Path(search), overrides)
     if loaded.settings.register_as is not None:
         require_names(loaded.settings.register_as, loaded.settings.alias)
