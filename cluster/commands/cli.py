@@ -18,6 +18,7 @@ from cluster.commands.init import init
 from cluster.commands.plan import plan
 from cluster.commands.register import register
 from cluster.commands.report import report
+from cluster.commands.runs import runs
 from cluster.commands.serve import serve
 from cluster.commands.submit import submit
 from cluster.commands.tracking import tracking
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(config, name="config")
+app.add_typer(runs, name="runs")
 app.add_typer(tracking, name="tracking")
 
 
