@@ -24,6 +24,7 @@ from cluster.commands.submit import submit
 from cluster.commands.tracking import tracking
 from cluster.commands.train import train
 from cluster.commands.tune import tune
+from cluster.commands.watch import watch
 from cluster.own_packages import put_first
 
 app = typer.Typer(
@@ -31,7 +32,6 @@ app = typer.Typer(
     help="Distributed model-agnostic meta-learning on PyTorch and Ray.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(data, name="data")
 app.add_typer(config, name="config")
@@ -61,6 +61,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(adapt)
 app.command()(report)
+app.command()(watch)
 app.command()(tune)
 app.command()(compare)
 app.command()(register)

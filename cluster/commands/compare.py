@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
+from cluster.commands.console import (
+    AsJson,
+    Debug,
+    Plain,
+    Quiet,
+    print_json,
+    print_lines,
+    print_table,
+    reports_errors,
+    show_progress,
+)
 from cluster.commands.tables import rows_table
 from cluster.errors import ConfigError
 
@@ -26,6 +36,8 @@ def compare(
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="COMPARISON", help="Go on with this comparison.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the comparison; one that is there goes on.")] = None,
+    quiet: Quiet = False,
+    plain: Plain = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -34,6 +46,7 @@ def compare(
     With --resume the file is left out; the comparison goes on with its own.
     """
     del debug
+    show_progress(quiet=quiet, plain=plain)
     from cluster.compare.run import run
     from cluster.interrupts import stop_on_signals
 
@@ -42,15 +55,15 @@ def compare(
         result = run(loaded, folder, stop)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    plain = result.as_json() | {"figures": [str(path) for path in result.figures]}
+    summary = result.as_json() | {"figures": [str(path) for path in result.figures]}
     if as_json:
-        print_json(plain)
+        print_json(summary)
         return
-    print_table(rows_table(plain))
-    lines = {"comparison": plain["compare_dir"], "page": plain["page"]}
-    lines |= {f"figure {Path(path).stem}": path for path in plain["figures"]}
-    if plain["run_id"] is not None:
-        lines["MLflow"] = f"run {plain['run_id']}"
+    print_table(rows_table(summary))
+    lines = {"comparison": summary["compare_dir"], "page": summary["page"]}
+    lines |= {f"figure {Path(path).stem}": path for path in summary["figures"]}
+    if summary["run_id"] is not None:
+        lines["MLflow"] = f"run {summary['run_id']}"
     print_lines(lines)
 
 

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.console import AsJson, Debug, Overrides, print_json, print_lines, print_table, reports_errors
+from cluster.commands.console import (
+    AsJson,
+    Debug,
+    Overrides,
+    Plain,
+    Quiet,
+    print_json,
+    print_lines,
+    print_table,
+    reports_errors,
+    show_progress,
+)
 from cluster.commands.tables import evaluation_table, further_tables
 from cluster.errors import ConfigError
 from cluster.progress import warn
@@ -29,6 +40,8 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; one that is there goes on.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say which engine runs, and why no other.")] = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -38,6 +51,7 @@ def train(
     best checkpoint of that run.
     """
     del debug
+    show_progress(quiet=quiet, plain=plain)
     from cluster.interrupts import stop_on_signals
     from cluster.training import run as training
 

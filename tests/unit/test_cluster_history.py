@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cluster.commands.cli import app
 from cluster.config.schema import parse
+from cluster.progress import Beside, Snapshot
 from cluster.tracking.spool import LOCK, Spool
 
 PLAIN: dict[str, Any] = {
@@ -18,6 +19,17 @@ PLAIN: dict[str, Any] = {
     "meta_batch": 4,
     "eval": {"steps": [0, 1]},
 }
+SNAPSHOT = Snapshot(
+    label="sinusoid maml",
+    unit="step",
+    step=20,
+    steps=50,
+    rate=10.0,
+    tasks=25,
+    note="10.0 steps/s",
+    seconds=2.0,
+    beside=Beside("", ["here: idle"], 1, "worker 3 was lost"),
+)
 INFO = {"algorithm": "maml", "checkpoints": None, "engine": "loop", "mlflow_run_id": None, "mlflow_uri": None}
 
 
@@ -140,6 +152,34 @@ def test_a_run_that_is_live_is_listed_as_running_and_stays(root: Path) -> None:
         spool.release()
     assert (root / "new").is_dir()
     assert (root / "cut" / LOCK).exists()
+
+
+def watch(*words: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["watch", *words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_run_is_watched_while_it_is_live(root: Path) -> None:
+    (root / "cut" / "live.json").write_text(json.dumps(SNAPSHOT.as_json()))
+    assert "runs/cut: interrupted, 20 of 100 steps" in watch("cut", "--once")[2]  # a killed one's file says nothing
+    spool = Spool(root / "cut")
+    assert spool.take()
+    try:
+        status, _, text = watch("cut", "--once")
+        assert status == 0
+        assert "20/50" in text
+        assert "worker 3 was lost" in text
+        assert "\x1b" not in text
+        assert Snapshot.of(json.loads(watch("cut", "--json")[1])["live"]) == SNAPSHOT
+        (root / "cut" / "live.json").write_text("{")
+        assert json.loads(watch("cut", "--json")[1])["live"] is None
+    finally:
+        spool.release()
+
+
+def test_watching_ends_with_the_run(root: Path) -> None:
+    status, _, text = watch("new")
+    assert (status, text.strip()) == (0, "runs/new: finished, 20 of 100 steps")
 
 
 def test_parts_of_a_run_and_links_are_not_removed_alone(root: Path) -> None:
