@@ -3,7 +3,7 @@
     import metaray
 
     outer = metaray.meta_gradient(module, "mse", episodes, lr=0.01, steps=1)    # no Ray, no configuration
-    run = metaray.train("tune_configs/sinusoid_demo.yaml", inner={"lr": 0.02})  # as `metaray train` does
+    run = metaray.train("sinusoid_demo", inner={"lr": 0.02})  # as `metaray train` does
     model = metaray.load("models:/sinusoid@champion")
     curve = model.adapt((x, y)).predict(queries)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config.overrides import with_overrides
 from cluster.config.schema import Config, overridden, parse, read_yaml
+from cluster.config.shipped import locate
 from cluster.errors import ConfigError
 from cluster.interrupts import stop_on_signals
 from cluster.progress import forget_warnings, say, warn
@@ -51,8 +52,8 @@ def train(
     saved.
 
     Args:
-        config: a YAML file, a dictionary of the same sections, or a checked configuration; left out with ``resume``,
-            it is the run's own.
+        config: a YAML file, the name of one that comes with metaray, a dictionary of the same sections, or a checked
+            configuration; left out with ``resume``, it is the run's own.
         name: of the run; one that is there goes on. By default a new one is made of the file's name and the time.
         resume: folder, name or MLflow run id of a run to go on with.
         **overrides: sections or keys to change: ``seed=3``, ``inner={"lr": 0.02}``, ``model=MyModule``,
@@ -103,9 +104,7 @@ def _start(
         folder = resume.folder if isinstance(resume, TrainedRun) else find(str(resume))
         return starts.resume(_reachable(_config(folder.config if config is None else config, changes)), folder)
     if config is None:
-        raise ConfigError(
-            "expected a configuration, received none; for example metaray.train('tune_configs/sinusoid.yaml')"
-        )
+        raise ConfigError("expected a configuration, received none; for example metaray.train('sinusoid_demo')")
     loaded = _reachable(_config(config, changes))
     return starts.named_or_new(loaded, name, _stem(config, loaded))
 
@@ -268,7 +267,7 @@ def compare(
 def _config(source: Source, changes: Sequence[str]) -> Config:
     if isinstance(source, Config):
         return overridden(source, changes)
-    raw = read_yaml(Path(source)) if isinstance(source, str | Path) else with_overrides({}, words(source))
+    raw = read_yaml(locate(source)) if isinstance(source, str | Path) else with_overrides({}, words(source))
     return parse(with_overrides(raw, changes))
 
 
@@ -277,7 +276,8 @@ def _raw(source: Source | None, section: str) -> tuple[dict[str, Any], Path]:
     if source is None:
         raise ConfigError(f"expected a file or a configuration with a section '{section}', received none")
     if isinstance(source, str | Path):
-        return read_yaml(Path(source)), Path(source)
+        path = locate(source)
+        return read_yaml(path), path
     plain = source.model_dump(mode="json") if isinstance(source, Config) else source
     return with_overrides({}, words(plain)), Path(section)
 

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
+from cluster.commands.console import (
+    AsJson,
+    Debug,
+    Plain,
+    Quiet,
+    print_json,
+    print_lines,
+    print_table,
+    reports_errors,
+    show_progress,
+)
 from cluster.commands.tables import rows_table
 from cluster.errors import ConfigError
 
@@ -18,13 +28,16 @@ if TYPE_CHECKING:
 @reports_errors
 def compare(
     comparison: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="A YAML file with a section 'compare'.")
+        str | None,
+        typer.Argument(metavar="[FILE]", help="A YAML file with a section 'compare', or a name of `metaray configs`."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. compare.seeds=5 compare.budget.steps=500")
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="COMPARISON", help="Go on with this comparison.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the comparison; one that is there goes on.")] = None,
+    quiet: Quiet = False,
+    plain: Plain = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -33,6 +46,7 @@ def compare(
     With --resume the file is left out; the comparison goes on with its own.
     """
     del debug
+    show_progress(quiet=quiet, plain=plain)
     from cluster.compare.run import run
     from cluster.interrupts import stop_on_signals
 
@@ -41,15 +55,15 @@ def compare(
         result = run(loaded, folder, stop)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    plain = result.as_json() | {"figures": [str(path) for path in result.figures]}
+    summary = result.as_json() | {"figures": [str(path) for path in result.figures]}
     if as_json:
-        print_json(plain)
+        print_json(summary)
         return
-    print_table(rows_table(plain))
-    lines = {"comparison": plain["compare_dir"], "page": plain["page"]}
-    lines |= {f"figure {Path(path).stem}": path for path in plain["figures"]}
-    if plain["run_id"] is not None:
-        lines["MLflow"] = f"run {plain['run_id']}"
+    print_table(rows_table(summary))
+    lines = {"comparison": summary["compare_dir"], "page": summary["page"]}
+    lines |= {f"figure {Path(path).stem}": path for path in summary["figures"]}
+    if summary["run_id"] is not None:
+        lines["MLflow"] = f"run {summary['run_id']}"
     print_lines(lines)
 
 
@@ -69,8 +83,6 @@ def _chosen(
         words = [*([] if comparison is None else [comparison]), *overrides]
         return reload(folder.path / folders.SETTINGS, words), folder
     if comparison is None:
-        raise ConfigError(
-            "expected a comparison file, received none; for example: metaray compare tune_configs/compare/sinusoid.yaml"
-        )
+        raise ConfigError("expected a comparison file, received none; for example: metaray compare compare/sinusoid")
     loaded = load(Path(comparison), overrides)
     return loaded, folders.named_or_new(loaded, name, Path(comparison).stem)

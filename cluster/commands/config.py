@@ -24,10 +24,11 @@ def show(
     from cluster.config.json_schema import origins
     from cluster.config.overrides import with_overrides
     from cluster.config.schema import load, read_yaml
+    from cluster.config.shipped import locate
 
     words = overrides or []
     plain = load(file, words).model_dump(mode="json")
-    where = origins(plain, read_yaml(file), with_overrides({}, words))
+    where = origins(plain, read_yaml(locate(file)), with_overrides({}, words))
     if as_json:
         print_json({"config": plain, "origins": where})
     else:

@@ -12,13 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.errors import MetarayError
-from cluster.progress import forget_warnings
+from cluster.errors import ConfigError, MetarayError
+from cluster.progress import forget_warnings, show_as
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
 
 
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress; warnings and errors alone.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Show progress in lines, on a terminal too.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. inner.lr=0.02")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, its name under runs/, or its MLflow run id.")]
 Trust = Annotated[
@@ -61,6 +63,21 @@ def _shown(error: Exception, *, debug: bool) -> str:
     from cluster.config.credentials import without_credentials  # loaded for errors alone: it takes its time
 
     return without_credentials("".join(traceback.format_exception(error)) if debug else str(error))
+
+
+def show_progress(*, quiet: bool, plain: bool) -> None:
+    """Choose how this command shows progress.
+
+    Args:
+        quiet: not at all.
+        plain: in lines.
+
+    Raises:
+        ConfigError: if both are asked for.
+    """
+    if quiet and plain:
+        raise ConfigError("expected --quiet or --plain, received both")
+    show_as("quiet" if quiet else "plain" if plain else "auto")
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 
 from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
-from cluster.config.credentials import without_credentials
 from cluster.errors import ConfigError
 from cluster.interrupts import interrupt_on_signals
 from cluster.progress import Progress, progress
@@ -115,6 +114,8 @@ def _bad_input() -> Iterator[None]:
     try:
         yield
     except (DataError, OSError) as error:
+        from cluster.config.credentials import without_credentials
+
         raise ConfigError(without_credentials(str(error))) from error
 
 

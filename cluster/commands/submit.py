@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_part, reports_errors
-from cluster.config.components import nearest
 from cluster.errors import ConfigError, Interrupted
 from cluster.interrupts import interrupt_on_signals
 
@@ -89,6 +88,8 @@ def _require_command(ctx: typer.Context, words: list[str]) -> None:
     group: Any = ctx.find_root().command
     known = [command for command in group.commands if command != "submit"]
     if words[0] not in known:
+        from cluster.config.components import nearest
+
         raise ConfigError(
             f"expected one of the commands {', '.join(sorted(known))}, received '{words[0]}'{nearest(words[0], known)}"
         )

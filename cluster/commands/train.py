@@ -7,19 +7,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.console import AsJson, Debug, Overrides, print_json, print_lines, print_table, reports_errors
+from cluster.commands.console import (
+    AsJson,
+    Debug,
+    Overrides,
+    Plain,
+    Quiet,
+    print_json,
+    print_lines,
+    print_table,
+    reports_errors,
+    show_progress,
+)
 from cluster.commands.tables import evaluation_table, further_tables
 from cluster.errors import ConfigError
 from cluster.progress import warn
-from cluster.runs.events import Event, summary
 
 if TYPE_CHECKING:
+    from cluster.runs.events import Event
     from cluster.training.start import Start
 
 
 @reports_errors
 def train(
-    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A YAML file.")] = None,
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="A YAML file, or a name of `metaray configs`.")
+    ] = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run.")] = None,
     begin_from: Annotated[
@@ -27,6 +40,8 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; one that is there goes on.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say which engine runs, and why no other.")] = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -36,6 +51,7 @@ def train(
     best checkpoint of that run.
     """
     del debug
+    show_progress(quiet=quiet, plain=plain)
     from cluster.interrupts import stop_on_signals
     from cluster.training import run as training
 
@@ -84,7 +100,7 @@ def _start(
         return starts.resume(load(Path(config), overrides) if config else overridden(folder.config, overrides), folder)
     if config is None:
         raise ConfigError(
-            "expected a configuration file, received none; for example: metaray train tune_configs/sinusoid.yaml"
+            "expected a configuration, received none; for example: metaray train sinusoid_demo (see: metaray configs)"
         )
     loaded = load(Path(config), overrides)
     if begin_from is not None:
@@ -93,12 +109,15 @@ def _start(
     return starts.named_or_new(loaded, name, Path(config).stem)
 
 
-def _lost(events: Sequence[Event]) -> str:
+def _lost(events: "Sequence[Event]") -> str:
     """Events of workers and nodes by kind, with their seconds.
 
+    >>> from cluster.runs.events import Event
     >>> _lost([Event(kind="worker lost", text="", seconds=1.24), Event(kind="node joined", text="")])
     'worker lost: 1 (1.2 s), node joined: 1'
     """
+    from cluster.runs.events import summary
+
     return ", ".join(
         f"{kind}: {count}" + (f" ({seconds:.1f} s)" if seconds else "")
         for kind, (count, seconds) in summary(events).items()

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.console import AsJson, Debug, print_json, print_lines, print_table, reports_errors
+from cluster.commands.console import (
+    AsJson,
+    Debug,
+    Plain,
+    Quiet,
+    print_json,
+    print_lines,
+    print_table,
+    reports_errors,
+    show_progress,
+)
 from cluster.commands.tables import plain_interval, trials_table
 from cluster.errors import ConfigError
 
@@ -19,13 +29,16 @@ if TYPE_CHECKING:
 @reports_errors
 def tune(
     search: Annotated[
-        str | None, typer.Argument(metavar="[SEARCH]", help="A YAML file with a section 'search'.")
+        str | None,
+        typer.Argument(metavar="[SEARCH]", help="A YAML file with a section 'search', or a name of `metaray configs`."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. search.trials=32 outer.steps=2000")
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="SEARCH", help="Go on with this search.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the search; one that is there goes on.")] = None,
+    quiet: Quiet = False,
+    plain: Plain = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -34,6 +47,7 @@ def tune(
     With --resume the file is left out; the search goes on with its own.
     """
     del debug
+    show_progress(quiet=quiet, plain=plain)
     from cluster.interrupts import stop_on_signals
     from cluster.search.outcome import outcome
     from cluster.search.run import run
@@ -43,12 +57,12 @@ def tune(
         result = run(loaded, folder, stop)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    plain = outcome(result)
+    summary = outcome(result)
     if as_json:
-        print_json(plain)
+        print_json(summary)
         return
-    print_table(trials_table(plain))
-    _print_best(plain)
+    print_table(trials_table(summary))
+    _print_best(summary)
 
 
 def _chosen(
@@ -65,9 +79,7 @@ def _chosen(
         folder = folders.find(resume)
         return reload(folder.path / "search.yaml", [*([] if search is None else [search]), *overrides]), folder
     if search is None:
-        raise ConfigError(
-            "expected a search file, received none; for example: metaray tune tune_configs/search/sinusoid.yaml"
-        )
+        raise ConfigError("expected a search file, received none; for example: metaray tune search/sinusoid")
     loaded = load(Path(search), overrides)
     if loaded.settings.register_as is not None:
         require_names(loaded.settings.register_as, loaded.settings.alias)

@@ -14,6 +14,7 @@ from cluster.config.overrides import with_changes, with_overrides, with_values
 from cluster.config.problems import problems
 from cluster.config.schema import Config, differences, parse, read_yaml, require_no_secrets
 from cluster.config.sections import Count, CountOrNone, Positive, Section
+from cluster.config.shipped import locate
 from cluster.errors import ConfigError
 from cluster.search.settings import as_trial, merged
 from cluster.search.trials import Trial
@@ -175,12 +176,13 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Comparison:
     """Read a comparison file and the base configuration it names; override, check every row.
 
     Args:
-        path: the comparison file.
+        path: the comparison file, or the name of one that comes with metaray.
         overrides: words ``section.key=value``.
 
     Raises:
         ConfigError: naming every key that is wrong.
     """
+    path = locate(path)
     return of(with_overrides(read_yaml(path), overrides), path)
 
 
@@ -196,7 +198,9 @@ def of(raw: Mapping[str, Any], path: Path) -> Comparison:
     """
     settings = _settings(raw, path)
     own = {key: value for key, value in raw.items() if key != "compare"}
-    return _checked(settings, own if settings.base is None else merged(read_yaml(path.parent / settings.base), own))
+    if settings.base is None:
+        return _checked(settings, own)
+    return _checked(settings, merged(read_yaml(locate(settings.base, path.parent)), own))
 
 
 def reload(path: Path, overrides: Iterable[str] = ()) -> Comparison:

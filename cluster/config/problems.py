@@ -30,7 +30,7 @@ def problems(
             lines.append(f"{key}: missing; give it a value")
         elif item["type"] == "value_error":
             # A rule over a whole section names the key itself.
-            separator = "" if not key else "." if _keys(model, path) else ": "
+            separator = "" if not path else "." if _keys(model, path) else ": "
             lines.append(f"{key}{separator}{item['ctx']['error']}")
         elif item["type"] in ("too_short", "too_long"):
             bound, name = ("at least", "min_length") if item["type"] == "too_short" else ("at most", "max_length")

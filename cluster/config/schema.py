@@ -30,6 +30,7 @@ from cluster.config.sections import (
     TaskConfig,
     TrackingConfig,
 )
+from cluster.config.shipped import configurations, locate
 from cluster.errors import ConfigError
 from meta.engine.strategies import STRATEGIES
 from meta.objectives import Objective, TaskScore
@@ -271,8 +272,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raw = strict_yaml.read(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         siblings = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = nearest(str(path), [*siblings, *configurations()])
         raise ConfigError(
-            f"expected a configuration file at '{path}', found none{nearest(str(path), siblings)}"
+            f"expected a configuration file at '{path}', found none{hint}; those that come with metaray are listed by: "
+            "metaray configs"
         ) from error
     except strict_yaml.RefusedError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -297,7 +300,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read, override and check a configuration file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of one that comes with metaray.
         overrides: words ``section.key=value``.
     """
-    return parse(with_overrides(read_yaml(path), overrides))
+    return parse(with_overrides(read_yaml(locate(path)), overrides))

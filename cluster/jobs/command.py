@@ -15,6 +15,7 @@ from typing import Any
 from cluster.config.credentials import has_credentials, without_credentials
 from cluster.config.overrides import with_overrides
 from cluster.config.schema import read_yaml
+from cluster.config.shipped import locate
 from cluster.errors import ConfigError
 from cluster.jobs.packaging import Tree, module_files, require_size, tree
 from cluster.runs.folder import new_name, require_name
@@ -138,11 +139,11 @@ def _own_modules(config: Path | None, words: Sequence[str], root: Path) -> Itera
 def _named_modules(config: Path | None, words: Sequence[str], root: Path) -> set[str]:
     """Top-level names of the import paths, ``package.module:Name``, in a configuration and its overrides."""
     overrides = [word for word in words[1:] if re.match(r"[a-z_.]+=", word)]
-    raw: list[dict[str, Any]] = [with_overrides({} if config is None else read_yaml(root / config), overrides)]
+    raw: list[dict[str, Any]] = [with_overrides({} if config is None else read_yaml(locate(config, root)), overrides)]
     for section in (raw[0].get(name) for name in ("search", "compare")):
         base = section.get("base") if isinstance(section, dict) else None
         if config is not None and isinstance(base, str):
-            raw.append(read_yaml((root / config).parent / base))
+            raw.append(read_yaml(locate(base, locate(config, root).parent)))
     matches = (_IMPORT_PATH.fullmatch(text) for one in raw for text in _texts(one))
     return {match[1] for match in matches if match}
 

@@ -25,6 +25,7 @@ from meta.engine.machine import available_cores, processor
 
 PACKAGES = ("metaray", "torch", "ray", "mlflow", "numpy")
 DESCRIBED = ("name", "algorithm", "checkpoints", "engine", "mlflow_run_id", "mlflow_uri")  # keys of every run.json
+LIVE = "live.json"  # the state of a training while it runs, for `metaray watch`
 PATIENCE = 60.0  # seconds to wait for another writer of a description
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

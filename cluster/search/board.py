@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cluster.progress import draws_screens, prints_lines
 from cluster.search.trials import Trial, by_value
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
@@ -53,7 +54,7 @@ class Board:
         self._trials[trial.number] = trial
         if self._live is not None:
             self._live.update(self.table())
-        elif time.monotonic() - self._shown > LINE_EVERY:
+        elif prints_lines() and time.monotonic() - self._shown > LINE_EVERY:
             self._shown = time.monotonic()
             self._console.print(self.line(), soft_wrap=True)
 
@@ -115,7 +116,7 @@ def board(
     """
     console = Console(stderr=True, highlight=False, file=sys.stderr)
     shown = Board(console, metric, keys, total, steps, higher=higher, noun=noun)
-    if not console.is_terminal:
+    if not (console.is_terminal and draws_screens()):
         yield shown
         return
     with Live(console=console, refresh_per_second=2) as live:

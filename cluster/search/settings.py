@@ -15,6 +15,7 @@ from cluster.config.overrides import SHORTHANDS, with_overrides, with_values
 from cluster.config.problems import problems
 from cluster.config.schema import Config, differences, parse, read_yaml, require_no_secrets
 from cluster.config.sections import Count, CountOrNone, Section
+from cluster.config.shipped import locate
 from cluster.errors import ConfigError
 from cluster.search.space import Domain, Space
 from cluster.search.trials import Trial, by_value
@@ -176,12 +177,13 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Search:
     """Read a search file and the base configuration it names; override, check.
 
     Args:
-        path: the search file.
+        path: the search file, or the name of one that comes with metaray.
         overrides: words ``section.key=value``.
 
     Raises:
         ConfigError: naming every key that is wrong.
     """
+    path = locate(path)
     return of(with_overrides(read_yaml(path), overrides), path)
 
 
@@ -197,7 +199,9 @@ def of(raw: Mapping[str, Any], path: Path) -> Search:
     """
     settings = _settings(raw, path)
     own = {key: value for key, value in raw.items() if key != "search"}
-    return _checked(settings, own if settings.base is None else merged(read_yaml(path.parent / settings.base), own))
+    if settings.base is None:
+        return _checked(settings, own)
+    return _checked(settings, merged(read_yaml(locate(settings.base, path.parent)), own))
 
 
 def reload(path: Path, overrides: Iterable[str] = ()) -> Search:

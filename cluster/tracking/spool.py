@@ -252,3 +252,18 @@ def _batches(lines: Iterable[bytes], position: int) -> Iterator[tuple[list[Readi
         position += len(line)
     if batch:
         yield batch, position
+
+
+def is_live(path: Path) -> bool:
+    """Whether a training, a search or a comparison is running in a folder now.
+
+    Args:
+        path: the folder.
+    """
+    if not (path / LOCK).exists():
+        return False
+    spool = Spool(path)
+    try:
+        return not spool.take()
+    finally:
+        spool.release()

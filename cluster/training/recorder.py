@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from cluster.config.schema import Config
 from cluster.evaluation.scores import is_better, mean_score, start, table, task_kinds
 from cluster.evaluation.summary import Scores, diverged_tasks
-from cluster.progress import Progress
+from cluster.progress import Beside, Progress
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.checkpoint import Checkpoint
-from cluster.runs.events import EventLog
+from cluster.runs.events import LOSSES, EventLog
 from cluster.runs.folder import RunFolder
 from cluster.runs.metrics import MetricsLog
 from cluster.setups.build import Setup
@@ -77,10 +77,19 @@ class Recorder:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[str] | None = None
         self._validation: _Validation | None = None
+        self._validated = ""  # the last validation in words
         self._deferred: Checkpoint | None = None
         self._written = -1  # step of the last checkpoint
         self._sums: dict[str, float] = {}
         self._window = (0, time.monotonic())
+
+    def beside(self) -> Beside:
+        """What is shown beside the steps."""
+        lost = [event.text for event in self._pool.events if event.kind in LOSSES]
+        text = self._validated
+        if self.best is not None:
+            text += f", best {self.best[0]:.4g} at step {self.best[1]}"
+        return Beside(text, self._pool.activity, len(lost), lost[-1] if lost else "")
 
     @property
     def warnings(self) -> list[str]:
@@ -232,6 +241,7 @@ class Recorder:
         self._log.write(step, recorded)
         scores, means = tables[own], all_means[own]
         score = means[self._config.select_steps]
+        self._validated = f"{objective.metric} {score:.4g} after {self._config.select_steps} at step {step}"
         if is_better(score, self.best[0] if self.best else None, objective):
             self.best = (score, step)
             best = dataclasses.replace(validation.state, best=self.best)

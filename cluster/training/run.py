@@ -13,7 +13,7 @@ from cluster.progress import progress, say
 from cluster.reports.draw import draw
 from cluster.runs import checkpoint as checkpoints
 from cluster.runs.events import Event, EventLog
-from cluster.runs.folder import RunFolder, write_json
+from cluster.runs.folder import LIVE, RunFolder, write_json
 from cluster.runs.metrics import record_evaluation
 from cluster.setups.build import Setup
 from cluster.tracking import Tracker
@@ -170,8 +170,10 @@ def _train_on(pool: Pool, start: Start, stop: StopFlag) -> Outcome:
     config = setup.config
     label = f"{config.task.family} {config.algorithm.name}"
     began = monotonic()
-    with progress(label, saved.step if saved else 0, config.outer.steps) as shown:
+    done, live = saved.step if saved else 0, folder.path / LIVE
+    with progress(label, done, config.outer.steps, tasks=config.meta_batch, path=live) as shown:
         recorder = Recorder(config, setup, folder, pool, shown)
+        shown.beside = recorder.beside
         learner = learn(pool, config, setup, recorder, saved, stop)
     seconds = monotonic() - began
     if learner.step < config.outer.steps:

@@ -69,6 +69,11 @@ class Pool(Protocol):
         """Lines about workers that were asked for and not there."""
         ...
 
+    @property
+    def activity(self) -> list[str]:
+        """For each worker, what it does now."""
+        ...
+
     def submit(
         self, requests: Sequence[Request], theta: Flat, second: Flat | None = None, *, background: bool = False
     ) -> Ticket:
@@ -154,6 +159,11 @@ class InlinePool:
     @property
     def warnings(self) -> list[str]:
         """No warnings: this process is always there."""
+        return []
+
+    @property
+    def activity(self) -> list[str]:
+        """No workers: the command's own process computes."""
         return []
 
     def submit(

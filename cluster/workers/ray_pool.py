@@ -8,7 +8,7 @@ nodes through a relay on each (:mod:`cluster.workers.relays`). Which worker comp
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -16,6 +16,7 @@ import ray
 from cluster.errors import ClusterError
 from cluster.interrupts import StopFlag
 from cluster.progress import say, warn
+from cluster.workers.activity import activities
 from cluster.workers.actor import start_actor
 from cluster.workers.arithmetic import Arithmetic, require_same_arithmetic, require_same_data
 from cluster.workers.autoscaler import Request as NodesRequest
@@ -27,7 +28,7 @@ from cluster.workers.pool import Ticket, level_of
 from cluster.workers.relay_actor import RelayProcess
 from cluster.workers.relayed import AnyLink, NodeRelay, RelayedLink
 from cluster.workers.relays import Relays
-from cluster.workers.room import no_room, requested, short_of_room, too_few, waiting_for_room
+from cluster.workers.room import no_room, requested, resources, short_of_room, too_few, waiting_for_room
 from cluster.workers.schedule import Job, Schedule
 from cluster.workers.transport.hub import Hub
 from cluster.workers.transport.link import Message
@@ -59,8 +60,7 @@ class RayPool:
         self.workers = requested(self._config)
         self._ledger = Ledger(most=self._most_failures, window=self._config.cluster.failure_window)
         self.failures, self.events = self._ledger.failures, self._ledger.events
-        self._failed_in_a_row = 0
-        self._most = 0  # workers that were ready at a time
+        self._failed_in_a_row, self._most = 0, 0  # the most workers that were ready at a time
         self._members: dict[int, Member] = {}
         self._by_link: dict[AnyLink, Member] = {}
         self._starts = itertools.count()
@@ -71,8 +71,7 @@ class RayPool:
         self._schedule.on_slow = self._on_slow
         self._nodes = Nodes()
         self._vectors = Vectors()
-        own_address: Callable[[], str] = ray.util.get_node_ip_address
-        self._hub = Hub(own_address())
+        self._hub = Hub(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._begun, self._waiting = False, 0  # workers without room
         self._request: NodesRequest | None = None
         self._relays = Relays(
@@ -85,7 +84,7 @@ class RayPool:
         try:
             for number in range(self.workers):
                 self._start(number)
-            total = _resources(ray.cluster_resources)
+            total = resources(ray.cluster_resources)
             self._request = NodesRequest(self._config.cluster, self.workers, total)
             self._wait_for_workers()
             self._begun = True
@@ -103,7 +102,7 @@ class RayPool:
         while len(self._by_link) < limits.least:
             self._advance(LONGEST_WAIT)
             if self._by_link and time.monotonic() - began > limits.start_timeout:
-                total, free = _resources(ray.cluster_resources), _resources(ray.available_resources)
+                total, free = resources(ray.cluster_resources), resources(ray.available_resources)
                 raise ClusterError(too_few(limits, len(self._by_link), total, free))
 
     @property
@@ -118,7 +117,12 @@ class RayPool:
         ]
 
     def _short_of_room(self) -> str | None:
-        return short_of_room(self._config.cluster, self.workers, _resources(ray.cluster_resources))
+        return short_of_room(self._config.cluster, self.workers, resources(ray.cluster_resources))
+
+    @property
+    def activity(self) -> list[str]:
+        """For each worker, what it does now."""
+        return activities(self._members.values(), self._schedule)
 
     @property
     def pids(self) -> list[int]:
@@ -341,9 +345,4 @@ class RayPool:
                 oldest[0].count_silence(limits.order_timeout)
                 self._replace(member, f"no answer for {limits.order_timeout:g} s", hung=True)
         if not self._by_link and now - max(one.since for one in self._members.values()) > limits.start_timeout:
-            raise ClusterError(no_room(limits, _resources(ray.cluster_resources), _resources(ray.available_resources)))
-
-
-def _resources(ask: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Resources by name; Ray's functions have no types."""
-    return ask()
+            raise ClusterError(no_room(limits, resources(ray.cluster_resources), resources(ray.available_resources)))

@@ -1,6 +1,6 @@
 """How many workers are asked for, and how many a cluster has room for, out of what Ray tells of its resources."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cluster.config.schema import Config
 from cluster.config.sections import ClusterConfig
@@ -98,3 +98,8 @@ def no_room(limits: ClusterConfig, total: Resources, free: Resources) -> str:
         f"{limits.start_timeout:g} s; the cluster has {amounts(total)} in all and {amounts(free)} free. Lower "
         "cluster.threads or cluster.gpus_per_worker, or add nodes"
     )
+
+
+def resources(ask: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Resources by name; Ray's functions have no types."""
+    return ask()

@@ -53,7 +53,7 @@ def outcome(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def train(config: Any, name: str, *steps: int) -> training.Outcome:
         @contextmanager
-        def progress(*_: Any) -> Iterator[Killing]:
+        def progress(*_: Any, **__: Any) -> Iterator[Killing]:
             yield Killing(*steps)
 
         monkeypatch.setattr(training, "progress", progress)

@@ -1,12 +1,18 @@
 """What people see of a training and of an evaluation on a terminal."""
 
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cluster.commands.console import print_table
 from cluster.commands.tables import evaluation_table
-from cluster.progress import progress
+from cluster.progress import Beside, Snapshot, frame, progress, show_as
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +58,85 @@ def test_a_rate_above_one_is_given_in_steps_per_second(
     clock = iter([0.0, 0.25])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     assert "step 1 of 1, 4.0 steps/s, " in shown(capsys, {})
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """Standard error that is a terminal."""
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    yield screen
+    show_as("auto")
+
+
+def test_without_a_terminal_there_are_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "\x1b" not in shown(capsys, {"loss": 1.0})
+
+
+def test_a_terminal_has_a_screen(terminal: io.StringIO) -> None:
+    with contextlib.redirect_stderr(terminal), progress("sinusoid maml", 0, 1) as report:
+        report.update(1, {"loss": 1.0})
+    assert "\x1b[" in terminal.getvalue()
+    assert "1/1" in terminal.getvalue()
+
+
+def test_plain_progress_is_lines_on_a_terminal_too(terminal: io.StringIO) -> None:
+    show_as("plain")
+    with contextlib.redirect_stderr(terminal), progress("sinusoid maml", 0, 1) as report:
+        report.update(1, {"loss": 1.0})
+    assert terminal.getvalue().startswith("sinusoid maml: step 1 of 1, ")
+    assert "\x1b" not in terminal.getvalue()
+
+
+def test_quiet_progress_is_nothing(terminal: io.StringIO) -> None:
+    show_as("quiet")
+    with contextlib.redirect_stderr(terminal), progress("sinusoid maml", 0, 1) as report:
+        report.update(1, {"loss": 1.0})
+    assert not terminal.getvalue()
+
+
+SNAPSHOT = Snapshot(
+    label="sinusoid maml",
+    unit="step",
+    step=20,
+    steps=50,
+    rate=10.0,
+    tasks=25,
+    note="10.0 steps/s, loss 0.5000",
+    seconds=2.0,
+    beside=Beside(
+        "mse 0.4 after 1 at step 20", [f"here: shard {number}" for number in range(20)], 1, "worker 3 was lost"
+    ),
+)
+
+
+def test_one_screen_has_it_all() -> None:
+    console = Console(file=io.StringIO(), width=110)
+    console.print(frame(SNAPSHOT))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in (
+        "20/50",
+        "0:00:03 left",
+        "10.0 steps/s, loss 0.5000, 250 tasks/s",
+        "mse 0.4 after 1",
+        "here: shard 15",
+    ):
+        assert part in text
+    assert "and 4 workers more" in text
+    assert "1: worker 3 was lost" in text
+
+
+def test_a_training_leaves_its_state_for_others_while_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "live.json"
+    with progress("sinusoid maml", 0, 1, tasks=4, path=path) as report:
+        report.beside = lambda: Beside("none", ["idle"])
+        report.update(1, {"loss": 1.0})
+        snapshot = Snapshot.of(json.loads(path.read_text()))
+        assert (snapshot.step, snapshot.tasks, snapshot.beside) == (1, 4, Beside("none", ["idle"]))
+    assert not any(tmp_path.iterdir())
+    with progress("sinusoid maml", 0, 1, path=tmp_path / "gone" / "live.json") as report:
+        report.update(1, {"loss": 1.0})  # which stops no training
 
 
 EVALUATION: dict[str, Any] = {

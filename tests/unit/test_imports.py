@@ -97,7 +97,7 @@ FLOORS = (
     {"setups"},
     {"tracking", "jobs"},
     {"evaluation"},
-    {"reports", "registry"},
+    {"reports", "registry", "history"},
     {"training", "serving"},
     {"search", "bench", "adapt"},
     {"compare", "doctor"},

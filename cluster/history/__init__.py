@@ -1,0 +1,1 @@
+"""The runs, searches and comparisons that a folder holds: listed, described, compared, removed."""
