@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from meta.episode import Episode, input_names, leaf_names, leaves, place, stack
 from meta.inputs import Shape, parts
 from meta.objectives import OBJECTIVES
-from tasks.inputs import InputSpec, require_inputs, require_names
+from tasks.inputs import InputSpec, require_inputs, require_names, single
 from tasks.values import require_classes
 
 Split = Literal["train", "val", "test"]
@@ -159,8 +159,10 @@ class FamilySpec:
         Raises:
             ValueError: if a name cannot be one, or they stand beside the description of a single tensor.
         """
+        if not self.inputs:
+            return
         require_names(self.inputs)
-        if self.inputs and (self.input_shape or self.vocabulary):
+        if self.input_shape or self.vocabulary:
             raise ValueError(
                 "spec: expected either input_shape and vocabulary, for inputs in one tensor, or inputs, for several by "
                 "name; received both"
@@ -174,8 +176,7 @@ class FamilySpec:
     @property
     def tensors(self) -> Mapping[str, InputSpec]:
         """Descriptions of the inputs by name; that of a single tensor under the empty name."""
-        dtype: Literal["int64", "float"] = "int64" if self.vocabulary else "float"
-        return self.inputs or {"": InputSpec(self.input_shape, dtype, self.vocabulary)}
+        return self.inputs or {"": single(self.input_shape, self.vocabulary)}
 
 
 def kinds_of(family: Any, seed: int, split: Split, tasks: Iterable[int]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -38,6 +39,12 @@ class InputSpec:
             raise ValueError(f"InputSpec: expected sizes above zero, received {self}")
         if self.vocabulary and self.dtype != "int64":
             raise ValueError(f"InputSpec.vocabulary: expected none beside dtype {self.dtype}; symbols are int64")
+
+
+@cache
+def single(shape: tuple[int, ...], vocabulary: int) -> InputSpec:
+    """Returns the description of inputs in one tensor; kept, since families give a spec at every draw."""
+    return InputSpec(shape, "int64" if vocabulary else "float", vocabulary)
 
 
 def require_names(specs: Mapping[str, InputSpec]) -> None:
