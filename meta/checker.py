@@ -19,6 +19,7 @@ from meta.engine.choice import said
 from meta.engine.strategies import STRATEGIES, Limits, build
 from meta.episode import Episode, unstack
 from meta.inner.rules import InnerRule
+from meta.inputs import length, parts
 from meta.params import Params
 
 REAL = torch.float64
@@ -54,10 +55,10 @@ def check_algorithm(algorithm: Algorithm, episodes: Episode, *, seed: int = 0) -
     >>> episodes = Episode(examples, examples, torch.zeros(2, 0, dtype=torch.float64))
     >>> check_algorithm(MAML(model=MLP(inputs=(1,), outputs=1), objective=MSE, inner=Inner()), episodes)
     """
-    tasks = len(episodes.description)
-    if tasks < 2 or episodes.support.inputs.dtype not in (REAL, torch.int64):
+    tasks, inputs = len(episodes.description), parts(episodes.support.inputs)
+    if tasks < 2 or not all(one.dtype in (REAL, torch.int64, torch.bool) for one in inputs):
         raise ContractError(
-            f"expected two tasks or more in float64, received {tasks} in {episodes.support.inputs.dtype}"
+            f"expected two tasks or more in float64, received {tasks} in {', '.join(str(one.dtype) for one in inputs)}"
         )
     with _generators_untouched("the algorithm"):
         params = _checked_params(algorithm, seed)
@@ -151,12 +152,12 @@ def _check_scores(algorithm: Algorithm, params: Params, episode: Episode) -> Non
 
 def _check_predictions(algorithm: Algorithm, params: Params, episode: Episode) -> None:
     now = context_of(algorithm, None, REAL)
-    inputs = episode.query.inputs
+    inputs, count = episode.query.inputs, length(episode.query.inputs)
     for steps in (0, 2):
         outputs, again = (algorithm.predict(params, episode.support, inputs, steps, now) for _ in range(2))
-        if not isinstance(outputs, Tensor) or len(outputs) != len(inputs):
+        if not isinstance(outputs, Tensor) or len(outputs) != count:
             received = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ContractError(f"predict: expected outputs [{len(inputs)}, ...], received {received}")
+            raise ContractError(f"predict: expected outputs [{count}, ...], received {received}")
         if not torch.equal(outputs, again):
             raise ContractError("predict: other outputs for the same arguments the second time")
 

@@ -5,22 +5,34 @@ P parameters in all, K numbers of inner steps, D size of a task's description.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from meta.inputs import Inputs, each, names_of, of_parts, one_tensor, parts
 
 
 class Examples(NamedTuple):
     """Inputs and targets of one task ([B, ...]) or of a batch of tasks ([T, B, ...]).
 
     Attributes:
-        inputs: floating-point tensor, or int64 symbols such as tokens.
+        inputs: floating-point tensor, or int64 symbols such as tokens; or several tensors by name, all [B, ...], that a
+            module's ``forward`` takes by these names.
         targets: floating-point tensor, or int64 class numbers [B] for classification.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
+
+    @property
+    def tensor(self) -> Tensor:
+        """The inputs where they are one tensor.
+
+        Raises:
+            ValueError: if they are several by name.
+        """
+        return one_tensor(self.inputs, "examples")
 
 
 class Episode(NamedTuple):
@@ -58,7 +70,7 @@ def with_noise(episode: Episode, noise: Tensor) -> NoisyEpisode:
 def pooled(episode: Episode) -> Examples:
     """Returns support and query of one task as one set of examples, [S + Q, ...]."""
     return Examples(
-        torch.cat([episode.support.inputs, episode.query.inputs]),
+        each(lambda *both: torch.cat(both), episode.support.inputs, episode.query.inputs),
         torch.cat([episode.support.targets, episode.query.targets]),
     )
 
@@ -71,7 +83,7 @@ def described(episodes: Episode) -> Episode:
     """
 
     def beside(examples: Examples) -> Examples:
-        inputs, targets = examples
+        inputs, targets = one_tensor(examples.inputs, "a description beside the inputs"), examples.targets
         rows = episodes.description[..., None, :].expand(*inputs.shape[:-1], -1)
         return Examples(torch.cat([inputs, rows], dim=-1), targets)
 
@@ -88,7 +100,7 @@ def stack(episodes: Sequence[Episode]) -> Episode:
         One batch, every tensor [T, ...].
 
     Raises:
-        ValueError: if there is no episode, or shapes differ.
+        ValueError: if there is no episode, or names or shapes differ.
 
     >>> one = Examples(torch.zeros(5, 1), torch.ones(5, 1))
     >>> batch = stack([Episode(one, one, torch.zeros(0))] * 3)
@@ -97,13 +109,16 @@ def stack(episodes: Sequence[Episode]) -> Episode:
     """
     if not episodes:
         raise ValueError("expected at least one episode to stack, received none")
+    names = input_names(episodes[0])
+    if other := next((own for own in map(input_names, episodes) if own != names), None):
+        raise ValueError(f"expected inputs of equal names in all tasks, received {list(names)} and {list(other)}")
     columns = []
-    for name, *parts in zip((*LEAVES, "noise"), *map(leaves, episodes), strict=False):
-        shapes = {tuple(part.shape) for part in parts}
+    for name, *tensors in zip((*leaf_names(names), "noise"), *map(leaves, episodes), strict=False):
+        shapes = {tuple(tensor.shape) for tensor in tensors}
         if len(shapes) > 1:
             raise ValueError(f"expected equal shapes of {name} in all tasks, received {sorted(shapes)}")
-        columns.append(torch.stack(parts))
-    return from_leaves(columns)
+        columns.append(torch.stack(tensors))
+    return from_leaves(columns, names)
 
 
 def unstack(episodes: Episode, task: int = 0) -> Episode:
@@ -113,12 +128,12 @@ def unstack(episodes: Episode, task: int = 0) -> Episode:
         episodes: a batch, [T, ...].
         task: position of the task, 0 to T - 1.
     """
-    return from_leaves([leaf[task] for leaf in leaves(episodes)])
+    return from_leaves([leaf[task] for leaf in leaves(episodes)], input_names(episodes))
 
 
-def signature(episodes: Episode) -> tuple[tuple[torch.Size, torch.dtype], ...]:
-    """Returns shape and dtype of every tensor; batches with equal signatures can run the same recorded program."""
-    return tuple((leaf.shape, leaf.dtype) for leaf in leaves(episodes))
+def signature(episodes: Episode) -> tuple[Any, ...]:
+    """Returns the inputs' names, and shape and dtype of every tensor: equal where a recorded program can be shared."""
+    return (input_names(episodes), *((leaf.shape, leaf.dtype) for leaf in leaves(episodes)))
 
 
 def split(episodes: Episode, size: int) -> list[Episode]:
@@ -128,8 +143,8 @@ def split(episodes: Episode, size: int) -> list[Episode]:
         episodes: a batch, [T, ...].
         size: tasks per part.
     """
-    parts = zip(*(leaf.split(size) for leaf in leaves(episodes)), strict=True)
-    return [from_leaves(part) for part in parts]
+    names = input_names(episodes)
+    return [from_leaves(part, names) for part in zip(*(leaf.split(size) for leaf in leaves(episodes)), strict=True)]
 
 
 def place(episodes: Episode, dtype: torch.dtype, device: torch.device | str) -> Episode:
@@ -147,22 +162,62 @@ def place(episodes: Episode, dtype: torch.dtype, device: torch.device | str) -> 
         [
             leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else leaf.dtype, copy=True)
             for leaf in leaves(episodes)
-        ]
+        ],
+        input_names(episodes),
     )
 
 
 LEAVES = ("support inputs", "support targets", "query inputs", "query targets", "description")
 
 
+def leaf_names(names: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Returns the names of an episode's tensors in the order of :func:`leaves`, without its noise.
+
+    Args:
+        names: of the inputs, if there are several.
+
+    >>> leaf_names(("ids", "mask"))[:3]
+    ('support inputs ids', 'support inputs mask', 'support targets')
+    """
+    if not names:
+        return LEAVES
+    support, query = ([f"{half} inputs {name}" for name in names] for half in ("support", "query"))
+    return (*support, LEAVES[1], *query, *LEAVES[3:])
+
+
+def input_names(episode: Episode) -> tuple[str, ...]:
+    """Returns the names of an episode's inputs in sorted order; none where they are one tensor.
+
+    Raises:
+        ValueError: if support and query have others.
+    """
+    support, query = episode.support.inputs, episode.query.inputs
+    if not isinstance(support, dict) and not isinstance(query, dict):
+        return ()
+    names, other = names_of(support), names_of(query)
+    if names != other:
+        raise ValueError(f"expected inputs of the same names in support and query, received {names} and {other}")
+    return names
+
+
 def leaves(episode: Episode) -> tuple[Tensor, ...]:
-    """Returns the episode's five tensors in the order of :data:`LEAVES`; then its noise, if it has any."""
-    tensors = (*episode.support, *episode.query, episode.description)
+    """Returns the episode's tensors in the order of :func:`leaf_names`; then its noise, if it has any."""
+    (inputs, targets), (asked, answers), description = episode
+    tensors = (*parts(inputs), targets, *parts(asked), answers, description)
     return (*tensors, episode.noise) if isinstance(episode, NoisyEpisode) else tensors
 
 
-def from_leaves(parts: Sequence[Tensor]) -> Episode:
-    """Returns the episode of five or six tensors; the inverse of :func:`leaves`."""
-    support_inputs, support_targets, query_inputs, query_targets, description, *noise = parts
-    support, query = Examples(support_inputs, support_targets), Examples(query_inputs, query_targets)
-    episode = Episode(support, query, description)
+def from_leaves(tensors: Sequence[Tensor], names: tuple[str, ...] = ()) -> Episode:
+    """Returns the episode of some tensors; the inverse of :func:`leaves`.
+
+    Args:
+        tensors: in the order of :func:`leaf_names`, then the noise, if there is any.
+        names: of the inputs in sorted order, if they are several.
+    """
+    each_half = len(names) or 1
+    query = each_half + 1
+    support = Examples(of_parts(tensors[:each_half], names), tensors[each_half])
+    asked = Examples(of_parts(tensors[query : query + each_half], names), tensors[query + each_half])
+    description, *noise = tensors[query + each_half + 1 :]
+    episode = Episode(support, asked, description)
     return with_noise(episode, noise[0]) if noise else episode

@@ -4,13 +4,14 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cluster.errors import DivergedError
 from meta.algorithms import MAML
 from meta.context import context
 from meta.episode import Examples
 from meta.inner import EVERY, InnerRule
+from meta.inputs import each
 from meta.params import Params
 from metaray.data import Pair, examples
 from metaray.parts import (
@@ -42,9 +43,9 @@ def adapt(
     Random layers are off while it adapts, as in ``metaray evaluate``. The module itself stays as it is.
 
     Args:
-        module: any module with one tensor as input and output.
+        module: any module with one tensor as output, and as input one, or several by keyword.
         loss: a name, ``mse`` or ``cross_entropy``, or a function (outputs [B, ...], targets [B, ...]) -> scalar.
-        support: (inputs [B, ...], targets [B, ...]), tensors or arrays of one task.
+        support: (inputs [B, ...], targets [B, ...]), tensors or arrays of one task; inputs may be a dictionary.
         steps: inner steps.
         lr: α, their step size.
         rule: of the inner steps: ``sgd``, ``momentum``, ``adam``, ``module:Name``, or an object.
@@ -79,10 +80,11 @@ def adapt(
 
 def _adapted(algorithm: MAML, params: Params, support: Examples, steps: int, lr: float) -> Params:
     example = next(iter(params.values()))
-    inputs, targets = (
-        half.to(device=example.device, dtype=example.dtype if half.is_floating_point() else half.dtype)
-        for half in support
-    )
+
+    def placed(half: Tensor) -> Tensor:
+        return half.to(device=example.device, dtype=example.dtype if half.is_floating_point() else half.dtype)
+
+    inputs, targets = each(placed, support.inputs), placed(support.targets)
     now = context({"lr": lr}, example.dtype, example.device)
     *_, (adapted, _) = algorithm.path(params, Examples(inputs, targets), steps, now)
     if not is_finite(list(adapted.values())):

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from meta.episode import Episode, Examples, place, signature, stack, unstack
+from meta.episode import Episode, Examples, leaves, place, signature, stack, unstack
+from meta.inputs import Inputs, parts
 
-Pair = tuple[Any, Any] | Examples  # inputs [B, ...] and targets [B, ...], tensors or numpy arrays
+Pair = tuple[Any, Any] | Examples  # inputs [B, ...], or a dictionary of them, and targets [B, ...]; tensors or arrays
 Episodes = Episode | Sequence[Episode | tuple[Pair, Pair]]
 
 
@@ -80,7 +81,7 @@ def examples(pair: Any, where: str) -> Examples:
     """Inputs and targets as tensors.
 
     Args:
-        pair: (inputs [B, ...], targets [B, ...]), tensors or what ``torch.as_tensor`` takes.
+        pair: (inputs [B, ...], targets [B, ...]), tensors or what ``torch.as_tensor`` takes; inputs may be a dict.
         where: the pair's name, for messages.
 
     Raises:
@@ -89,24 +90,44 @@ def examples(pair: Any, where: str) -> Examples:
     if not _is_pair(pair):
         raise ValueError(f"{where}: expected (inputs, targets), received {type(pair).__name__}")
     try:
-        inputs, targets = (torch.as_tensor(half).detach() for half in pair)
+        inputs: Inputs = inputs_of(pair[0])
+        targets = torch.as_tensor(pair[1]).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{where}: expected (inputs, targets) as tensors or arrays: {error}") from error
-    if not inputs.dim() or not targets.dim() or len(inputs) != len(targets) or not len(inputs):
+    tensors = [*parts(inputs), targets]
+    if not all(one.dim() for one in tensors) or len({len(one) for one in tensors}) > 1 or not len(targets):
+        shapes = " and ".join(str(tuple(one.shape)) for one in tensors)
         raise ValueError(
             f"{where}: expected inputs [B, ...] and targets [B, ...] of the same B examples, at least one, received "
-            f"shapes {tuple(inputs.shape)} and {tuple(targets.shape)}"
+            f"shapes {shapes}"
         )
     return Examples(inputs, targets)
 
 
+def inputs_of(inputs: Any) -> Inputs:
+    """Inputs as tensors.
+
+    Args:
+        inputs: what ``torch.as_tensor`` takes, or a dictionary of such.
+
+    Raises:
+        ValueError: if the dictionary is empty.
+    """
+    if not isinstance(inputs, Mapping):
+        return torch.as_tensor(inputs).detach()
+    if not inputs:
+        raise ValueError("expected a dictionary of inputs by name, received an empty one")
+    return {name: torch.as_tensor(value).detach() for name, value in inputs.items()}
+
+
 def _checked_batch(episodes: Episode) -> Episode:
     """The batch, if all its tensors begin with the same number of tasks, above 0."""
-    sizes = {len(leaf) for leaf in (*episodes.support, *episodes.query, episodes.description)}
+    tensors = leaves(Episode(*episodes))
+    sizes = {len(leaf) for leaf in tensors}
     if len(sizes) != 1 or not sizes.pop():
         raise ValueError(
             "episodes: expected an Episode of T tasks, every tensor [T, ...] with T at least 1, received shapes "
-            f"{[tuple(leaf.shape) for leaf in (*episodes.support, *episodes.query, episodes.description)]}"
+            f"{[tuple(leaf.shape) for leaf in tensors]}"
         )
     first = unstack(episodes)
     examples(first.support, "episodes: support")

@@ -20,8 +20,9 @@ from cluster.setups.episodes import build_algorithm
 from meta.algorithms import context_of
 from meta.context import Context
 from meta.episode import Examples
+from meta.inputs import Inputs, each, names_of, of_parts, parts
 from meta.params import Params
-from metaray.data import Pair, examples
+from metaray.data import Pair, examples, inputs_of
 from metaray.evaluations import Evaluation, in_html
 from metaray.networks import adapted_network, trained_network
 from tasks.environments.contract import EnvironmentSpec
@@ -86,8 +87,9 @@ class LoadedModel(ABC):
         """Adapts to one task by its support examples.
 
         Args:
-            support: (inputs [S, ...], targets [S, ...]), tensors or arrays. Images are floating-point numbers
-                [S, C, H, W] in [0, 1], as the family draws them, or uint8 [S, H, W, C], as files are.
+            support: (inputs [S, ...], targets [S, ...]), tensors or arrays; inputs are a dictionary where they are
+                several. Images are floating-point numbers [S, C, H, W] in [0, 1], as the family draws them, or
+                uint8 [S, H, W, C], as files are.
             steps: inner steps; by default those at which θ was selected.
             lr: α; by default the configuration's.
 
@@ -152,26 +154,27 @@ class AdaptedModel:
         self._model, self.steps, self.lr = model, steps, lr
         self._support = examples(support, "support")
         self._adaptable = AdaptableModel(self._package)
-        first = self._support.inputs[:1]
+        first = each(lambda one: one[:1], self._support.inputs)
         self._adaptable.check(self._arrays(first), steps, lr)
 
     @property
     def _package(self) -> Package:
         """The package, taking images as the support has them."""
         package = self._model.package
-        stored = package.pixels and self._support.inputs.dtype == torch.uint8
+        stored = package.pixels and self._support.tensor.dtype == torch.uint8
         return dataclasses.replace(package, pixels=stored)
 
     def predict(self, query: Any) -> Tensor:
         """Returns values, or the probabilities of the classes, for inputs of the task, [Q, N].
 
         Args:
-            query: inputs [Q, ...] as those of the support.
+            query: inputs [Q, ...] as those of the support, a dictionary where they are several.
 
         Raises:
             ValueError: if an input is of another shape or type, or adaptation diverges.
         """
-        predictions = self._adaptable.predict(self._arrays(torch.as_tensor(query)), self.steps, self.lr)
+        arrays = self._arrays(inputs_of(query))
+        predictions = self._adaptable.predict(arrays, self.steps, self.lr)
         return torch.from_numpy(predictions[0])
 
     @property
@@ -193,18 +196,24 @@ class AdaptedModel:
         """The support as the family draws it."""
         inputs, targets = self._support
         if self._package.pixels:
-            inputs = inputs.movedim(-1, -3).to(torch.float32) / 255
+            inputs = self._support.tensor.movedim(-1, -3).to(torch.float32) / 255
+        specs = self._package.spec.tensors
+        names = names_of(inputs)
+        kinds = [getattr(torch, specs[name].dtype) for name in names or ("",)]
+        drawn = [one.to(dtype if kind is torch.float else kind) for one, kind in zip(parts(inputs), kinds, strict=True)]
         by_class = self._package.spec.objective == "cross_entropy"
-        return Examples(inputs.to(dtype), targets.to(torch.int64 if by_class else dtype))
+        return Examples(of_parts(drawn, names), targets.to(torch.int64 if by_class else dtype))
 
-    def _arrays(self, query: Tensor) -> dict[str, Any]:
+    def _arrays(self, query: Inputs) -> dict[str, Any]:
         """One task's arrays by the names that registered models take."""
-        inputs, targets = self._support
-        values = {"support_inputs": inputs, "support_targets": targets, "query_inputs": query}
+        values = {"support_targets": self._support.targets}
+        for half, inputs in (("support", self._support.inputs), ("query", query)):
+            names = names_of(inputs) or ("inputs",)
+            values |= {f"{half}_{name}": one for name, one in zip(names, parts(inputs), strict=True)}
         return {name: np.asarray(value.detach().cpu())[None] for name, value in values.items()}
 
     def __repr__(self) -> str:
         """Examples, inner steps, α and the model."""
         return (
-            f"AdaptedModel({len(self._support.inputs)} examples, steps={self.steps}, lr={self.lr:g}, {self._model!r})"
+            f"AdaptedModel({len(self._support.targets)} examples, steps={self.steps}, lr={self.lr:g}, {self._model!r})"
         )

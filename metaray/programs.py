@@ -21,7 +21,7 @@ from meta.context import context
 from meta.engine.choice import choose, require_gradient
 from meta.engine.native.ir import Unsupported
 from meta.engine.strategies import STRATEGIES, Engine, Limits, build
-from meta.episode import Episode, from_leaves, leaves, signature, unstack, with_noise
+from meta.episode import Episode, from_leaves, input_names, leaves, signature, unstack, with_noise
 from meta.models.examine import examine
 from meta.params import Params
 from metaray.parts import InnerSettings, Loss, algorithm_of, model_of, objective_of
@@ -143,7 +143,7 @@ def _made(
     program = Program(unnamed, model.frozen, draws, algorithm, ())
     # The caller's generator gives the same numbers whether a program is made or kept.
     own = None if generator is None else torch.Generator().manual_seed(0)
-    trial = program.noisy(params, from_leaves([leaf[:1] for leaf in leaves(episodes)]), own)
+    trial = program.noisy(params, from_leaves([leaf[:1] for leaf in leaves(episodes)], input_names(episodes)), own)
     if engine == "auto":
         name = choose(algorithm, params, trial, device, 0, limits, tried_at=(0,)).name
         program.engine = build(name, algorithm, limits)

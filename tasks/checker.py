@@ -8,10 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from meta.episode import LEAVES, Episode, Examples, leaves, stack, unstack
+from meta.episode import Episode, Examples, input_names, leaf_names, leaves, stack, unstack
+from meta.inputs import parts
 from meta.objectives import OBJECTIVES
 from tasks.family import SPLITS, Family, FamilySpec, RangeFamily, TaskKey, draws_ranges, gives_classes, kinds_of
-from tasks.values import require_numbers
+from tasks.inputs import require_inputs
 
 
 class FamilyError(ValueError):
@@ -87,7 +88,7 @@ def _checked_spec(family: Family) -> FamilySpec:
 def _check_episode(key: TaskKey, episode: Episode, spec: FamilySpec) -> None:
     if not isinstance(episode, Episode):
         raise FamilyError(f"{key}: expected an Episode, received {type(episode).__name__}")
-    for name, leaf in zip(LEAVES, leaves(episode), strict=True):
+    for name, leaf in zip(leaf_names(_names(key, episode)), leaves(episode), strict=True):
         if not isinstance(leaf, torch.Tensor) or leaf.device.type != "cpu":
             raise FamilyError(f"{key}: {name}: expected a CPU tensor, received {_summary(leaf)}")
         if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
@@ -99,24 +100,30 @@ def _check_episode(key: TaskKey, episode: Episode, spec: FamilySpec) -> None:
         raise FamilyError(f"{key}: description: expected shape ({spec.description},), received {described}")
 
 
+def _names(key: TaskKey, episode: Episode) -> tuple[str, ...]:
+    try:
+        return input_names(episode)
+    except ValueError as error:
+        raise FamilyError(f"{key}: {error}") from error
+
+
 def _summary(value: object) -> str:
     return f"one on {value.device}" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def _check_examples(where: str, examples: Examples, spec: FamilySpec) -> None:
-    inputs, targets = tuple(examples.inputs.shape), tuple(examples.targets.shape)
-    if not inputs or inputs[0] < 1 or inputs[1:] != spec.input_shape:
-        input_shape = ", ".join(map(str, ("examples", *spec.input_shape)))
-        raise FamilyError(f"{where} inputs: expected shape ({input_shape}), received {inputs}")
     try:
-        require_numbers(examples.inputs, spec.vocabulary, f"{where} inputs")
+        require_inputs(examples.inputs, spec.tensors, 1, f"{where} inputs")
     except ValueError as error:
         raise FamilyError(str(error)) from error
+    count, targets = len(parts(examples.inputs)[0]), tuple(examples.targets.shape)
+    if count < 1:
+        raise FamilyError(f"{where} inputs: expected at least one example, received none")
     if gives_classes(spec):
-        target_shape: tuple[int, ...] = inputs[:1]
+        target_shape: tuple[int, ...] = (count,)
         _check_labels(where, examples.targets, spec.outputs)
     else:
-        target_shape = (inputs[0], spec.outputs)
+        target_shape = (count, spec.outputs)
     if targets != target_shape:
         raise FamilyError(f"{where} targets: expected shape {target_shape}, as many as inputs, received {targets}")
     try:

@@ -1,17 +1,19 @@
 """The contract of a task family, and the counter-based randomness that keeps draws pure."""
 
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from meta.episode import LEAVES, Episode, leaves, place, stack
+from meta.episode import Episode, input_names, leaf_names, leaves, place, stack
+from meta.inputs import Shape, parts
 from meta.objectives import OBJECTIVES
-from tasks.values import require_classes, require_numbers
+from tasks.inputs import InputSpec, require_inputs, require_names, single
+from tasks.values import require_classes
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -121,6 +123,8 @@ class FamilySpec:
 
     Attributes:
         input_shape: shape of one input, without the example dimension.
+        inputs: descriptions by name, in place of ``input_shape`` and ``vocabulary``, where a network takes several
+            tensors; those of an episode are then dictionaries with these names.
         outputs: numbers of a target, or classes. The model returns as many per input, unless the objective takes other
             numbers (:meth:`meta.objectives.Objective.width`).
         objective: a name in :data:`meta.objectives.OBJECTIVES`: the family's own, which says what its targets are. A
@@ -139,7 +143,8 @@ class FamilySpec:
             real numbers.
     """
 
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...] = ()
+    inputs: Mapping[str, InputSpec] = field(default_factory=dict, hash=False)
     outputs: int
     objective: str
     description: int = 0
@@ -147,6 +152,31 @@ class FamilySpec:
     kinds: tuple[str, ...] = ()
     by_class: bool = True
     vocabulary: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the descriptions of named inputs.
+
+        Raises:
+            ValueError: if a name cannot be one, or they stand beside the description of a single tensor.
+        """
+        if not self.inputs:
+            return
+        require_names(self.inputs)
+        if self.input_shape or self.vocabulary:
+            raise ValueError(
+                "spec: expected either input_shape and vocabulary, for inputs in one tensor, or inputs, for several by "
+                "name; received both"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of one example's inputs, or shapes by name where there are several."""
+        return {name: spec.shape for name, spec in self.inputs.items()} if self.inputs else self.input_shape
+
+    @property
+    def tensors(self) -> Mapping[str, InputSpec]:
+        """Descriptions of the inputs by name; that of a single tensor under the empty name."""
+        return self.inputs or {"": single(self.input_shape, self.vocabulary)}
 
 
 def kinds_of(family: Any, seed: int, split: Split, tasks: Iterable[int]) -> list[str]:
@@ -274,7 +304,11 @@ def _require_tensors(episode: Episode, where: str) -> None:
     """
     if not isinstance(episode, Episode):
         raise ValueError(f"{where}: expected a meta.episode.Episode, received {type(episode).__name__}")
-    for name, leaf in zip(LEAVES, leaves(episode), strict=False):
+    try:
+        names = input_names(episode)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    for name, leaf in zip(leaf_names(names), leaves(episode), strict=False):
         if not isinstance(leaf, torch.Tensor):
             raise ValueError(
                 f"{where}: {name}: expected a torch.Tensor, received {type(leaf).__name__}; convert it in the family, "
@@ -293,16 +327,13 @@ def require_fitting(episodes: Episode, spec: FamilySpec, where: str) -> None:
     Raises:
         ValueError: naming the first part whose shape is another, or that holds symbols or class numbers out of range.
     """
+    specs = spec.tensors
     for name, (inputs, targets) in (("support", episodes.support), ("query", episodes.query)):
-        if tuple(inputs.shape[2:]) != spec.input_shape:
+        require_inputs(inputs, specs, 2, f"{where}: {name} inputs")
+        tasks_and_examples = parts(inputs)[0].shape[:2]
+        if targets.shape[:2] != tasks_and_examples:
             raise ValueError(
-                f"{where}: {name} inputs: expected shape [B, {', '.join(map(str, spec.input_shape))}] as in the "
-                f"family's spec, received {list(inputs.shape[1:])}"
-            )
-        require_numbers(inputs, spec.vocabulary, f"{where}: {name} inputs")
-        if targets.shape[:2] != inputs.shape[:2]:
-            raise ValueError(
-                f"{where}: {name} targets: expected {inputs.shape[1]}, one for each input, received shape "
+                f"{where}: {name} targets: expected {tasks_and_examples[1]}, one for each input, received shape "
                 f"{list(targets.shape[1:])}"
             )
         if gives_classes(spec):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.competitor import LeftOut, Option, Prepared
 from benchmarks.suites import Work
+from meta.episode import leaves
 from meta.models import MLP
 from meta.params import Params
 
@@ -41,8 +42,8 @@ class Jax:
 
         with precision():
             params = {name: _moved(value) for name, value in work.params.items()}
-            support = tuple(_moved(part) for part in work.episodes.support)
-            query = tuple(_moved(part) for part in work.episodes.query)
+            support = tuple(_moved(part) for part in leaves(work.episodes)[:2])
+            query = tuple(_moved(part) for part in leaves(work.episodes)[2:4])
             program = _program(work, option.form or "vmap")
 
         def run() -> Any:

@@ -98,7 +98,7 @@ def _weights(model: Adaptable, arrays: dict[str, NDArray[Any]], steps: int, lr: 
     """The network's parameters adapted to the one task."""
     if not isinstance(model, AdaptableModel):
         raise ValueError("--save: expected a model of examples, received a policy; leave --save out")
-    if (tasks := len(arrays["support_inputs"])) != 1:
+    if (tasks := len(arrays["support_targets"])) != 1:
         raise ValueError(f"--save: expected one task, received {tasks}; save the weights of one task at a time")
     return model.parameters(arrays, steps, lr)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cluster.errors import ConfigError
 from cluster.registry.models import AdaptableModel
 from cluster.runs.storage import write_file
+from meta.inputs import Inputs, each, length
 from meta.params import Params
 
 FORMS = (".pt", ".safetensors", ".pt2")
@@ -23,8 +24,8 @@ class _Adapted(nn.Module):
         self._model, self._names = model, list(params)
         self._values = nn.ParameterList([nn.Parameter(value, requires_grad=False) for value in params.values()])
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Predictions [B, …] for inputs [B, …]."""
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Predictions [B, …] for inputs [B, …], or for a dictionary of several."""
         params = dict(zip(self._names, self._values, strict=True))
         return self._model.objective.predictions(self._model.network.apply(params, inputs))
 
@@ -42,7 +43,7 @@ def require_form(path: Path | None) -> None:
         )
 
 
-def save(path: Path, model: AdaptableModel, params: Params, example: Tensor) -> None:
+def save(path: Path, model: AdaptableModel, params: Params, example: Inputs) -> None:
     """Write adapted parameters whole or not at all.
 
     Args:
@@ -60,8 +61,9 @@ def save(path: Path, model: AdaptableModel, params: Params, example: Tensor) -> 
         torch.save(values, data)
     else:
         # An example of one input would make the program one for single inputs.
-        inputs = example if len(example) > 1 else torch.cat([example, example])
-        batch = ({0: torch.export.Dim("batch", min=1)},)
+        inputs = example if length(example) > 1 else each(lambda one: torch.cat([one, one]), example)
+        sizes = {0: torch.export.Dim("batch", min=1)}
+        batch = (dict.fromkeys(inputs, sizes) if isinstance(inputs, dict) else sizes,)
         program = torch.export.export(_Adapted(model, values), (inputs,), dynamic_shapes=batch)
         torch.export.save(program, data)
     write_file(path, data.getvalue())

@@ -67,6 +67,11 @@ def _as_trained(encoder: Encoder, support: Path, query: Path) -> Task:
 
 
 def _as_named(model: AdaptableModel, sources: Sources, query: Path) -> Task:
+    if model.names:
+        raise ConfigError(
+            f"--support: expected arrays (.json, .npz) for a model of several inputs ({', '.join(model.names)}), "
+            f"received the table '{sources.support}'"
+        )
     field, goal, _ = model.inputs
     shape = [size for size in field.shape[2:] if isinstance(size, int)]
     if not sources.inputs or not sources.targets:

@@ -69,7 +69,7 @@ def _in_units(model: Adaptable, task: Task, predictions: NDArray[Any]) -> NDArra
 def _names(model: Adaptable, task: Task, width: int) -> Sequence[str]:
     targets = list(task.targets)
     if isinstance(model, AdaptableModel):
-        count = model.classes or int(model.inputs[1].shape[-1])
+        count = model.classes or int(next(one for one in model.inputs if one.name == "support_targets").shape[-1])
         targets = targets or [str(number) if model.classes else f"target {number}" for number in range(count)]
         names = model.objective.names(targets)
         if len(names) == width:

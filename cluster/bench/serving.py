@@ -33,6 +33,7 @@ from cluster.setups.episodes import require_episodes
 from meta.engine.arithmetic import fix_arithmetic
 from meta.engine.machine import available_cores, hardware, versions
 from meta.engine.memory import keep_freed_memory
+from meta.inputs import parts
 from tasks.family import draw_batch
 
 CLIENTS = (1, 8, 32)
@@ -196,7 +197,7 @@ def tasks(model: str) -> tuple[Adaptable, dict[str, np.ndarray[Any, Any]]]:
         adaptable = load_adaptable(folder.path)
     setup = require_episodes(build(config))
     drawn = draw_batch(setup.family, setup.seed, "test", range(TASKS), torch.float64)
-    arrays = (drawn.support.inputs, drawn.support.targets, drawn.query.inputs)
+    arrays = (*parts(drawn.support.inputs), drawn.support.targets, *parts(drawn.query.inputs))
     examples = {field.name: array.numpy() for field, array in zip(adaptable.inputs, arrays, strict=True)}
     for field in adaptable.inputs:
         if field.dtype == "uint8":  # images as they are stored

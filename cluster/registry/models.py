@@ -28,7 +28,9 @@ from meta.algorithms import MAML, Algorithm, WithoutSteps, context_of
 from meta.context import Context
 from meta.episode import Examples
 from meta.inner import LEARNED, SGD, LearnedSGD
+from meta.inputs import Inputs, each, of_parts
 from meta.params import Params
+from tasks.inputs import InputSpec
 
 NUMBER = "number/"  # marks the numbers of the context beside θ
 
@@ -41,6 +43,8 @@ class AdaptableModel(Adaptable):
         table: encodes rows of the user's own, if the run drew from a table.
         classes: N, or None where targets are numbers.
         network: the model alone, without the method.
+        names: of the network's inputs in sorted order; empty where they are one tensor. Each is a field of its own,
+            ``support_NAME`` and ``query_NAME``.
     """
 
     def __init__(self, package: Package) -> None:
@@ -54,18 +58,22 @@ class AdaptableModel(Adaptable):
         self.classes = spec.outputs if self.objective.targets == "classes" else None
         self.learned_steps = any(name.startswith(f"{LEARNED}lr/") for name in package.params)
         require_shapes(package, self._algorithm.init(torch.Generator(), DTYPES[config.dtype]))
-        shape, reals = spec.input_shape, "int64" if spec.vocabulary else "float64"
+        self.names = tuple(sorted(spec.inputs))
+        kinds = [_taken(spec.tensors[name]) for name in self.names or ("",)]
         if package.pixels:
-            channels, height, width = shape
-            shape, reals = (height, width, channels), "uint8"
+            channels, height, width = spec.input_shape
+            kinds = [("uint8", (height, width, channels))]
             self.images = ImageFiles(("support_inputs", "query_inputs"), (height, width, channels), package.inverted)
+        self._support, self._query = (
+            [
+                Field(f"{half}_{name}", dtype, ("T", letter, *shape))
+                for name, (dtype, shape) in zip(self.names or ("inputs",), kinds, strict=True)
+            ]
+            for half, letter in (("support", "S"), ("query", "Q"))
+        )
         labels = Field("support_targets", "int64", ("T", "S"))
         values = Field("support_targets", "float64", ("T", "S", spec.outputs))
-        self.inputs = (
-            Field("support_inputs", reals, ("T", "S", *shape)),
-            values if self.classes is None else labels,
-            Field("query_inputs", reals, ("T", "Q", *shape)),
-        )
+        self.inputs = (*self._support, values if self.classes is None else labels, *self._query)
         self.output = Field("predictions", config.dtype, ("T", "Q", self.objective.width(spec.outputs)))
 
     def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
@@ -88,13 +96,9 @@ class AdaptableModel(Adaptable):
             self.objective.check(torch.from_numpy(targets))
         elif not ((targets >= 0) & (targets < self.classes)).all():
             raise ValueError(f"support_targets: expected classes from 0 to {self.classes - 1}, received {targets}")
-        if vocabulary := self._package.spec.vocabulary:
-            for name in ("support_inputs", "query_inputs"):
-                if not ((arrays[name] >= 0) & (arrays[name] < vocabulary)).all():
-                    raise ValueError(
-                        f"{name}: expected symbols from 0 to {vocabulary - 1}, received some from {arrays[name].min()} "
-                        f"to {arrays[name].max()}"
-                    )
+        for half in (self._support, self._query):
+            for field, name in zip(half, self.names or ("",), strict=True):
+                _require_symbols(field.name, arrays[field.name], self._package.spec.tensors[name].vocabulary)
         return arrays
 
     def adapted(self, arrays: Arrays, inner_steps: int, inner_lr: float, run: Run | None = None) -> NDArray[Any]:
@@ -110,7 +114,7 @@ class AdaptableModel(Adaptable):
         numbers = self._numbers(inner_lr, dtype)
         params = {**self._package.params, **numbers}
 
-        def predicted(params: Params, task: tuple[Examples, Tensor], steps: int = 0) -> Tensor:
+        def predicted(params: Params, task: tuple[Examples, Inputs], steps: int = 0) -> Tensor:
             support, queries = task
             theta, context = _apart(params)
             return algorithm.predict(theta, support, queries, steps, context)
@@ -152,13 +156,13 @@ class AdaptableModel(Adaptable):
             )
         return own
 
-    def queries(self, arrays: Arrays) -> Tensor:
-        """Query inputs of the first task as the network takes them, [Q, …].
+    def queries(self, arrays: Arrays) -> Inputs:
+        """Query inputs of the first task as the network takes them, [Q, …], or several by name.
 
         Args:
             arrays: as :meth:`check` gives them.
         """
-        return self._task(arrays)[1][0]
+        return each(lambda leaf: leaf[0], self._task(arrays)[1])
 
     def _path_end(self, support: Examples, inner_steps: int, context: Context) -> Params | None:
         """The network's own parameters after the inner steps; None if the method has no such path."""
@@ -171,15 +175,15 @@ class AdaptableModel(Adaptable):
     def _context(self, lr: float, dtype: torch.dtype) -> Context:
         return _apart(self._numbers(lr, dtype))[1]
 
-    def _task(self, arrays: Arrays) -> tuple[Examples, Tensor]:
+    def _task(self, arrays: Arrays) -> tuple[Examples, Inputs]:
         """Support examples and query inputs of T tasks as the algorithm takes them."""
-        support_inputs, targets, query_inputs = (arrays[field.name] for field in self.inputs)
-        dtype = DTYPES[self._package.config.dtype]
-        support = Examples(
-            self._as_tensor(support_inputs, dtype),
-            torch.tensor(targets) if self.classes is not None else torch.tensor(targets, dtype=dtype),
+        dtype, targets = DTYPES[self._package.config.dtype], arrays["support_targets"]
+        support, query = (
+            of_parts([self._as_tensor(arrays[field.name], dtype) for field in half], self.names)
+            for half in (self._support, self._query)
         )
-        return support, self._as_tensor(query_inputs, dtype)
+        labels = torch.tensor(targets) if self.classes is not None else torch.tensor(targets, dtype=dtype)
+        return Examples(support, labels), query
 
     def _numbers(self, lr: float, dtype: torch.dtype) -> Params:
         """The numbers of the context by name, marked, with α as the call has it."""
@@ -190,12 +194,22 @@ class AdaptableModel(Adaptable):
 
     def _as_tensor(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
         """Inputs as the family gives them: pixels [T, B, H, W, C] become [T, B, C, H, W] in [0, 1], symbols stay."""
-        if self._package.spec.vocabulary:
-            return torch.tensor(array)
         if not self._package.pixels:
-            return torch.tensor(array, dtype=dtype)
+            return torch.tensor(array, dtype=dtype) if array.dtype.kind == "f" else torch.tensor(array)
         pixels = torch.tensor(np.moveaxis(array, -1, -3).copy(), dtype=torch.float32)
         return pixels.div_(255).to(dtype)
+
+
+def _taken(spec: InputSpec) -> tuple[str, tuple[int, ...]]:
+    """Type, as numpy calls it, and shape of one example of an input; real numbers are taken in double precision."""
+    return "float64" if spec.dtype == "float" else spec.dtype, spec.shape
+
+
+def _require_symbols(name: str, array: NDArray[Any], vocabulary: int) -> None:
+    if vocabulary and not ((array >= 0) & (array < vocabulary)).all():
+        raise ValueError(
+            f"{name}: expected symbols from 0 to {vocabulary - 1}, received some from {array.min()} to {array.max()}"
+        )
 
 
 def _apart(params: Params) -> tuple[Params, Context]:

@@ -26,6 +26,7 @@ from tasks.data.tables.manifest import Columns
 from tasks.environments.contract import EnvironmentSpec
 from tasks.family import FamilySpec
 from tasks.images import Images
+from tasks.inputs import InputSpec
 from tasks.table import Table
 
 FORMAT = 1
@@ -79,6 +80,7 @@ def write_package(
     kind: dict[str, Any] = {"acted": cls is EnvironmentSpec, "pixels": package.pixels, "inverted": package.inverted}
     if (encoder := package.table) is not None:
         kind["table"] = encoder.manifest.to_plain() | {"standardise": encoder.standardise}
+    values["inputs"] = {name: dataclasses.asdict(one) for name, one in spec.inputs.items()}
     write_json(path / SPEC, {"format": FORMAT, **kind, "spec": values})
 
 
@@ -117,8 +119,7 @@ def read_package(path: Path) -> Package:
                 f"{path / SPEC}: expected format {FORMAT}, received {described['format']}; use the version of metaray "
                 "that registered the model"
             )
-        values = described["spec"] | {"input_shape": tuple(described["spec"]["input_shape"])}
-        spec = EnvironmentSpec(**values) if described["acted"] else FamilySpec(**values)
+        spec = _spec(described["spec"], acted=described["acted"])
         columns = described.get("table")
         table = None if columns is None else Encoder(Columns.of_plain(columns), columns["standardise"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -132,3 +133,11 @@ def read_package(path: Path) -> Package:
         table=table,
         params=state.params,
     )
+
+
+def _spec(values: Mapping[str, Any], *, acted: bool) -> FamilySpec:
+    """The spec of a package from plain values."""
+    named = values.get("inputs", {})  # packages of earlier versions have none
+    inputs = {name: InputSpec(**{**one, "shape": tuple(one["shape"])}) for name, one in named.items()}
+    cls = EnvironmentSpec if acted else FamilySpec
+    return cls(**{**values, "input_shape": tuple(values["input_shape"]), "inputs": inputs})

@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from cluster.registry.adapting import InnerLoop, Run
 from meta.context import Context
 from meta.engine.native.program import Program
-from meta.episode import Episode, from_leaves, leaves
+from meta.episode import Episode, Examples
+from meta.inputs import parts
 from meta.params import Params
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,6 @@ STEPS = 10  # inner steps of a program at most: all are written out, and a progr
 KINDS = 256  # whose time is counted
 PROGRAMS = 16  # that are kept
 ALIKE = 0.01  # that outputs may differ from torch's by, relative to the largest
-LEAVES = 5  # tensors of a task that a program takes
 
 OneTask = Callable[[Params, Any], Tensor]
 
@@ -159,14 +159,13 @@ class Compiler:
         self, kind: _Kind, function: OneTask, params: Params, task: Any, expected: Tensor
     ) -> _Compiled | None:
         _, structure = tree_flatten(task)
-        count = structure.num_leaves
         reals = {leaf.dtype for leaf in (*tree_leaves(task), *params.values()) if leaf.is_floating_point()}
-        if count > LEAVES or len(reals) != 1:
+        if len(reals) != 1:
             return None
 
         def of_episode(params: Params, episode: Episode, context: Context) -> Tensor:
             del context  # its numbers come with the parameters
-            return function(params, tree_unflatten(leaves(episode)[:count], structure))
+            return function(params, tree_unflatten(parts(episode.support.inputs), structure))
 
         episode = _episode(params, task)
         with torch.no_grad():
@@ -215,10 +214,11 @@ class Compiling:
 
 
 def _episode(params: Params, tasks: Any) -> Episode:
-    """The tensors of tasks in the form that programs take; what is left over is filled with zeros."""
+    """The tensors of tasks as programs take them: by number in place of a support's inputs, zeros elsewhere."""
     tensors = tree_leaves(tasks)
     blank = next(iter(params.values())).new_zeros(len(tensors[0]), 1)
-    return from_leaves([*tensors, *[blank] * (LEAVES - len(tensors))])
+    numbered = {f"{number:03}": tensor for number, tensor in enumerate(tensors)}
+    return Episode(Examples(numbered, blank), Examples(dict.fromkeys(numbered, blank), blank), blank)
 
 
 def _low_priority() -> None:

@@ -1,6 +1,6 @@
 """From a configuration of drawn tasks to the objects that compute."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
@@ -29,6 +29,7 @@ from meta.engine.choice import Choice, choose, measure, require_gradient, requir
 from meta.engine.strategies import Engine
 from meta.engine.strategies import build as build_engine
 from meta.episode import Episode, described, unstack, with_noise
+from meta.inputs import Inputs, length
 from meta.models import Model
 from meta.objectives import TaskScore, measured
 from meta.params import Layout, Params
@@ -139,8 +140,8 @@ class EpisodeSetup(BaseSetup):
         classes = self.family.spec.outputs if by_class else 1
         return {
             "way": classes if by_class else None,
-            "shot": len(episode.support.inputs) // classes,
-            "query_per_class": len(episode.query.inputs) // classes,
+            "shot": length(episode.support.inputs) // classes,
+            "query_per_class": length(episode.query.inputs) // classes,
             "batch_norm": batch_norm_of(self.algorithm.model),
         }
 
@@ -194,15 +195,15 @@ class EpisodeSetup(BaseSetup):
     def _require_predictions(self, params: Params) -> None:
         """Predict as figures, registry and serving do, and check shapes."""
         episode = unstack(self.held_out_episodes("test", range(1)))
-        queries = episode.query
+        queries, count = episode.query, length(episode.query.inputs)
         outputs = self.algorithm.predict(
             params, episode.support, queries.inputs, max(self.config.scored_steps), self.context(None)
         )
-        if not isinstance(outputs, torch.Tensor) or len(outputs) != len(queries.inputs):
+        if not isinstance(outputs, torch.Tensor) or len(outputs) != count:
             received = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-            raise ValueError(f"expected outputs [{len(queries.inputs)}, ...], one for each query, received {received}")
+            raise ValueError(f"expected outputs [{count}, ...], one for each query, received {received}")
         objective = self.algorithm.objective
-        expected = (len(queries.inputs), objective.width(self.family.spec.outputs))
+        expected = (count, objective.width(self.family.spec.outputs))
         if objective.targets != "classes" and outputs.shape != expected:
             raise ValueError(f"expected outputs of shape {expected}, received {tuple(outputs.shape)}")
 
@@ -228,13 +229,15 @@ def build_episodes(
     algorithm = build_algorithm(config, family.spec)
     params = algorithm.init(torch.Generator().manual_seed(config.seed), dtype)
 
-    def inputs() -> Tensor:
+    def inputs() -> Inputs:
         episode = unstack(draw_batch(family, config.seed, "train", range(1), dtype))
-        examples = episode.support.inputs if len(episode.support.inputs) else episode.query.inputs
+        examples = episode.support.inputs if length(episode.support.inputs) else episode.query.inputs
         spec = family.spec
         outputs = algorithm.objective.width(spec.outputs)
-        shape, _ = algorithm.sizes(spec.input_shape, outputs, spec.description, **config.algorithm.params)
-        return examples if tuple(examples.shape[1:]) == shape else examples.new_zeros(len(examples), *shape)
+        shape, _ = algorithm.sizes(spec.shape, outputs, spec.description, **config.algorithm.params)
+        if isinstance(examples, dict) or isinstance(shape, Mapping) or tuple(examples.shape[1:]) == shape:
+            return examples
+        return examples.new_zeros(len(examples), *shape)
 
     return EpisodeSetup(
         family=family,
@@ -267,7 +270,7 @@ def build_algorithm(config: Config, spec: FamilySpec, model: Model | None = None
     objective = objective_of(config, spec)
     if model is None:
         outputs = objective.width(spec.outputs)
-        model = build_model(config, *cls.sizes(spec.input_shape, outputs, spec.description, **keys))
+        model = build_model(config, *cls.sizes(spec.shape, outputs, spec.description, **keys))
     classes = signature(cls).parameters.get("classes")
     if classes is not None and gives_classes(spec):
         keys["classes"] = spec.outputs

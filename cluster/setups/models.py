@@ -5,7 +5,7 @@ from glob import escape
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cluster.config.components import module_keys, parameters, resolve, strictly
 from cluster.config.overrides import GIVEN_TO_MODELS
@@ -13,6 +13,7 @@ from cluster.config.schema import Config
 from cluster.config.sections import ModelConfig, NamedSection
 from cluster.errors import ConfigError
 from meta.inner import EVERY, EXCEPT, Inner, matches
+from meta.inputs import Inputs, Shape, one_shape
 from meta.models import Model, TorchModel
 from meta.models.examine import examine
 from meta.params import Params
@@ -36,15 +37,20 @@ def resolve_offering(key: str, name: str, *members: str) -> type[Any]:
     return cls
 
 
-def build_model(config: Config, inputs: tuple[int, ...], outputs: int) -> Model:
+def build_model(config: Config, inputs: Shape, outputs: int) -> Model:
     """The network for inputs and outputs of a family.
 
     Args:
         config: names the class and its own parameters, ``model.*``.
-        inputs: shape of one input.
+        inputs: shape of one input, or shapes by name.
         outputs: number of outputs.
+
+    Raises:
+        ValueError: if the network takes one tensor and the family has several.
     """
     cls = resolve("model.name", config.model.name)
+    if is_own(cls):
+        inputs = one_shape(inputs, f"model {config.model.name}")
     if not issubclass(cls, nn.Module):
         resolve_offering("model.name", config.model.name, "init", "apply")
     sizes: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
@@ -143,16 +149,21 @@ def own_keys(key: str, section: NamedSection | ModelConfig, supplied: frozenset[
 
 def is_built_in(part: Any) -> bool:
     """Whether a model or an algorithm is of metaray itself: a pure function, that draws no random numbers."""
-    return type(part).__module__.partition(".")[0] == "meta" and not isinstance(part, TorchModel)
+    return is_own(type(part)) and not isinstance(part, TorchModel)
 
 
-def require_pure(model: Model, params: Params, inputs: Callable[[], Tensor], *, keyed: bool = True) -> bool:
+def is_own(cls: type[Any]) -> bool:
+    """Whether a class is of metaray's mathematics."""
+    return cls.__module__.partition(".")[0] == "meta"
+
+
+def require_pure(model: Model, params: Params, inputs: Callable[[], Inputs], *, keyed: bool = True) -> bool:
     """Examine a user's model; see :func:`meta.models.examine.examine`.
 
     Args:
         model: the model.
         params: parameters of it.
-        inputs: gives example inputs [B, ...].
+        inputs: gives example inputs [B, ...], or several by name.
         keyed: whether random layers can draw from a task's noise.
 
     Returns:

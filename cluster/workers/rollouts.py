@@ -303,7 +303,7 @@ class RolloutWork:
         taken, ended = torch.from_numpy(rollouts.taken), torch.from_numpy(rollouts.terminated)
         seen = Trajectories(observed, rewards, taken, ended)
         packed = as_examples(setup.algorithm.model, setup.advantage, seen, actions, outputs)
-        return Examples(packed.inputs.to(setup.device), packed.targets.to(setup.device))
+        return Examples(packed.tensor.to(setup.device), packed.targets.to(setup.device))
 
 
 def _copied(params: Params) -> Params:
@@ -314,10 +314,10 @@ def _copied(params: Params) -> Params:
 def _episodes(support: list[Examples]) -> Episode:
     """Rollouts in order of inner steps as one batch of episodes: the last are the query."""
     *before, query = support
-    rows = len(query.inputs)
+    rows = len(query.tensor)
     if before:
         stacked = [torch.stack([getattr(one, name) for one in before], dim=1) for name in Examples._fields]
         inner = Examples(stacked[0], stacked[1])
     else:
-        inner = Examples(*(part[:, None][:, :0] for part in query))
-    return Episode(inner, query, query.inputs.new_zeros(rows, 0))
+        inner = Examples(*(part[:, None][:, :0] for part in (query.tensor, query.targets)))
+    return Episode(inner, query, query.tensor.new_zeros(rows, 0))

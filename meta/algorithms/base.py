@@ -9,6 +9,7 @@ from torch.func import grad
 
 from meta.context import FIXED, Context, context
 from meta.episode import Episode, Examples, NoisyEpisode
+from meta.inputs import Inputs, Shape
 from meta.models.base import Model
 from meta.models.keyed import Keyed
 from meta.objectives import Objective
@@ -35,11 +36,11 @@ class Algorithm(Protocol):
     objective: Objective
 
     @classmethod
-    def sizes(cls, inputs: tuple[int, ...], outputs: int, description: int, **keys: Any) -> tuple[tuple[int, ...], int]:
+    def sizes(cls, inputs: Shape, outputs: int, description: int, **keys: Any) -> tuple[Shape, int]:
         """Returns the shape of one input, and the number of outputs, of the model that the method needs.
 
         Args:
-            inputs: the family's shape of one input.
+            inputs: the family's shape of one input, or one for each name.
             outputs: the family's number of outputs.
             description: size D of the family's task descriptions.
             **keys: the method's own keys.
@@ -96,7 +97,7 @@ class Algorithm(Protocol):
         ...
 
     def predict(
-        self, params: Params, support: Examples, inputs: Tensor, steps: int, context: Context = FIXED
+        self, params: Params, support: Examples, inputs: Inputs, steps: int, context: Context = FIXED
     ) -> Tensor:
         """Returns outputs [B, ...] of the model adapted to one task.
 

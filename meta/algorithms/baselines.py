@@ -9,6 +9,7 @@ from meta.algorithms.base import Metrics
 from meta.algorithms.maml import MAML
 from meta.context import FIXED, Context
 from meta.episode import Episode, Examples, pooled
+from meta.inputs import Inputs, Shape, one_shape
 from meta.params import Params
 
 
@@ -40,27 +41,28 @@ class Oracle(Pretrain):
     informed: ClassVar[bool] = True
 
     @classmethod
-    def sizes(cls, inputs: tuple[int, ...], outputs: int, description: int, **keys: Any) -> tuple[tuple[int, ...], int]:
+    def sizes(cls, inputs: Shape, outputs: int, description: int, **keys: Any) -> tuple[Shape, int]:
         """Returns the shape of a flat input with the description appended, [I + D], and the outputs as they are.
 
         Raises:
             ValueError: if the family's tasks have no description, or its inputs are not vectors.
         """
         del keys
-        if description < 1 or len(inputs) != 1:
+        shape = one_shape(inputs, "algorithm oracle")
+        if description < 1 or len(shape) != 1:
             raise ValueError(
                 "algorithm oracle expects a family of vector inputs that describes its tasks "
-                f"(spec.description above 0), received inputs of shape {inputs} and a description of size "
+                f"(spec.description above 0), received inputs of shape {shape} and a description of size "
                 f"{description}"
             )
-        return (inputs[0] + description,), outputs
+        return (shape[0] + description,), outputs
 
     def scores(self, params: Params, episode: Episode, steps: tuple[int, ...], context: Context = FIXED) -> Tensor:
         """Returns the query score without adaptation, repeated for every entry of ``steps``, [K]."""
         return super().scores(params, episode, (0,), context).expand(len(steps))
 
     def predict(
-        self, params: Params, support: Examples, inputs: Tensor, steps: int, context: Context = FIXED
+        self, params: Params, support: Examples, inputs: Inputs, steps: int, context: Context = FIXED
     ) -> Tensor:
         """Returns outputs [B, ...] for inputs [B, I + D]; ``steps`` is ignored."""
         del steps

@@ -9,6 +9,7 @@ from torch import Tensor
 from meta.algorithms.maml import MAML
 from meta.episode import Examples
 from meta.inner import EVERY, EXCEPT
+from meta.inputs import Inputs, Shape, one_shape, one_tensor
 from meta.params import Params
 
 CONTEXT = "context"
@@ -42,16 +43,17 @@ class CAVIA(MAML):
         object.__setattr__(self, "inner", replace(self.inner, adapt=(CONTEXT,)))
 
     @classmethod
-    def sizes(cls, inputs: tuple[int, ...], outputs: int, description: int, **keys: Any) -> tuple[tuple[int, ...], int]:
+    def sizes(cls, inputs: Shape, outputs: int, description: int, **keys: Any) -> tuple[Shape, int]:
         """Returns the shape of vector inputs with the context appended, [I + C], and the outputs as they are.
 
         Raises:
             ValueError: if inputs are not vectors.
         """
         del description
-        if len(inputs) != 1:
-            raise ValueError(f"algorithm cavia: expected a family of vector inputs, received inputs of shape {inputs}")
-        return (inputs[0] + int(keys.get("size", cls.size)),), outputs
+        shape = one_shape(inputs, "algorithm cavia")
+        if len(shape) != 1:
+            raise ValueError(f"algorithm cavia: expected a family of vector inputs, received inputs of shape {shape}")
+        return (shape[0] + int(keys.get("size", cls.size)),), outputs
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
         """Returns the model's initial parameters; the context is no part of θ."""
@@ -67,8 +69,9 @@ class CAVIA(MAML):
         """Returns the objective's loss on ``examples`` under the context, a scalar."""
         return self.objective.loss(self.outputs(params, examples.inputs, examples), examples.targets)
 
-    def outputs(self, params: Params, inputs: Tensor, support: Examples) -> Tensor:
+    def outputs(self, params: Params, inputs: Inputs, support: Examples) -> Tensor:
         """Returns the model's outputs [B, ...] for inputs [B, I] with the context appended."""
         shared = {name: value for name, value in params.items() if name != CONTEXT}
-        context = params[CONTEXT].expand(len(inputs), -1)
-        return super().outputs(shared, torch.cat([inputs, context], dim=1), support)
+        vectors = one_tensor(inputs, "algorithm cavia")
+        context = params[CONTEXT].expand(len(vectors), -1)
+        return super().outputs(shared, torch.cat([vectors, context], dim=1), support)

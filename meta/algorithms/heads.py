@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from meta.inputs import Inputs
 from meta.models.base import Model
 from meta.models.norm import NormalisedModel
 from meta.params import Params
@@ -42,7 +43,7 @@ def without_head(params: Params, head: str) -> Params:
 
 
 def features(
-    model: Model, params: Params, inputs: Tensor, head: str, size: int, context: Tensor | None = None
+    model: Model, params: Params, inputs: Inputs, head: str, size: int, context: Inputs | None = None
 ) -> Tensor:
     """Returns what the head is given, [B, F]: the model's outputs with the identity as its head.
 

@@ -12,6 +12,7 @@ from meta.algorithms.base import Metrics
 from meta.context import FIXED, Context
 from meta.episode import Episode, Examples
 from meta.inner import Exact, FirstOrder
+from meta.inputs import Inputs, Shape
 from meta.models.base import Model
 from meta.models.norm import BatchNormMode, NormalisedModel
 from meta.objectives import Objective
@@ -38,7 +39,7 @@ class MAML(Adapting):
     objective: Objective
 
     @classmethod
-    def sizes(cls, inputs: tuple[int, ...], outputs: int, description: int, **keys: Any) -> tuple[tuple[int, ...], int]:
+    def sizes(cls, inputs: Shape, outputs: int, description: int, **keys: Any) -> tuple[Shape, int]:
         """Returns ``inputs`` and ``outputs``, those of the family; see :meth:`meta.algorithms.Algorithm.sizes`."""
         del description, keys
         return inputs, outputs
@@ -57,7 +58,7 @@ class MAML(Adapting):
         """Returns the objective's loss of the model on ``examples`` ([B, ...]), a scalar."""
         return self.objective.loss(self.model.apply(params, examples.inputs), examples.targets)
 
-    def outputs(self, params: Params, inputs: Tensor, support: Examples) -> Tensor:
+    def outputs(self, params: Params, inputs: Inputs, support: Examples) -> Tensor:
         """Returns the model's outputs [B, ...] for inputs of one task.
 
         Args:
@@ -126,7 +127,7 @@ class MAML(Adapting):
         return torch.stack(scores)
 
     def predict(
-        self, params: Params, support: Examples, inputs: Tensor, steps: int, context: Context = FIXED
+        self, params: Params, support: Examples, inputs: Inputs, steps: int, context: Context = FIXED
     ) -> Tensor:
         """Returns outputs [B, ...] of the adapted model.
 

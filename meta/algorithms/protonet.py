@@ -9,6 +9,7 @@ from meta.algorithms.heads import class_means
 from meta.algorithms.without_steps import WithoutSteps
 from meta.context import FIXED, Context
 from meta.episode import Examples
+from meta.inputs import Inputs, Shape
 from meta.params import Params
 
 
@@ -25,13 +26,13 @@ class ProtoNet(WithoutSteps):
     embedding: int = 64
 
     @classmethod
-    def sizes(cls, inputs: tuple[int, ...], outputs: int, description: int, **keys: Any) -> tuple[tuple[int, ...], int]:
+    def sizes(cls, inputs: Shape, outputs: int, description: int, **keys: Any) -> tuple[Shape, int]:
         """Returns the inputs as they are, and ``embedding`` outputs."""
         del outputs, description
         return inputs, int(keys.get("embedding", cls.embedding))
 
     def predict(
-        self, params: Params, support: Examples, inputs: Tensor, steps: int, context: Context = FIXED
+        self, params: Params, support: Examples, inputs: Inputs, steps: int, context: Context = FIXED
     ) -> Tensor:
         """Returns -‖f(x) - c_k‖² for each input and class, [B, N]; ``steps`` is ignored."""
         del steps, context

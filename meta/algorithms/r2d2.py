@@ -11,6 +11,7 @@ from meta.algorithms.maml import batch_norm_of
 from meta.algorithms.without_steps import WithoutSteps
 from meta.context import FIXED, Context
 from meta.episode import Examples
+from meta.inputs import Inputs
 from meta.params import Params
 
 LOGS = {"log_ridge": 0.0, "log_scale": 0.0}
@@ -44,7 +45,7 @@ class RidgeHead(WithoutSteps):
         return {**without_head(params, self.head), **own, "ridge/bias": torch.zeros((), dtype=dtype)}
 
     def predict(
-        self, params: Params, support: Examples, inputs: Tensor, steps: int, context: Context = FIXED
+        self, params: Params, support: Examples, inputs: Inputs, steps: int, context: Context = FIXED
     ) -> Tensor:
         """Returns a · Φ W + b for each input, [B, N]; ``steps`` is ignored."""
         del steps, context

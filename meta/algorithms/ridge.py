@@ -8,13 +8,14 @@ from torch import Tensor
 from meta.algorithms.without_steps import WithoutSteps
 from meta.context import FIXED, Context
 from meta.episode import Examples
+from meta.inputs import Inputs, length, one_tensor
 from meta.objectives import MeanSquaredError
 from meta.params import Params
 
 STRENGTH = "log10_ridge"
 
 
-def ridge(support: Examples, inputs: Tensor, strength: Tensor) -> Tensor:
+def ridge(support: Examples, inputs: Inputs, strength: Tensor) -> Tensor:
     """Returns the predictions of a ridge regression with an intercept (Hoerl and Kennard 1970), [B, O].
 
     With x̄, ȳ the support's means, X, Y its S rows less these means and λ the strength:
@@ -24,8 +25,11 @@ def ridge(support: Examples, inputs: Tensor, strength: Tensor) -> Tensor:
         support: inputs [S, …] and targets [S, O].
         inputs: [B, …].
         strength: λ, a scalar above 0.
+
+    Raises:
+        ValueError: if inputs are several tensors by name.
     """
-    rows, queries = support.inputs.flatten(1), inputs.flatten(1)
+    rows, queries = (one_tensor(one, "algorithm ridge").flatten(1) for one in (support.inputs, inputs))
     centre, level = rows.mean(dim=0), support.targets.mean(dim=0)
     rows, targets = rows - centre, support.targets - level
     kernel = rows @ rows.T + strength * len(rows) * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
@@ -42,9 +46,9 @@ class _Strength:
         del generator
         return {STRENGTH: torch.zeros(1, dtype=dtype)}
 
-    def apply(self, params: Params, inputs: Tensor) -> Tensor:
+    def apply(self, params: Params, inputs: Inputs) -> Tensor:
         """Returns the prediction without a support, the training mean of standardised targets: zeros [B, 1]."""
-        return params[STRENGTH].new_zeros(len(inputs), 1)
+        return params[STRENGTH].new_zeros(length(inputs), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ class Ridge(WithoutSteps):
         object.__setattr__(self, "model", _Strength())
 
     def predict(
-        self, params: Params, support: Examples, inputs: Tensor, steps: int, context: Context = FIXED
+        self, params: Params, support: Examples, inputs: Inputs, steps: int, context: Context = FIXED
     ) -> Tensor:
         """Returns predictions [B, O]; ``steps`` is not used."""
         del steps, context

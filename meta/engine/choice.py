@@ -23,6 +23,7 @@ from meta.engine.native.strategy import native_memory
 from meta.engine.native.toolchain import NoCompiler, probe
 from meta.engine.strategies import NONE, STRATEGIES, Engine, Limits, build
 from meta.episode import Episode
+from meta.inputs import parts
 from meta.params import Params
 
 RULE = "rule.json"  # in the cache folder, of this machine
@@ -125,9 +126,9 @@ def _in_order(
         return [Choice("trace", f"vectorised over tasks on {device.type}", {}), slow], {}, None
     rule: Any = rules()["cpu"]
     convolves = any(value.dim() == 4 for value in params.values())
-    images = episodes.support.inputs.shape[1] + episodes.query.inputs.shape[1]
+    images = sum(parts(half.inputs)[0].shape[1] for half in (episodes.support, episodes.query))
     compiled, passed_over, warning = [], {}, None
-    large = convolves or _are_sequences(episodes.support.inputs)
+    large = convolves or any(map(_are_sequences, parts(episodes.support.inputs)))
     least = rule["native_convolution_tasks" if large else "native_tasks"]
     if tasks < least:
         passed_over["native"] = f"compiling pays from {least} training tasks on, this run has {tasks}"
@@ -164,7 +165,7 @@ def choose_for_policies(
     """
     if device.type != "cpu":
         return Choice("trace", f"vectorised over tasks on {device.type}", {})
-    rows = episode.query.inputs.shape[1]
+    rows = episode.query.tensor.shape[1]
     passed_over = {"trace": f"{rows} rows a task leave nothing to gain by vectorising over tasks"}
     try:
         native = _native(algorithm, params, episode, limits, "compiled")

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 from meta.context import FIXED, Context
 from meta.engine.native.ir import Unsupported
 from meta.engine.replay import Program
-from meta.episode import Episode, from_leaves, leaves, signature
+from meta.episode import Episode, from_leaves, input_names, leaves, signature
 from meta.params import Params
 
 WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and take their workspaces
@@ -68,7 +68,7 @@ class Captured:
 
 def _capture(function: Callable[..., Any], params: Params, episodes: Episode, context: Context) -> _Graph:
     params = {name: value.clone() for name, value in params.items()}
-    episodes = from_leaves([leaf.clone() for leaf in leaves(episodes)])
+    episodes = from_leaves([leaf.clone() for leaf in leaves(episodes)], input_names(episodes))
     context = context.replaced([number.clone() for number in context.numbers.values()])
     program = Program(function, params, episodes, context)
     stream = torch.cuda.Stream()

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from meta.context import FIXED, Context
 from meta.engine.memory import peak_bytes
 from meta.engine.simplify import direct, record
-from meta.episode import Episode, from_leaves, leaves, signature
+from meta.episode import Episode, from_leaves, input_names, leaves, signature
 from meta.params import Params
 
 
@@ -78,13 +78,14 @@ class Program:
     ) -> None:
         """Records ``function(params, episodes, context)`` for tensors of these shapes."""
         self._names = tuple(params)
-        parts = len(params), len(params) + len(context.numbers)
+        parts, names = (len(params), len(params) + len(context.numbers)), input_names(episodes)
         self._outputs: Any = None
 
         def flat(*tensors: Tensor) -> list[Tensor]:
             params = dict(zip(self._names, tensors[: parts[0]], strict=True))
             numbers = context.replaced(tensors[parts[0] : parts[1]])
-            outputs, self._outputs = tree_flatten(function(params, from_leaves(tensors[parts[1] :]), numbers))
+            episodes = from_leaves(tensors[parts[1] :], names)
+            outputs, self._outputs = tree_flatten(function(params, episodes, numbers))
             return outputs
 
         program = record(flat, self._flat(params, episodes, context))

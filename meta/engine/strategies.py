@@ -34,7 +34,7 @@ from meta.context import FIXED, Context
 from meta.engine.graph import Captured
 from meta.engine.native.strategy import Native
 from meta.engine.replay import Recorded
-from meta.episode import Episode, from_leaves, leaves, signature, split, unstack
+from meta.episode import Episode, from_leaves, input_names, leaves, signature, split, unstack
 from meta.params import Params
 
 
@@ -117,10 +117,10 @@ def _over_tasks(
     function: Callable[[Params, Episode, Context], Any], params: Params, episodes: Episode, context: Context
 ) -> Any:
     """Returns ``function(params, episode, context)`` for every task of a batch, vectorised."""
-    parts = leaves(episodes)
+    parts, names = leaves(episodes), input_names(episodes)
 
     def one(params: Params, *parts: Tensor) -> Any:
-        return function(params, from_leaves(parts), context)
+        return function(params, from_leaves(parts, names), context)
 
     return vmap(one, in_dims=(None, *[0] * len(parts)))(params, *parts)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vjp
+from torch.utils._pytree import tree_map
 
 from meta.context import FIXED, Context
 from meta.episode import Examples
@@ -194,7 +195,7 @@ class Inner:
             if fixed and derivative.strength:  # φ depends on them too: -∂/∂fixed ∇L · x / λ
                 along = jvp(gradients, (end,), (x,))[1]
                 aside = {name: -along[name] / derivative.strength for name in fixed}
-            return x, aside, dict.fromkeys(end), None, Examples(None, None)  # type: ignore[arg-type]
+            return x, aside, dict.fromkeys(end), None, _without(support)
 
         linked = with_pull(forward, pull, start, fixed, end, lr, support)
         return {name: linked.get(name, value) for name, value in theta.items()}
@@ -247,7 +248,7 @@ class _Step:
             curved = jvp(gradients, (moving,), (of_gradient,))[1]
             of_moving = {name: value + curved[name] for name, value in of_moving.items()}
             of_fixed = {name: curved[name] for name in fixed}
-            return of_moving, of_fixed, of_state, of_numbers, Examples(None, None)  # type: ignore[arg-type]
+            return of_moving, of_fixed, of_state, of_numbers, _without(support)
 
         moved, state, value, _ = with_pull(forward, pull, moving, fixed, state, numbers, support)
         return moved, state, value
@@ -265,3 +266,8 @@ class _Step:
         for name, start in anchor.items():
             value = value + 0.5 * self.inner.derivative.strength * (params[name] - start).square().sum()
         return value
+
+
+def _without(examples: Examples) -> Any:
+    """The cotangent of examples, which nothing is differentiated by: None for each tensor."""
+    return tree_map(lambda _: None, examples)

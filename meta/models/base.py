@@ -1,6 +1,6 @@
 """The interface of a model."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,11 +20,12 @@ class Model(Protocol):
         """
         ...
 
-    def apply(self, params: Params, inputs: Tensor) -> Tensor:
+    def apply(self, params: Params, inputs: Any) -> Tensor:
         """Returns outputs [B, ...]; has no side effects.
 
         Args:
             params: parameters with the names and shapes that ``init`` returns.
-            inputs: [B, ...], of the parameters' dtype.
+            inputs: [B, ...], real numbers of the parameters' dtype or int64; a dictionary of several such tensors
+                where the family's spec names its inputs.
         """
         ...

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from meta.inputs import Inputs, each, names_of, parts
 from meta.models.base import Model
 from meta.models.keyed import Keyed
 from meta.models.module import TorchModel
@@ -23,7 +24,7 @@ CALLS = 3
 OWN = frozenset(vars(nn.Module())) | {"_flat_weights", "_flat_weight_refs"}
 
 
-def examine(model: Model, params: Params, inputs: Tensor) -> bool:
+def examine(model: Model, params: Params, inputs: Inputs) -> bool:
     """Checks in training and evaluation mode that a model is a pure function of parameters and inputs.
 
     The model is computed on ``inputs``, then on other inputs with other parameters, then as at first; the first and the
@@ -32,22 +33,24 @@ def examine(model: Model, params: Params, inputs: Tensor) -> bool:
     Args:
         model: the model to check.
         params: parameters of it.
-        inputs: example inputs, [B, ...].
+        inputs: example inputs, [B, ...], or several by name.
 
     Returns:
         Whether random layers draw numbers in training.
 
     Raises:
         ValueError: naming the layer and the fault: it draws random numbers in evaluation, or in training by a function
-            that has no keyed form; changes a buffer or a counter; gives other outputs for the same inputs.
+            that has no keyed form; changes a buffer or a counter; gives other outputs for the same inputs. Or saying
+            which inputs it does not take.
     """
     if isinstance(model, TorchModel):
+        model.require_takes(inputs)
         model.require_repeatable()
     _examine(model, params, inputs, training=False)
     return _examine(model, params, inputs, training=True) > 0
 
 
-def _examine(model: Model, params: Params, inputs: Tensor, *, training: bool) -> int:
+def _examine(model: Model, params: Params, inputs: Inputs, *, training: bool) -> int:
     """Returns how many random numbers one call draws."""
     layers = _layers(model, params, training=training)
     first: Tensor | None = None
@@ -58,8 +61,10 @@ def _examine(model: Model, params: Params, inputs: Tensor, *, training: bool) ->
             keyed = Keyed() if training else None
             moved = call == 1
             with keyed or nullcontext(), _Seeded(inside, training=training):
-                outputs = model.apply(
-                    _moved(params) if moved else params, _moved({"": inputs})[""] if moved else inputs
+                outputs = (
+                    _outputs(model, _moved(params), each(_elsewhere, inputs))
+                    if moved
+                    else _outputs(model, params, inputs)
                 )
             after = {name: value for path, layer in layers.items() for name, value in _state(path, layer)}
             if call:  # the first call may set up a cache
@@ -75,9 +80,33 @@ def _examine(model: Model, params: Params, inputs: Tensor, *, training: bool) ->
     return drawn
 
 
+def _outputs(model: Model, params: Params, inputs: Inputs) -> Tensor:
+    """The model's outputs; an error of torch about inputs by name says which types and shapes they have.
+
+    Raises:
+        ValueError: if the model cannot compute inputs of these types and shapes.
+    """
+    try:
+        return model.apply(params, inputs)
+    except (RuntimeError, TypeError, IndexError) as error:
+        names = names_of(inputs)
+        if not names:
+            raise
+        kinds = [f"{name} {list(one.shape)} {one.dtype}" for name, one in zip(names, parts(inputs), strict=True)]
+        raise ValueError(
+            f"expected inputs that the model computes with, received {', '.join(kinds)}: {type(error).__name__}: "
+            f"{error}; see dtype and shape in the family's spec.inputs"
+        ) from error
+
+
 def _moved(tensors: Params) -> Params:
-    """Returns tensors of the same shapes with other values; integers stay as they are."""
-    return {name: value * 1.1 + 0.05 if value.is_floating_point() else value for name, value in tensors.items()}
+    """Returns parameters of the same shapes with other values."""
+    return {name: _elsewhere(value) for name, value in tensors.items()}
+
+
+def _elsewhere(tensor: Tensor) -> Tensor:
+    """Returns a tensor of the same shape with other values; integers stay as they are."""
+    return tensor * 1.1 + 0.05 if tensor.is_floating_point() else tensor
 
 
 def _layers(model: Model, params: Params, *, training: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Any ``torch.nn.Module`` as a model."""
 
 import copy
+import inspect
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _disable_current_modes
 
+from meta.inputs import Inputs, length, names_of
 from meta.models.elementary import Elementary
 from meta.models.keyed import current
 from meta.models.norm import BatchNormMode, with_context, without_context
@@ -103,21 +105,23 @@ class TorchModel:
         theta = {**dict(module.named_parameters()), **{name: module.get_buffer(name) for name in self._running}}
         return {name: value.detach().to(dtype).clone() for name, value in theta.items()}
 
-    def apply(self, params: Params, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+    def apply(self, params: Params, inputs: Inputs, context: Inputs | None = None) -> Tensor:
         """Returns the module's outputs [B, ...] with ``params`` in place of its own parameters.
 
         Args:
             params: by the names that :meth:`init` gives.
-            inputs: [B, ...], the module's only argument.
+            inputs: [B, ...], the module's only argument; or several by name, which ``forward`` takes as keywords.
             context: examples [S, ...] whose statistics normalise under ``inductive``; None: those of ``inputs``.
 
         Raises:
             ValueError: if the module returns anything but a tensor, and ``output`` names none.
         """
         batch, support = with_context(inputs, context)
-        norms = nullcontext() if self._mode is None else Normalising(self._mode, support, len(batch))
+        norms = nullcontext() if self._mode is None else Normalising(self._mode, support, length(batch))
+        arguments, named = ((), batch) if isinstance(batch, dict) else ((batch,), {})
         with Elementary(), norms:
-            returned = functional_call(self.module(params, training=current() is not None), params, (batch,))
+            module = self.module(params, training=current() is not None)
+            returned = functional_call(module, params, arguments, named)
         return without_context(chosen(returned, self._output, type(self._module).__name__), support)
 
     def module(self, params: Params, *, training: bool) -> nn.Module:
@@ -150,6 +154,37 @@ class TorchModel:
                     own = dtype if buffer.is_floating_point() else buffer.dtype
                     layer._buffers[name] = buffer.to(dtype=own, device=device)
         return module
+
+    def require_takes(self, inputs: Inputs) -> None:
+        """Checks that ``forward`` takes the inputs of a family: all of their names, and no other argument is missing.
+
+        Args:
+            inputs: one tensor, or several by name.
+
+        Raises:
+            ValueError: naming the argument, and what there is.
+        """
+        names, module = names_of(inputs), type(self._module).__name__
+        try:
+            declared = inspect.signature(self._module.forward).parameters.values()
+        except (TypeError, ValueError):  # code without a signature: the first call will tell
+            return
+        by_name = [one for one in declared if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        taken, needed = ([one.name for one in by_name], [one.name for one in by_name if one.default is one.empty])
+        # forward(*args, **kwargs) passes everything on. Beside named arguments, `**kwargs` often drops what it gets.
+        open_to_all = not taken and any(one.kind is one.VAR_KEYWORD for one in declared)
+        if unknown := [name for name in names if name not in taken and not open_to_all]:
+            raise ValueError(
+                f"expected inputs by names that the forward of {module} declares ({', '.join(taken) or 'none'}), "
+                f"received '{unknown[0]}'; rename it in the family, or give forward an argument of this name"
+            )
+        missing = [name for name in needed if name not in names] if names else needed[1:]
+        if missing:
+            received = ", ".join(names) or "one tensor"
+            raise ValueError(
+                f"expected all inputs that the forward of {module} needs ({', '.join(needed)}), received {received}; "
+                f"give the family's spec and its episodes '{missing[0]}' by name (spec.inputs)"
+            )
 
     def require_repeatable(self) -> None:
         """Checks that the constructor draws from torch's generator alone; every worker constructs the module anew.

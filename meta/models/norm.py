@@ -14,15 +14,17 @@ statistics normalise the query examples:
     Modules of torch alone have them (:mod:`meta.models.statistics`); this package's own models do not.
 """
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from meta.inputs import Inputs, each, length
 from meta.params import Params
 
 BatchNorm = Literal["transductive", "inductive"]  # of this package's own models
 BatchNormMode = Literal["transductive", "inductive", "frozen"]
+Given = TypeVar("Given", Tensor, Inputs)
 # That of the authors' layer (tf.contrib.layers.batch_norm). The second derivative grows with 1/ε where a channel is
 # constant over a small support set.
 EPSILON = 1e-3
@@ -36,12 +38,12 @@ class NormalisedModel(Protocol):
         """The mode; None without a layer of batch normalisation."""
         ...
 
-    def apply(self, params: Params, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+    def apply(self, params: Params, inputs: Any, context: Any = None) -> Tensor:
         """Returns outputs [B, ...] for inputs [B, ...].
 
         Args:
             params: the model's parameters.
-            inputs: [B, ...].
+            inputs: [B, ...], or several tensors by name.
             context: examples whose statistics normalise, [S, ...]; None: those of ``inputs``.
         """
         ...
@@ -68,14 +70,17 @@ def batch_norm(hidden: Tensor, offset: Tensor, examples: int | None = None) -> T
     return centred * torch.rsqrt(variance + EPSILON) + offset.view(shape)
 
 
-def with_context(inputs: Tensor, context: Tensor | None) -> tuple[Tensor, int | None]:
+def with_context(inputs: Given, context: Given | None) -> tuple[Given, int | None]:
     """Returns context and inputs as one batch [S + B, ...], and S, the number of examples that give the statistics.
 
     Args:
         inputs: [B, ...].
         context: [S, ...]; None: ``inputs`` and None are returned.
     """
-    return (inputs, None) if context is None else (torch.cat([context, inputs]), len(context))
+    if context is None:
+        return inputs, None
+    joined: Any = each(lambda *both: torch.cat(both), context, inputs)
+    return joined, length(context)
 
 
 def without_context(outputs: Tensor, examples: int | None) -> Tensor:

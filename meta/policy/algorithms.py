@@ -141,7 +141,7 @@ class PolicyMAML(Adapting):
             episode: the task's rollouts.
             context: holds α under ``lr``.
         """
-        return self.model.apply(self.adapted(params, episode, context)[-1], episode.query.inputs)
+        return self.model.apply(self.adapted(params, episode, context)[-1], episode.query.tensor)
 
     def surrogate_and_kl(self, params: Params, episode: Episode, context: Context = FIXED) -> Tensor:
         """Returns surrogate and KL(old ‖ new) of the adapted policy on the query rollouts, [2].
@@ -175,7 +175,7 @@ class PolicyMAML(Adapting):
 
     def _moved(self, before: list[Params], episode: Episode) -> Tensor:
         """Returns the mean divergence of the policies before adaptation from those that sampled the support, scalar."""
-        total = torch.zeros_like(episode.query.inputs.sum())
+        total = torch.zeros_like(episode.query.tensor.sum())
         for number, params in enumerate(before):
             samples = unpack(step_of(episode.support, number), self.model)
             outputs = self.model.apply(params, samples.observations)

@@ -99,10 +99,10 @@ class PolicyEngine:
             after = self._algorithm.step(before, Examples(inputs, targets), Context(numbers))
             return after.params, after.state
 
-        for task in range(len(examples.inputs)):
+        for task in range(len(examples.tensor)):
             # Clones are aligned, rows may not be.
             own = tree_map(lambda value, task=task: value[task].clone(), (at.params, at.state, at.learned))
-            data = (examples.inputs[task].clone(), examples.targets[task].clone())
+            data = (examples.tensor[task].clone(), examples.targets[task].clone())
             rows.append(self._calls.run(("step", number), step, own, *data, dict(context.numbers)))
         params, state = tree_map(lambda *values: torch.stack(values), *rows)
         return at._replace(params=params, state=state, number=at.number + 1)

@@ -65,7 +65,7 @@ def unpack(examples: Examples, policy: Policy) -> Samples:
         examples: inputs [..., B, O] and targets [..., B, A + 4 + M].
         policy: gives the size A of an action.
     """
-    inputs, targets = examples
+    inputs, targets = examples.tensor, examples.targets
     first = action_columns(policy)
     actions, outputs = targets[..., :first], targets[..., first + SCALARS :]
     weights, rewards, advantages, log_probabilities = (targets[..., first + number] for number in range(SCALARS))
@@ -79,7 +79,7 @@ def step_of(support: Examples, number: int) -> Examples:
         support: packed rollouts of J inner steps, [J, B, ...].
         number: the inner step, 0 to J - 1.
     """
-    return Examples(support.inputs[number], support.targets[number])
+    return Examples(support.tensor[number], support.targets[number])
 
 
 def blank(policy: Policy, observation: int, steps: int, rows: int, dtype: torch.dtype) -> Episode:

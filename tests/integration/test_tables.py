@@ -1,6 +1,5 @@
 """From a CSV file to a model that answers requests, as a user goes there; θ the same whatever happens on the way."""
 
-import contextlib
 import json
 import os
 import re
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import yaml
 from typer.testing import CliRunner
 
 from cluster.commands.cli import app
+from helpers.commands import kill
 from helpers.waiting import wait_for
 from tasks.family import TaskKey, draw_batch
 from tasks.table import Table
@@ -61,17 +60,6 @@ def table_file(settings: dict[str, Any], tmp_path: Path) -> Path:
     }
     (tmp_path / "sales.yaml").write_text(yaml.safe_dump(changed))
     return tmp_path / "sales.yaml"
-
-
-def kill(driver: subprocess.Popen[str]) -> None:
-    """SIGKILL for the driver, then for what it started."""
-    family = psutil.Process(driver.pid).children(recursive=True)
-    driver.kill()
-    driver.communicate()
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(family, timeout=60)
 
 
 FRESH = """

@@ -13,6 +13,7 @@ from cluster.setups.build import build
 from cluster.setups.episodes import EpisodeSetup
 from cluster.training.weights import starting_weights
 from meta.models import TorchModel
+from tasks.checker import check_family
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 
@@ -33,6 +34,18 @@ def test_the_bert_is_a_configuration_of_transformers(tmp_path: Path, monkeypatch
     model = TorchModel(lambda: TinyBert(3), output="logits")
     params = model.init(torch.Generator().manual_seed(0), torch.float32)
     assert model.apply(params, torch.randint(100, (4, 6))).shape == (4, 3)
+
+
+def test_the_family_of_several_inputs_keeps_its_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_text.py").write_text(next(text for text in blocks("python") if "my_text.py" in text))
+    monkeypatch.syspath_prepend(tmp_path)
+    from my_text import Text  # type: ignore[import-not-found]
+
+    check_family(Text(), tasks=2)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
+    from grammar import Grammar  # type: ignore[import-not-found]
+
+    check_family(Grammar(shot=1, query=1), tasks=2)
 
 
 @pytest.fixture

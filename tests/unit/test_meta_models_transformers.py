@@ -1,5 +1,6 @@
 """A real BERT, built from a configuration, under MAML: against plain torch in float64."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from meta.models import TorchModel
 from meta.models.examine import examine
 from meta.objectives import CROSS_ENTROPY
 from meta.params import Params
-from tasks.family import draw_noise
+from tasks.family import draw_batch, draw_noise
 from tasks.vision import torchvision
 
 transformers = pytest.importorskip("transformers", reason="needs the package transformers, which metaray does not")
@@ -110,3 +111,40 @@ def test_dropout_is_keyed_and_off_in_evaluation() -> None:
         torch.testing.assert_close(other[name], value, rtol=1e-9, atol=1e-14)
     scores = [build("loop", made(dropout)[0]).scores(theta, episodes, (0, 2)) for dropout in (0.0, 0.1)]
     assert torch.equal(*scores)
+
+
+def test_the_example_takes_a_mask_as_transformers_does_and_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
+    from grammar import CLASSES, LENGTH, Grammar  # type: ignore[import-not-found]
+    from lora_bert import LoRABert  # type: ignore[import-not-found]
+
+    episodes = draw_batch(Grammar(shot=1, query=1), 0, "train", range(TASKS), REAL)
+    shapes = {"input_ids": (LENGTH,), "attention_mask": (LENGTH,)}
+    model = TorchModel(lambda: LoRABert(shapes, CLASSES, width=8, layers=1, rank=2), output="logits")
+    algorithm = MAML(model=model, objective=CROSS_ENTROPY, inner=Inner(lr=LR, steps=1, adapt=("*.lora_*",)))
+    theta = algorithm.init(torch.Generator().manual_seed(0), REAL)
+    inputs = unstack(episodes).support.inputs
+    assert not bool(inputs["attention_mask"].all())
+    module = model.module(theta, training=False)
+    with torch.no_grad():
+        plain = functional_call(BertForward(module), {f"module.{name}": one for name, one in theta.items()}, (), inputs)
+        torch.testing.assert_close(model.apply(theta, inputs), plain, rtol=0, atol=1e-12)
+    one, other = (build(name, algorithm).meta_gradient(theta, episodes).gradient for name in ("eager", "trace"))
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-9, atol=1e-12)
+    *_, (adapted, _) = algorithm.path(theta, unstack(episodes).support)
+    moved = {name for name in theta if not torch.equal(theta[name], adapted[name])}
+    assert moved
+    assert all(".lora_" in name for name in moved)
+
+
+class BertForward(torch.nn.Module):
+    """The forward of transformers' own class, with a mask [B, L]."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        logits: Tensor = transformers.BertForSequenceClassification.forward(self.module, **inputs).logits
+        return logits

@@ -135,15 +135,15 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "other input shape": (
         lambda: Drawn(support(inputs=lambda x: x[:, 0])),
-        r"support inputs: expected shape \(examples, 1\), received \(5,\)",
+        r"support inputs: expected shape \[B, 1\] as in the family's spec, received \[5\]",
     ),
     "no examples": (
         lambda: Drawn(support(inputs=lambda x: x[:0], targets=lambda y: y[:0])),
-        r"support inputs: expected shape \(examples, 1\), received \(0, 1\)",
+        "support inputs: expected at least one example, received none",
     ),
     "a number for inputs": (
         lambda: Drawn(support(inputs=lambda x: x[0, 0])),
-        r"support inputs: expected shape \(examples, 1\), received \(\)",
+        r"support inputs: expected shape \[B, 1\] as in the family's spec, received \[\]",
     ),
     "targets missing": (
         lambda: Drawn(support(targets=lambda y: y[:3])),

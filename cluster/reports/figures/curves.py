@@ -73,7 +73,7 @@ def _task_panel(
     """Draw one task; returns the range of y worth showing."""
     key = TaskKey(setup.seed, "test", index)
     episode = held_out(setup, params, index)
-    points = torch.cat([episode.support.inputs, episode.query.inputs])
+    points = torch.cat([episode.support.tensor, episode.query.tensor])
     interval = getattr(setup.family, "inputs", None)
     low, high = interval if isinstance(interval, tuple | list) else (float(points.min()), float(points.max()))
     x = np.linspace(low, high, GRID)
@@ -87,7 +87,7 @@ def _task_panel(
         outputs = setup.algorithm.predict(params, episode.support, inputs, number, setup.context(None))
         shown.append(floats(objective.point(objective.predictions(outputs))[:, 0].tolist()))
         axes.plot(x, shown[-1], label=stage(number), **look)
-    support = [leaf[:, 0].tolist() for leaf in episode.support]
+    support = [leaf[:, 0].tolist() for leaf in (episode.support.tensor, episode.support.targets)]
     axes.plot(*support, "^", markersize=6, color=STYLE["points"], label="support points", zorder=4)
     # A prediction that was thrown off must not press the others flat.
     bottom, top = float(np.nanmin(truth)), float(np.nanmax(truth))

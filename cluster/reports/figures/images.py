@@ -93,8 +93,8 @@ def _task(setup: EpisodeSetup, params: Params, index: int, steps: int) -> _Task:
         setup.algorithm.predict(params, drawn.support, drawn.query.inputs, number, setup.context(None)).argmax(dim=-1)
         for number in (0, steps)
     )
-    images = _shown(np.concatenate([part.inputs.double().cpu().numpy() for part in (drawn.support, drawn.query)]))
-    count = len(drawn.support.inputs)
+    images = _shown(np.concatenate([part.tensor.double().cpu().numpy() for part in (drawn.support, drawn.query)]))
+    count = len(drawn.support.tensor)
     return _Task(
         support=images[:count],
         support_classes=drawn.support.targets.cpu().numpy(),

@@ -27,7 +27,7 @@ from meta.engine.native.rewrite import add_out_of_place, merge_sums
 from meta.engine.native.schedule import Output, Plan
 from meta.engine.native.toolchain import Library, load
 from meta.engine.simplify import RECORDER, changes_in_place, require_repeatable, simplify
-from meta.episode import Episode, from_leaves, leaves, unstack
+from meta.episode import Episode, from_leaves, input_names, leaves, unstack
 from meta.params import Params
 
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -211,14 +211,14 @@ def _record(
 ) -> tuple[GraphModule, Any]:
     """Record a function of one task in operators that have a translation; the program, and its outputs' structure."""
     outputs: Any = None
-    parts = len(params), len(params) + len(context.numbers)
+    parts, names = (len(params), len(params) + len(context.numbers)), input_names(episode)
 
     def flat(*tensors: Tensor) -> list[Tensor]:
         nonlocal outputs
         theta = dict(zip(params, tensors[: parts[0]], strict=True))
         numbers = context.replaced(tensors[parts[0] : parts[1]])
         with Closed():
-            flat_results, outputs = tree_flatten(function(theta, from_leaves(tensors[parts[1] :]), numbers))
+            flat_results, outputs = tree_flatten(function(theta, from_leaves(tensors[parts[1] :], names), numbers))
         return flat_results
 
     tensors = [*params.values(), *context.numbers.values(), *leaves(episode)]
