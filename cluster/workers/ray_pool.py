@@ -19,8 +19,9 @@ from cluster.progress import say, warn
 from cluster.workers.actor import start_actor
 from cluster.workers.arithmetic import Arithmetic, require_same_arithmetic, require_same_data
 from cluster.workers.autoscaler import Request as NodesRequest
+from cluster.workers.faults import fault
 from cluster.workers.ledger import Ledger
-from cluster.workers.member import Member, fault
+from cluster.workers.member import Member
 from cluster.workers.messages import Flat, Reply, Request
 from cluster.workers.nodes import Nodes, label
 from cluster.workers.pool import Ticket, level_of

@@ -20,8 +20,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from cluster.workers.actor import BEAT
 from cluster.workers.messages import Flat, GradientReply, GradientRequest, Request, TaskRange
+from cluster.workers.serving import BEAT
 from cluster.workers.transport.hub import Hub
 from cluster.workers.transport.link import NOTHING, Link, LinkClosed, Message
 from cluster.workers.transport.memory import view

@@ -7,8 +7,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ClusterError
-from cluster.workers.actor import CONNECTING
 from cluster.workers.relay import Relay
+from cluster.workers.serving import CONNECTING
 from cluster.workers.transport.greeting import Refused
 from cluster.workers.transport.hub import Address, connect
 from cluster.workers.transport.link import LinkClosed

@@ -22,7 +22,7 @@ from ray.exceptions import GetTimeoutError
 from cluster.config.overrides import with_overrides
 from cluster.config.schema import parse
 from cluster.training.reduction import GradientSum, sum_gradients
-from cluster.workers import actor, member, ray_pool, relay, relays
+from cluster.workers import member, ray_pool, relay, relays, serving
 from cluster.workers.messages import (
     FisherProduct,
     FisherReply,
@@ -37,6 +37,7 @@ from cluster.workers.messages import (
     gradient_requests,
     scores_requests,
 )
+from cluster.workers.post import Post
 from cluster.workers.ray_pool import RayPool
 from cluster.workers.relayed import RelayedLink
 from cluster.workers.transport.hub import Address, connect
@@ -125,8 +126,7 @@ class House:
         self.deaf: set[int] = set()  # numbers of relays that connect and say nothing more
         self.late = 0.0  # seconds until a relay connects
         self.by_thread: dict[int, Process] = {}
-        monkeypatch.setattr(actor, "connect", self.connect)
-        monkeypatch.setattr(actor, "ray", SimpleNamespace(get_runtime_context=self.context))
+        monkeypatch.setattr(serving, "connect", self.connect)
         monkeypatch.setattr(member, "ray", SimpleNamespace(get=self.get))
         monkeypatch.setattr(ray_pool, "start_actor", lambda setup: SimpleNamespace(serve=self, kill=None))
         monkeypatch.setattr(ray_pool, "RelayProcess", self.start_relay)
@@ -140,10 +140,6 @@ class House:
         monkeypatch.setattr(ray_pool, "ray", fake)
         nodes = SimpleNamespace(changes=list, close=lambda: None)
         monkeypatch.setattr(ray_pool, "Nodes", lambda: nodes)
-
-    def context(self) -> Any:
-        own = self.by_thread[threading.get_ident()]
-        return SimpleNamespace(get_node_id=lambda: own.node)
 
     def get(self, serving: Process, timeout: float) -> None:
         del timeout
@@ -166,13 +162,13 @@ class House:
 
     def remote(self, address: Address, node: str, number: int, start: int) -> Process:
         """Start a worker."""
-        made = object.__new__(actor.WorkerActor)
+        made = object.__new__(serving.Server)
 
         def work() -> None:
             self.by_thread[threading.get_ident()] = process
             made._worker = process.worker  # type: ignore[assignment]
             made._data, made._dtype = "", np.dtype("float32")
-            made.serve(address, node, number, start)
+            made.serve(Post(address=address, pool_node=node, node=process.node, number=number, start=start))
 
         process = Process(self.nodes[number % len(self.nodes)], work)
         self.workers.append(process)
@@ -213,7 +209,7 @@ def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     """Nodes, at the end of which no thread and no descriptor is left."""
     gc.collect()
     before, threads = descriptors(), set(threading.enumerate())
-    monkeypatch.setattr(actor, "BEAT", 0.05)
+    monkeypatch.setattr(serving, "BEAT", 0.05)
     monkeypatch.setattr(relay, "BEAT", 0.05)
     monkeypatch.setattr(ray_pool, "LONGEST_WAIT", 0.05)
     made = House(monkeypatch)
