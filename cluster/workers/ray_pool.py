@@ -239,7 +239,7 @@ class RayPool:
             if job is not None:
                 assert isinstance(member.link, RelayedLink)
                 self._failed_in_a_row = 0
-                self._relays.hold(member.link, job)
+                self._relays.hold(member.link, job, header["held"])
             return
         if job is None:
             member.replies.numbers(message)  # a new segment may have come with it

@@ -1,5 +1,6 @@
 """The Ray actor around a relay, and the pool's hold on it."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -32,7 +33,8 @@ class RelayActor:
         except (OSError, Refused) as error:
             raise ClusterError(f"a relay cannot reach the run at {address.host}:{address.port}: {error}") from error
         with suppress(LinkClosed):  # the pool is closed
-            Relay(up, node, address.secret).run()
+            own_address: Callable[[], str] = ray.util.get_node_ip_address
+            Relay(up, node, address.secret, own_address()).run()
         up.close()
 
 
