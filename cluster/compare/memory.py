@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ACTOR = b"ray::WorkerActor"  # title that Ray gives to a worker's process
+NAMES = {"metaray-worker", "ray::WorkerActo"}  # of workers' processes, forked or Ray's own
 
 
 def peak_memory_mb(workers: Sequence[int] = ()) -> float:
@@ -19,8 +19,8 @@ def peak_memory_mb(workers: Sequence[int] = ()) -> float:
     """
     peaks = [_peak("self")]
     for pid in workers:
-        command = Path(f"/proc/{pid}/cmdline")
-        if command.is_file() and command.read_bytes().startswith(ACTOR):  # else a number of another machine's
+        name = Path(f"/proc/{pid}/comm")
+        if name.is_file() and name.read_text().strip() in NAMES:  # else a number of another machine's
             peaks.append(_peak(str(pid)))
     return max(peaks) / 1e6
 

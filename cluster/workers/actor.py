@@ -1,247 +1,69 @@
-"""The Ray actor around a worker. Ray starts, places and watches it; requests and replies travel over a link."""
+"""The Ray actor of a worker: Ray places, watches and ends it. It has a process forked that computes.
 
-import os
-import platform
-import threading
-import time
-import traceback
-from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+Nothing heavy is imported here. On Linux the node's nursery (:mod:`cluster.workers.nursery`) forks the process that
+computes, and ends it when this one ends; elsewhere, and for workers with GPUs, this process computes itself.
+"""
 
-import numpy as np
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
 import ray
 from ray.util.placement_group import get_current_placement_group
 
-from cluster.config.schema import Config
-from cluster.errors import ClusterError, MetarayError
-from cluster.workers.arithmetic import arithmetic
-from cluster.workers.messages import Flat, GradientRequest, Reply, Request, TaskRange
-from cluster.workers.schedule import DEPTH
-from cluster.workers.transport.greeting import Refused
-from cluster.workers.transport.hub import Address, connect
-from cluster.workers.transport.link import Bytes, Link, LinkClosed, Message
-from cluster.workers.transport.memory import AVAILABLE, Segments, received, view
-from cluster.workers.vectors import KEPT
-from cluster.workers.wire import decode_request, encode_reply
-from cluster.workers.worker import Workable, Worker
+from cluster.workers.nurture import forked
+from cluster.workers.post import Post
+from cluster.workers.transport.hub import Address
 
-BEAT = 1.0  # seconds between signs of life
-CONNECTING = 30.0  # seconds until a pool that cannot be reached is given up
-PAUSE = 0.1  # seconds until the pool has missed a lost relay too
+if TYPE_CHECKING:
+    from cluster.workers.worker import Workable
+
+FORKS = sys.platform == "linux"
 
 
 class WorkerActor:
-    """A :class:`cluster.workers.worker.Worker` in a process of its own."""
+    """A worker as Ray knows it."""
 
-    def __init__(self, builder: Callable[[Config], Workable], config: Config) -> None:
-        """Build the set-up from its configuration, and the worker."""
-        setup = builder(config).placed()
-        self._worker = Worker(setup)
-        self._data, self._dtype = setup.data, np.dtype(config.dtype)
+    def __init__(self, builder: str, config: str, *, forks: bool) -> None:
+        """Build nothing yet.
 
-    def serve(self, address: Address, node: str, number: int, start: int) -> None:
-        """Compute requests until the pool closes the link.
+        Args:
+            builder: ``module:function`` that builds the set-up from its configuration.
+            config: that, as JSON.
+            forks: whether another process is to compute.
+        """
+        self._builder, self._config, self._forks = builder, config, forks
+
+    def serve(self, address: Address, node: str, number: int, start: int) -> str:
+        """Have requests computed until the pool closes the worker's link.
 
         Args:
             address: the pool's.
-            node: Ray's name of the pool's node; on another node the pool sends the worker on to a relay.
+            node: Ray's identity of the pool's node.
             number: the worker's, for the pool.
-            start: number of this start among all of the pool's, which a worker that comes back is known by.
-
-        Raises:
-            ClusterError: if the pool cannot be reached.
-        """
-        own: str = ray.get_runtime_context().get_node_id()
-        try:
-            link = connect(address, same_machine=own == node, patience=CONNECTING)
-        except (OSError, Refused) as error:
-            raise ClusterError(
-                f"a worker cannot reach the run at {address.host}:{address.port}: {error}; let the nodes of the "
-                "cluster connect to each other on all ports, as Ray needs too, or start the run on a node of it with "
-                "'metaray submit'"
-            ) from error
-        hello = {
-            "number": number,
-            "start": start,
-            "pid": os.getpid(),
-            "node": own,
-            "host": platform.node(),
-            "data": self._data,
-            "arithmetic": arithmetic(),
-        }
-        if own != node and AVAILABLE:
-            self._serve_relayed(link, address, hello | {"relayed": own})
-        else:
-            self._serve(link, hello)
-
-    def _serve_relayed(self, link: Link, address: Address, hello: dict[str, Any]) -> None:
-        """Compute requests that come through a relay, and go back to the pool when it is lost."""
-        while (relay := self._serve(link, hello)) is not None:
-            with suppress(OSError, Refused):  # it has just been lost
-                link = connect(replace(address, local=relay), same_machine=True, patience=CONNECTING)
-                self._serve(link, hello)
-            time.sleep(PAUSE)
-            try:
-                link = connect(address, same_machine=False, patience=CONNECTING)
-            except (OSError, Refused):
-                return  # the pool is closed
-
-    def _serve(self, link: Link, hello: dict[str, Any]) -> str | None:
-        """Compute what a link brings.
+            start: number of this start among all of the pool's.
 
         Returns:
-            The local name of the relay that we are sent on to, or None if the link was closed.
-        """
-        serving = _Serving(link, self._worker, self._dtype)
-        try:
-            link.send({"hello": hello})
-            threading.Thread(target=_beat, args=(link,), name="beat", daemon=True).start()
-            serving.run()
-        except _SentOn as elsewhere:
-            return elsewhere.local
-        except LinkClosed:  # the pool is closed, or has given this worker up, or its relay is lost
-            return None
-        finally:
-            link.close()  # else the pool would go on hearing the heart of a worker that serves no more
-            serving.close()
-
-
-def _beat(link: Link) -> None:
-    """Say every second that the process lives, however long it computes."""
-    with suppress(LinkClosed, OSError):
-        while True:
-            time.sleep(BEAT)
-            link.send({"beat": True})
-
-
-class _SentOn(Exception):  # noqa: N818 - no fault
-    """The pool wants us to connect to a relay."""
-
-    def __init__(self, local: str) -> None:
-        super().__init__(local)
-        self.local = local
-
-
-@dataclass(frozen=True, eq=False)
-class _Order:
-    """A request with its number, θ [P], and the second vector [P] if there is one."""
-
-    job: int
-    request: Request
-    theta: Flat
-    second: Flat | None
-
-
-class _Serving:
-    """One worker's end of its link: vectors that arrived, and shared memory for replies."""
-
-    def __init__(self, link: Link, worker: Worker, dtype: np.dtype[Any]) -> None:
-        self._link, self._worker, self._dtype = link, worker, dtype
-        self._theirs: dict[int, Bytes] = {}  # the pool's segments by number
-        self._payloads: OrderedDict[int, Any] = OrderedDict()  # vectors by number, as bytes
-        self._own = Segments()
-        self._lent: list[int] = []  # segments of the latest replies, the oldest first
-        self._told: set[int] = set()  # segments whose descriptor the pool has
-        self._orders: deque[_Order] = deque()  # received and not computed
-        self._step = -1  # of the latest gradient
-        self._first: TaskRange | None = None  # what the first request of that step said comes next
-
-    def run(self) -> NoReturn:
-        """Compute requests one after another.
+            How it has ended, for a message.
 
         Raises:
-            LinkClosed: at the end.
-            _SentOn: if they come from elsewhere.
+            MetarayError: if the worker cannot be built, or the pool cannot be reached.
         """
-        while True:
-            if not self._orders:
-                self._orders.append(self._receive())
-            order = self._orders.popleft()
-            while len(self._orders) < DEPTH - 1 and self._link.has_input:
-                self._orders.append(self._receive())
-            self._compute(order)
-            while not self._orders and not self._link.has_input and self._worker.between_requests():
-                pass
-
-    def _receive(self) -> "_Order":
-        message = self._link.receive()
-        assert message is not None  # the socket blocks
-        if "relay" in message.header:
-            raise _SentOn(message.header["relay"])
-        theta, second = self._vectors(message.header, message)
-        return _Order(message.header["job"], decode_request(message.header["request"]), theta, second)
-
-    def _compute(self, order: "_Order") -> None:
-        request = self._with_upcoming(order.request)
-        began = time.perf_counter()
-        try:
-            reply = self._worker.run(request, order.theta, order.second)
-        except MetarayError as error:
-            fault = [type(error).__name__, str(error), traceback.format_exc()]
-            self._link.send({"job": order.job, "fault": fault, "seconds": time.perf_counter() - began})
-            return
-        self._reply(order.job, reply, time.perf_counter() - began)
-
-    def _with_upcoming(self, request: Request) -> Request:
-        """The request, saying which tasks to draw ahead: the next request's, else the first ones of the next step."""
-        if not isinstance(request, GradientRequest):
-            return request
-        if request.step != self._step:
-            self._step, self._first = request.step, request.upcoming
-        following = self._orders[0].request if self._orders else None
-        upcoming = following.tasks if isinstance(following, GradientRequest) else self._first
-        return replace(request, upcoming=upcoming)
-
-    def _vectors(self, order: dict[str, Any], message: Message) -> tuple[Flat, Flat | None]:
-        """θ [P], and the second vector [P] if there is one: from shared memory, or as the network brought them."""
-        if "segment" in order:
-            number, nbytes = order["segment"]
-            if message.descriptors:
-                self._theirs[number] = received(message.descriptors[0], nbytes)
-            payload = self._theirs[number]
-        else:
-            if message.numbers.nbytes:
-                self._payloads[order["payload"]] = message.numbers
-                while len(self._payloads) > KEPT:
-                    self._payloads.popitem(last=False)
-            payload = self._payloads[order["payload"]]
-        numbers: Flat = payload.view(self._dtype)
-        if not order["second"]:
-            return numbers, None
-        theta, second = np.split(numbers, 2)
-        return theta, second
-
-    def _reply(self, job: int, reply: Reply, seconds: float) -> None:
-        head = {"job": job, "reply": encode_reply(reply), "seconds": seconds}
-        numbers = view(reply.buffer)
-        if not self._link.shares_memory:
-            self._link.send(head, numbers)
-            return
-        # The pool sends a request only when it has read the reply to the one before the last.
-        if len(self._lent) == DEPTH:
-            self._own.give_back(self._lent.pop(0))
-        number = self._own.lend(numbers.nbytes)
-        self._lent.append(number)
-        segment = self._own[number]
-        segment.bytes[:] = numbers
-        new = () if number in self._told else (segment.descriptor,)
-        self._told.add(number)
-        self._link.send(head | {"segment": [number, numbers.nbytes]}, descriptors=new)
-
-    def close(self) -> None:
-        """Let memory go."""
-        self._own.close()
+        own: str = ray.get_runtime_context().get_node_id()
+        post = Post(address=address, pool_node=node, node=own, number=number, start=start)
+        if self._forks:
+            return forked(self._builder, self._config, post)
+        serving = importlib.import_module("cluster.workers.serving")
+        serving.Server(serving.built(self._builder, self._config)).serve(post)
+        return "it ended its connection"
 
 
-def start_actor(setup: Workable) -> Any:
+def start_actor(setup: "Workable") -> Any:
     """Start one worker actor in Ray. It never restarts by itself: the pool replaces a lost one.
 
     Within a placement group, which a trial of a search has, it takes a place there; else actors are spread over nodes.
     """
-    config = setup.config
+    config, builder = setup.config, setup.builder
     options: dict[str, Any] = {
         "num_cpus": config.cluster.threads,
         "num_gpus": config.cluster.gpus_per_worker,
@@ -249,4 +71,8 @@ def start_actor(setup: Workable) -> Any:
     }
     if get_current_placement_group() is None:
         options["scheduling_strategy"] = "SPREAD"
-    return ray.remote(WorkerActor).options(**options).remote(setup.builder, config)
+    # A process that has used CUDA cannot be forked, and imports of a user's own may do so.
+    forks = FORKS and config.cluster.gpus_per_worker == 0
+    remote: Any = ray.remote(WorkerActor)
+    name = f"{builder.__module__}:{builder.__qualname__}"
+    return remote.options(**options).remote(name, config.model_dump_json(), forks=forks)

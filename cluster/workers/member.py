@@ -15,7 +15,6 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from cluster import errors
 from cluster.errors import MetarayError
 from cluster.workers.nodes import label
 from cluster.workers.relayed import AnyLink, RelayedLink
@@ -92,7 +91,7 @@ class Member:
             MetarayError: if it could not be built, or could not reach us: so would be its replacement.
         """
         try:
-            ray.get(self.serving, timeout=CAUSE_SECONDS)
+            said: str | None = ray.get(self.serving, timeout=CAUSE_SECONDS)
         except RayTaskError as error:
             if isinstance(error.cause, MetarayError):
                 raise error.cause from error
@@ -104,20 +103,4 @@ class Member:
             return type(error).__name__
         except GetTimeoutError:
             return "its connection was lost"
-        return "it ended its connection"
-
-
-def fault(name: str, text: str, trace: str) -> MetarayError:
-    """The error that a worker raised, of the same class if it is one of ours.
-
-    Args:
-        name: of the error's class.
-        text: its message.
-        trace: the worker's traceback, added as a note.
-    """
-    kind = getattr(errors, name, MetarayError)
-    error: MetarayError = (
-        kind(text) if isinstance(kind, type) and issubclass(kind, MetarayError) else MetarayError(text)
-    )
-    error.add_note(trace)
-    return error
+        return said or "it ended its connection"

@@ -20,8 +20,9 @@ from cluster.workers.activity import activities
 from cluster.workers.actor import start_actor
 from cluster.workers.arithmetic import Arithmetic, require_same_arithmetic, require_same_data
 from cluster.workers.autoscaler import Request as NodesRequest
+from cluster.workers.faults import fault
 from cluster.workers.ledger import Ledger
-from cluster.workers.member import Member, fault
+from cluster.workers.member import Member
 from cluster.workers.messages import Flat, Reply, Request
 from cluster.workers.nodes import Nodes, label
 from cluster.workers.pool import Ticket, level_of
@@ -242,7 +243,7 @@ class RayPool:
             if job is not None:
                 assert isinstance(member.link, RelayedLink)
                 self._failed_in_a_row = 0
-                self._relays.hold(member.link, job)
+                self._relays.hold(member.link, job, header["held"])
             return
         if job is None:
             member.replies.numbers(message)  # a new segment may have come with it

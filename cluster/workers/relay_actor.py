@@ -1,5 +1,6 @@
 """The Ray actor around a relay, and the pool's hold on it."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -7,8 +8,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ClusterError
-from cluster.workers.actor import CONNECTING
 from cluster.workers.relay import Relay
+from cluster.workers.serving import CONNECTING
 from cluster.workers.transport.greeting import Refused
 from cluster.workers.transport.hub import Address, connect
 from cluster.workers.transport.link import LinkClosed
@@ -32,7 +33,8 @@ class RelayActor:
         except (OSError, Refused) as error:
             raise ClusterError(f"a relay cannot reach the run at {address.host}:{address.port}: {error}") from error
         with suppress(LinkClosed):  # the pool is closed
-            Relay(up, node, address.secret).run()
+            own_address: Callable[[], str] = ray.util.get_node_ip_address
+            Relay(up, node, address.secret, own_address()).run()
         up.close()
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cluster.workers.peers import Whom
 from cluster.workers.pool import Ticket
 from cluster.workers.schedule import Job
-from cluster.workers.transport.link import Link, Message
+from cluster.workers.transport.link import Link, LinkClosed, Message
 from cluster.workers.vectors import Payload, Receiver
 from cluster.workers.wire import encode_request
 
@@ -34,6 +35,7 @@ class NodeRelay:
         since: when that was started.
         link: to it, once it has connected.
         local: name of its Unix socket.
+        at: its node, and host and port at which other relays reach it.
         heard: when anything last arrived from it.
         lost: whether it was given up.
         receiver: what it has been sent.
@@ -49,6 +51,7 @@ class NodeRelay:
     since: float
     link: Link | None = None
     local: str = ""
+    at: Whom = ("", "", 0)
     heard: float = 0.0
     lost: bool = False
     receiver: Receiver = field(default_factory=lambda: Receiver(shares_memory=False))
@@ -81,3 +84,17 @@ class RelayedLink:
 
 
 AnyLink = Link | RelayedLink
+
+
+def send(link: Link | None, *message: Any) -> None:
+    """Send to a link that may have closed, which the hub reports.
+
+    Args:
+        link: of a relay or a worker that has connected.
+        message: as :meth:`Link.send` takes it.
+    """
+    assert link is not None
+    try:
+        link.send(*message)
+    except LinkClosed:
+        return

@@ -8,30 +8,19 @@ then. See :mod:`cluster.workers.relay` for the other end.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from cluster.workers.messages import GradientRequest, SummedReply, TaskRange
-from cluster.workers.pool import Ticket
-from cluster.workers.relayed import AnyLink, NodeRelay, Process, RelayedLink
+from cluster.workers.held import COLLECTING, HeldSums
+from cluster.workers.relayed import AnyLink, NodeRelay, Process, RelayedLink, send
 from cluster.workers.schedule import Job, Schedule
+from cluster.workers.spread import Spread
 from cluster.workers.transport.hub import Hub
-from cluster.workers.transport.link import Bytes, Link, LinkClosed, Message
+from cluster.workers.transport.link import Link, Message
 from cluster.workers.vectors import Vectors
 
 WAITING = 5.0  # seconds that workers wait for a relay; then the pool serves them directly until it is there
 MOST_LOST = 3  # relays of one node that have relayed nothing: then its workers go without
-
-
-@dataclass(eq=False)
-class Held:
-    """Gradient requests submitted together, computed behind relays, whose sums have not arrived: by relay, by shard."""
-
-    ticket: Ticket
-    jobs: dict[NodeRelay, dict[int, Job]] = field(default_factory=dict)
-    flushed: bool = False
 
 
 class Relays:
@@ -64,7 +53,8 @@ class Relays:
         self._by_link: dict[Link, NodeRelay] = {}
         self._waiting: dict[Link, NodeRelay] = {}  # workers that wait for a relay, or no longer
         self._moving: set[Link] = set()  # that the pool served directly, and sent on
-        self._held: dict[int, Held] = {}  # by number of the payload
+        self._held = HeldSums(schedule, vectors, clock)
+        self._spread = Spread(lambda: self._by_link.values())
         self._lost: dict[str, int] = {}  # by node: relays since the last sum
         self._news: list[tuple[AnyLink, Message | None]] = []
 
@@ -112,7 +102,7 @@ class Relays:
         return relay.waiting.pop(link, None) is None
 
     def _send_on(self, relay: NodeRelay, link: Link) -> None:
-        _send(link, {"relay": relay.local})  # if it has gone, the hub reports that
+        send(link, {"relay": relay.local})  # if it has gone, the hub reports that
 
     def _welcome(self, link: Link, header: dict[str, Any]) -> None:
         """Take in a relay, and send the workers that wait for it on."""
@@ -121,6 +111,7 @@ class Relays:
             self._hub.drop(link)  # one that was given up while it started
             return
         relay.link, relay.local, relay.heard = link, header["local"], self._clock()
+        relay.at = tuple(header["at"])
         self._by_link[link] = relay
         for worker in (*relay.waiting, *relay.direct):
             del self._waiting[worker]
@@ -148,65 +139,34 @@ class Relays:
                 if (seat := relay.seats.get(number)) is not None:
                     seat.silent = relay_says.get("silent", 0.0)
                     yield seat, replace(message, header=relay_says)
-            self._on_sums(relay, header.get("sums", []), message.numbers)
+            self._on_vectors(relay, message)
 
-    def hold(self, link: RelayedLink, job: Job) -> None:
-        """Count a gradient as computed behind a relay; it will come as a part of a sum.
-
-        Args:
-            link: of the worker that has computed it.
-            job: that was settled by this.
-        """
-        held = self._held.setdefault(job.vectors.number, Held(job.ticket))
-        held.jobs.setdefault(link.relay, {})[job.request.shard] = job
-
-    def _on_sums(self, relay: NodeRelay, sums: list[dict[str, Any]], numbers: Bytes) -> None:
-        """Deliver a relay's sums."""
-        if sums:
+    def _on_vectors(self, relay: NodeRelay, message: Message) -> None:
+        """Take sums, or hear that some did not reach another relay."""
+        header = message.header
+        if "part" in header:
+            self._held.on_part(relay, header, message.numbers)
+        elif sums := header.get("sums"):
+            self._held.on_sums(relay, sums, message.numbers)
+        elif (other := self._relays.get(header.get("unreached", ""))) is not None:
+            self._mend(other)
+        if header.get("sums"):
             self._lost.pop(relay.node, None)
-        each = len(numbers) // max(len(sums), 1)
-        for place, fields in enumerate(sums):
-            held = self._held.get(fields["group"])
-            if held is None or relay not in held.jobs:
-                continue  # other workers were faster with all of it
-            jobs = held.jobs[relay]
-            covered = [jobs.pop(shard) for shard in list(jobs) if _below(fields, jobs[shard])]
-            if not jobs:
-                del held.jobs[relay]
-            if not held.jobs:
-                del self._held[fields["group"]]
-            if covered:
-                self._deliver(covered, fields, numbers[place * each : (place + 1) * each])
 
-    def _deliver(self, jobs: list[Job], fields: dict[str, Any], numbers: Bytes) -> None:
-        first = jobs[0].request
-        assert isinstance(first, GradientRequest)
-        tasks = TaskRange(**fields["tasks"])
-        reply = SummedReply(
-            request=replace(first, shard=fields["number"], level=fields["level"], tasks=tasks, upcoming=None),
-            buffer=np.frombuffer(numbers, dtype=fields["dtype"]),
-            metrics=tuple(fields["metrics"]),
-            nonfinite=tuple(fields["nonfinite"]),
-            sums=tuple(fields["sums"]),
-        )
-        jobs[0].ticket.deliver(reply, len(jobs))
-        for job in jobs:
-            self._vectors.settle(job.vectors)
+    def hold(self, link: RelayedLink, job: Job, attempt: int) -> None:
+        """Count a gradient as computed behind a relay: see :meth:`HeldSums.hold`."""
+        self._held.hold(link, job, attempt)
 
     def flush(self) -> None:
         """Send the requests that were ordered; ask relays for what they hold where all else has been computed."""
         for relay in self._by_link.values():
             orders, relay.orders = relay.orders, {}
             for payload, ticket, batch in orders.values():
+                plan = self._held.plan(payload, collected=self._spread.send(payload))
                 fields, numbers, _ = relay.receiver.header(payload, self._vectors)
-                header = {"orders": batch, "group": payload.number, "shards": ticket.shards} | fields
-                _send(relay.link, header, numbers)
-        for group, held in self._held.items():
-            # A relay still waits for a slow worker, whose request another has computed.
-            if held.ticket.computed == len(held.ticket.requests) and not held.flushed:
-                held.flushed = True
-                for relay in held.jobs:
-                    _send(relay.link, {"flush": group})
+                header = {"orders": batch, "group": payload.number, "shards": ticket.shards} | plan | fields
+                send(relay.link, header, numbers)
+        self._held.ask()
 
     def silence(self, link: AnyLink, heard: float) -> float:
         """Seconds since a worker has said anything; its relay says for how long, however seldom we look.
@@ -230,7 +190,7 @@ class Relays:
             self._moving.discard(link)
             self._hub.drop(link)
         elif link.relay.seats.pop(link.seat, None) is not None:
-            _send(link.relay.link, {"drop": link.seat})
+            send(link.relay.link, {"drop": link.seat})
 
     def check(self, timeout: float) -> None:
         """Give up on relays that have ended or are silent; :meth:`wait` reports their workers.
@@ -249,6 +209,7 @@ class Relays:
                 relay.waiting.clear()
             elif relay.link is not None and self._clock() - relay.heard > timeout:
                 self._lose(relay, f"no sign of life for {timeout:g} s")
+        self._held.abort(self._by_link.values(), COLLECTING)
 
     def _lose(self, relay: NodeRelay, reason: str) -> None:
         """Put back what a relay held, and let its workers come back."""
@@ -259,12 +220,8 @@ class Relays:
         if relay.link is not None:
             del self._by_link[relay.link]
             self._hub.drop(relay.link)
-        held_for = 0.0
-        for group, held in list(self._held.items()):
-            held_for = max(held_for, self._schedule.again(list(held.jobs.pop(relay, {}).values())))
-            held.flushed = False
-            if not held.jobs:
-                del self._held[group]
+        held_for = self._held.lose(relay)
+        self._mend(relay)
         self._on_lost(relay, reason, held_for)
         self._news += [(seat, None) for seat in relay.seats.values()]
         for link in relay.direct:
@@ -274,6 +231,11 @@ class Relays:
             if not self._sent_on(link, greeting):
                 self._news.append((link, greeting))
 
+    def _mend(self, relay: NodeRelay) -> None:
+        """Send and compute again what others may not have got from a relay, or to it."""
+        self._spread.mend(relay)
+        self._held.abort(self._by_link.values())
+
     def close(self) -> None:
         """End all relays. May be called twice."""
         relays, self._relays = self._relays, {}
@@ -281,26 +243,9 @@ class Relays:
             relay.process.end()
 
 
-def _send(link: Link | None, *message: Any) -> None:
-    """Send to a link that may have closed, which the hub reports."""
-    assert link is not None
-    try:
-        link.send(*message)
-    except LinkClosed:
-        return
-
-
 def _of_seats(header: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     """A relay's report on its workers, by seat."""
     for seat, silent in header.get("beat", []):
         yield seat, {"silent": silent}
-    for seat, job, seconds in header.get("done", []):
-        yield seat, {"job": job, "seconds": seconds, "held": True}
-
-
-def _below(fields: dict[str, Any], job: Job) -> bool:
-    """Whether a request is a part of a sum."""
-    request = job.request
-    assert isinstance(request, GradientRequest)
-    shift: int = fields["level"] - request.level
-    return bool(request.shard >> shift == fields["number"]) if shift >= 0 else False
+    for seat, job, seconds, attempt in header.get("done", []):
+        yield seat, {"job": job, "seconds": seconds, "held": attempt}

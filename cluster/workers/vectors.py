@@ -92,6 +92,14 @@ class Receiver:
         self._segments: set[int] = set()
         self._payloads: deque[int] = deque(maxlen=KEPT)
 
+    def note(self, payload: Payload) -> None:
+        """Count a payload as sent, by others.
+
+        Args:
+            payload: vectors.
+        """
+        self._payloads.append(payload.number)
+
     def header(self, payload: Payload, vectors: Vectors) -> tuple[dict[str, object], Bytes, tuple[int, ...]]:
         """How a request says where its vectors are: fields of its header, numbers to send, descriptors to send.
 

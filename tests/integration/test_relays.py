@@ -8,8 +8,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="relays share me
 
 PATIENT = {"cluster__start_timeout": 300, "cluster__heartbeat_timeout": 60}  # with a machine that has other work
 
-# Two nodes beside that of the driver, which has no room for workers.
-NODES = """
+# Nodes beside that of the driver, which has no room for workers.
+ON_NODES = """
 import gc, signal
 from pathlib import Path
 import psutil
@@ -18,7 +18,7 @@ from cluster.workers.relayed import RelayedLink
 from cluster.workers.transport.link import Link
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-for _ in range(2):
+for _ in range(NODES):
     cluster.add_node(num_cpus=4)
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False)
@@ -138,11 +138,49 @@ cluster.shutdown()
 print(json.dumps(result))
 """
 
+AMONG_THEMSELVES = """
+from cluster.workers import held, spread
+
+held.FAN_IN = spread.FAN_IN = 2  # so that four relays are many
+parts = set()  # relays that have sent collected sums to the driver
+on_part = held.HeldSums.on_part
+
+def noted(self, relay, header, numbers):
+    parts.add(relay.node)
+    on_part(self, relay, header, numbers)
+
+held.HeldSums.on_part = noted
+
+class Disturbed(Silence):
+    def after_step(self, learner, metrics):
+        if learner.step == 4:
+            self.senders = len(parts)
+            processes("RelayActor")[0].kill()
+
+alone = train(InlinePool(build(config)))
+
+def disturbed():
+    pool = RayPool(build(configured(workers=4)))
+    wait_until(lambda: all_relayed(pool), pool)
+    setup, changes = build(config), Disturbed()
+    learner = Learner(config.outer, setup.layout, setup.initial_params())
+    meta_train(config, learner, pool, changes, StopFlag())
+    wait_until(lambda: all_relayed(pool), pool)  # some workers may not have been asked for anything since
+    pool.close()
+    return {"same": learner.fingerprint == alone, "failures": pool.failures, "senders": changes.senders}
+
+result = disturbed()
+result["left"] = left_in_the_end()
+ray.shutdown()
+cluster.shutdown()
+print(json.dumps(result))
+"""
+
 
 def test_the_drivers_bytes_grow_with_nodes_and_not_with_workers(make_config, outcome):
     model = {"name": "mlp", "hidden": [40, 40]}
     config = make_config(model=model, meta_batch=16, shard=1, cluster__copies=False, **PATIENT)
-    rows = outcome(NODES + TRAFFIC, config)["rows"]
+    rows = outcome("NODES = 2" + ON_NODES + TRAFFIC, config)["rows"]
     assert [row["same"] for row in rows] == [True] * 3
     assert [row["nodes"] for row in rows] == [2] * 3
     vector = 4 * 1761
@@ -155,7 +193,7 @@ def test_the_drivers_bytes_grow_with_nodes_and_not_with_workers(make_config, out
 
 def test_a_relay_and_a_worker_behind_one_are_lost_without_a_changed_bit(make_config, outcome):
     config = make_config(outer__steps=40, meta_batch=16, shard=1, cluster__start_timeout=300)
-    result = outcome(NODES + FAILURES, config)
+    result = outcome("NODES = 2" + ON_NODES + FAILURES, config)
     assert result["same"]
     relay, worker, hang = result["failures"]
     assert relay.startswith("the relay of node")
@@ -163,3 +201,13 @@ def test_a_relay_and_a_worker_behind_one_are_lost_without_a_changed_bit(make_con
     assert "no sign of life for 5 s" in hang
     assert result["left"] == []
     print({what: f"{seconds:.1f} s" for what, seconds in result["took"].items()})
+
+
+def test_four_nodes_add_up_among_themselves_and_one_relay_is_lost(make_config, outcome):
+    config = make_config(outer__steps=8, meta_batch=16, shard=1, **PATIENT)
+    result = outcome("NODES = 4" + ON_NODES + AMONG_THEMSELVES, config)
+    assert result["same"]
+    assert result["senders"] == 2
+    (failure,) = result["failures"]
+    assert failure.startswith("the relay of node")
+    assert result["left"] == []

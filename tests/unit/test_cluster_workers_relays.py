@@ -22,7 +22,7 @@ from ray.exceptions import GetTimeoutError
 from cluster.config.overrides import with_overrides
 from cluster.config.schema import parse
 from cluster.training.reduction import GradientSum, sum_gradients
-from cluster.workers import actor, member, ray_pool, relay, relays
+from cluster.workers import held, member, peers, ray_pool, relay, relays, serving, tree
 from cluster.workers.messages import (
     FisherProduct,
     FisherReply,
@@ -37,6 +37,7 @@ from cluster.workers.messages import (
     gradient_requests,
     scores_requests,
 )
+from cluster.workers.post import Post
 from cluster.workers.ray_pool import RayPool
 from cluster.workers.relayed import RelayedLink
 from cluster.workers.transport.hub import Address, connect
@@ -125,8 +126,7 @@ class House:
         self.deaf: set[int] = set()  # numbers of relays that connect and say nothing more
         self.late = 0.0  # seconds until a relay connects
         self.by_thread: dict[int, Process] = {}
-        monkeypatch.setattr(actor, "connect", self.connect)
-        monkeypatch.setattr(actor, "ray", SimpleNamespace(get_runtime_context=self.context))
+        monkeypatch.setattr(serving, "connect", self.connect)
         monkeypatch.setattr(member, "ray", SimpleNamespace(get=self.get))
         monkeypatch.setattr(ray_pool, "start_actor", lambda setup: SimpleNamespace(serve=self, kill=None))
         monkeypatch.setattr(ray_pool, "RelayProcess", self.start_relay)
@@ -140,10 +140,6 @@ class House:
         monkeypatch.setattr(ray_pool, "ray", fake)
         nodes = SimpleNamespace(changes=list, close=lambda: None)
         monkeypatch.setattr(ray_pool, "Nodes", lambda: nodes)
-
-    def context(self) -> Any:
-        own = self.by_thread[threading.get_ident()]
-        return SimpleNamespace(get_node_id=lambda: own.node)
 
     def get(self, serving: Process, timeout: float) -> None:
         del timeout
@@ -166,13 +162,13 @@ class House:
 
     def remote(self, address: Address, node: str, number: int, start: int) -> Process:
         """Start a worker."""
-        made = object.__new__(actor.WorkerActor)
+        made = object.__new__(serving.Server)
 
         def work() -> None:
             self.by_thread[threading.get_ident()] = process
             made._worker = process.worker  # type: ignore[assignment]
             made._data, made._dtype = "", np.dtype("float32")
-            made.serve(address, node, number, start)
+            made.serve(Post(address=address, pool_node=node, node=process.node, number=number, start=start))
 
         process = Process(self.nodes[number % len(self.nodes)], work)
         self.workers.append(process)
@@ -187,10 +183,10 @@ class House:
             with contextlib.suppress(OSError, LinkClosed):
                 up = self.connect(address, same_machine=False, patience=5)
                 if self.relays.index(process) in self.deaf:
-                    up.send({"relay": node, "local": "nobody"})
+                    up.send({"relay": node, "local": "nobody", "at": [node, "127.0.0.1", 1]})
                     while up.receive():
                         pass
-                relay.Relay(up, node, address.secret).run()
+                relay.Relay(up, node, address.secret, "127.0.0.1").run()
             for link in process.links:
                 link.close()
 
@@ -213,7 +209,7 @@ def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     """Nodes, at the end of which no thread and no descriptor is left."""
     gc.collect()
     before, threads = descriptors(), set(threading.enumerate())
-    monkeypatch.setattr(actor, "BEAT", 0.05)
+    monkeypatch.setattr(serving, "BEAT", 0.05)
     monkeypatch.setattr(relay, "BEAT", 0.05)
     monkeypatch.setattr(ray_pool, "LONGEST_WAIT", 0.05)
     made = House(monkeypatch)
@@ -354,7 +350,7 @@ def test_what_a_lost_relay_held_is_computed_again(opened: Callable[..., RayPool]
     for process in house.workers:
         process.worker.before = wait
     ticket = pool.submit(gradient_requests(0, 27, 2, 3), THETA)  # two blocks
-    held = pool._relays._held
+    held = pool._relays._held._held
 
     def first_computed() -> bool:
         pool.poll()
@@ -500,3 +496,91 @@ def test_a_silent_worker_behind_a_relay_is_replaced(
     assert failure.startswith("worker 0 was lost (no sign of life for 1 s)")
     assert len(house.relays) == 1
     assert same(summed(pool), expected())
+
+
+MANY = list("abcdefghi")  # nodes: more than send to the pool themselves
+
+
+def everybody_relayed(pool: RayPool) -> None:
+    """Wait until all workers are behind relays, which are all linked."""
+
+    def there() -> bool:
+        pool.poll()
+        return [type(link) for link in pool._by_link] == [RelayedLink] * pool.workers
+
+    wait_for(there, "all workers behind relays", seconds=60)
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Node and bytes of each message with collected sums that the pool receives."""
+    received: list[tuple[str, int]] = []
+    on_part = held.HeldSums.on_part
+
+    def noted(self: held.HeldSums, by: Any, header: Any, numbers: Any) -> None:
+        received.append((by.node, len(numbers)))
+        on_part(self, by, header, numbers)
+
+    monkeypatch.setattr(held.HeldSums, "on_part", noted)
+    return received
+
+
+@pytest.mark.parametrize("chunk", [tree.CHUNK, 600])
+def test_many_relays_add_up_among_themselves_to_the_same_bits(
+    opened: Callable[..., RayPool], monkeypatch: pytest.MonkeyPatch, parts: list[tuple[str, int]], chunk: int
+) -> None:
+    monkeypatch.setattr(tree, "CHUNK", chunk)
+    pool = opened(MANY, "cluster.copies=false")
+    everybody_relayed(pool)
+    for step in range(6):
+        theta = THETA * np.float32(1 + step)
+        for level in range(3):
+            parts.clear()
+            assert same(summed(pool, step, level, theta), expected(step, theta))
+            assert len({node for node, _ in parts}) == tree.FAN_IN
+            assert len(parts) == tree.FAN_IN * -(-4 * SIZE // chunk)
+    assert pool.failures == []
+    scores = list(pool.gather(pool.submit(scores_requests(0, "val", 5, 2, (1,)), THETA, background=True)))
+    assert sorted(len(reply.buffer) for reply in scores) == [1, 2, 2]
+
+
+def test_a_relay_lost_while_others_wait_for_its_sums(
+    opened: Callable[..., RayPool], house: House, monkeypatch: pytest.MonkeyPatch, parts: list[tuple[str, int]]
+) -> None:
+    pool = opened(MANY)
+    everybody_relayed(pool)
+    for step in range(2):
+        assert same(summed(pool, step), expected(step))
+    collect, killed = relay.Relay._collect, []
+
+    def die(self: relay.Relay, header: dict[str, Any]) -> None:
+        own = house.by_thread[threading.get_ident()]
+        if header["below"] and header["to"] is None and not killed:  # others wait for it, and it for others
+            killed.append(own.node)
+            own.end()
+            return
+        collect(self, header)
+
+    monkeypatch.setattr(relay.Relay, "_collect", die)
+    for step in range(2, 8):
+        assert same(summed(pool, step), expected(step))
+    everybody(pool)
+    (failure,) = pool.failures
+    assert f"({killed[0]}) was lost" in failure
+    assert parts
+
+
+def test_relays_that_cannot_reach_each_other_send_to_the_pool(
+    opened: Callable[..., RayPool], monkeypatch: pytest.MonkeyPatch, parts: list[tuple[str, int]]
+) -> None:
+    def refuse(*where: Any, **how: Any) -> Link:
+        del where, how
+        raise OSError("cut")
+
+    monkeypatch.setattr(peers, "connect", refuse)
+    pool = opened(MANY)
+    everybody_relayed(pool)
+    for step in range(4):
+        assert same(summed(pool, step), expected(step))
+    assert pool.failures == []
+    assert {node for node, _ in parts} == set(MANY)

@@ -95,6 +95,10 @@ class Hub:
         finally:
             self._strangers.discard(connection)
         self._arrivals.put(Link(connection))
+        self.ring()
+
+    def ring(self) -> None:
+        """Have :meth:`wait` look at once what other threads have done."""
         with contextlib.suppress(OSError):  # the hub is being closed; it drops whoever has arrived
             self._ringer.send(b"!")
 
