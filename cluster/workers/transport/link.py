@@ -108,17 +108,18 @@ class Link:
             self._flush()
 
     def _flush(self) -> None:
+        outgoing = self._outgoing  # another thread may close the link meanwhile, which leaves this one as it is
         try:
-            while self._outgoing:
-                data, descriptors = self._outgoing[0]
+            while outgoing:
+                data, descriptors = outgoing[0]
                 if descriptors:
                     sent = socket.send_fds(self._socket, [data], list(descriptors))
                 else:
                     sent = self._socket.send(data)
                 if sent == len(data):
-                    self._outgoing.popleft()
+                    outgoing.popleft()
                 else:
-                    self._outgoing[0] = (data[sent:], ())
+                    outgoing[0] = (data[sent:], ())
         except BlockingIOError:
             return
         except OSError as error:
@@ -178,7 +179,7 @@ class Link:
     def close(self) -> None:
         """Close the socket, and descriptors that nobody took. May be called twice."""
         self._socket.close()
-        self._outgoing.clear()
+        self._outgoing = deque()
         descriptors, self._descriptors = self._descriptors, []
         for descriptor in descriptors:
             os.close(descriptor)
