@@ -39,6 +39,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "conv4": "meta.models:Conv4",
         "gaussian": "meta.policy:GaussianPolicy",
         "mlp": "meta.models:MLP",
+        "multi_categorical": "meta.policy:MultiCategoricalPolicy",
         "resnet12": "meta.models:ResNet12",
     },
     "algorithm": {
