@@ -84,12 +84,13 @@ def _step(env: gymnasium.Env[Any, Any], action: Any) -> tuple[Any, ...]:
     """Returns the five results of an environment's step."""
     try:
         result: tuple[Any, ...] = env.step(action)
+        count = len(result)
     except ValueError as error:  # of a wrapper that unpacks them
-        if "expected 5, got 4" in str(error):
-            raise ValueError(f"expected step to return five values, received four; {LEGACY}") from error
-        raise
-    if len(result) != 5:
-        raise ValueError(f"expected step to return five values, received {len(result)}; {LEGACY}")
+        if "expected 5, got 4" not in str(error):
+            raise
+        count = 4
+    if count != 5:
+        raise ValueError(f"expected step to return five values, received {count}; {LEGACY}")
     return result
 
 
