@@ -32,6 +32,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "series": "tasks.series:Series",
         "sinusoid": "tasks.sinusoid:Sinusoid",
         "table": "tasks.table:Table",
+        "task_settable": "tasks.environments.settable:SettableTasks",
         "tabular": "tasks.environments.tabular:Tabular",
     },
     "model.name": {

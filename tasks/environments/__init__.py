@@ -26,6 +26,7 @@ def _register() -> None:
         )
     for name in ("FrozenLakeMaps", "Courier", "CartPolePhysics"):
         gymnasium.register(id=f"metaray/{name}-v0", entry_point=f"tasks.environments.small:{name}")
+    gymnasium.register(id="metaray/TaskSettable-v0", entry_point="tasks.environments.settable:TaskSettable")
 
 
 _register()

@@ -4,7 +4,7 @@ The identifiers ``metaray/…`` are registered by :mod:`tasks.environments`.
 """
 
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -36,7 +36,9 @@ class FrozenLakeMaps(FrozenLakeEnv):
     ) -> None:
         self._kind = (size, frozen, is_slippery)
         lake = _lake(map, *self._kind)
-        super().__init__(desc=lake.desc.astype(str).tolist(), is_slippery=is_slippery, render_mode=render_mode)
+        super().__init__(
+            desc=np.asarray(lake.desc).astype(str).tolist(), is_slippery=is_slippery, render_mode=render_mode
+        )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Returns the start; ``options`` may hold another map."""
@@ -69,7 +71,7 @@ class Courier(gymnasium.Env[dict[str, Any], Any]):
         steps: most steps, after which the episode is truncated.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, column: int = 0, row: int = 0, size: int = 5, steps: int = 20) -> None:
         if size < 3 or size % 2 == 0:
