@@ -105,7 +105,7 @@ def step_bare(identifier: str, arguments: dict[str, Any]) -> float:
     environment = gymnasium.make(identifier, **arguments).unwrapped
     environment.reset(seed=0)
     space: Any = environment.action_space
-    action = space.start if isinstance(space, gymnasium.spaces.Discrete) else np.full(space.shape, 0.3, space.dtype)
+    action = getattr(space, "start", np.full(space.shape, 0.3, space.dtype))
     taken, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < SECONDS:
         for _ in range(100):

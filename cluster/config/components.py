@@ -32,6 +32,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "series": "tasks.series:Series",
         "sinusoid": "tasks.sinusoid:Sinusoid",
         "table": "tasks.table:Table",
+        "task_settable": "tasks.environments.settable:SettableTasks",
         "tabular": "tasks.environments.tabular:Tabular",
     },
     "model.name": {
@@ -39,6 +40,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "conv4": "meta.models:Conv4",
         "gaussian": "meta.policy:GaussianPolicy",
         "mlp": "meta.models:MLP",
+        "multi_categorical": "meta.policy:MultiCategoricalPolicy",
         "resnet12": "meta.models:ResNet12",
     },
     "algorithm": {

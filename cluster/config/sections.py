@@ -127,6 +127,8 @@ class AdvantageConfig(Section):
     """Reward baseline: linear in features of observation and time, a small network, or none; fitted for each task."""
     normalise: Literal["none", "center", "standardise"] = "standardise"
     """Over a task's rollouts of one inner step."""
+    horizon: Literal["bootstrap", "end"] = "bootstrap"
+    """What follows a trajectory that was cut off: the value of the baseline, or nothing (``end``, as in rllab)."""
 
 
 class EvalConfig(Section):

@@ -20,7 +20,8 @@ def conditions(evaluation: Mapping[str, Any]) -> list[str]:
     if evaluation.get("kind_tasks"):
         parts.append(f"mean over kinds of task ({kinds_in_words(evaluation['kind_tasks'])})")
     if is_rl(evaluation):
-        return [*parts, f"{trajectories(evaluation)} per inner step"]
+        encoding = [evaluation["encoding"]] if evaluation.get("encoding") else []
+        return [*parts, f"{trajectories(evaluation)} per inner step", *encoding]
     per_class = " per class" if evaluation["metric"] == "accuracy" else ""
     way, shot, query = (evaluation.get(key) for key in ("way", "shot", "query_per_class"))
     if way is not None and shot is not None:

@@ -139,5 +139,7 @@ def _spec(values: Mapping[str, Any], *, acted: bool) -> FamilySpec:
     """The spec of a package from plain values."""
     named = values.get("inputs", {})  # packages of earlier versions have none
     inputs = {name: InputSpec(**{**one, "shape": tuple(one["shape"])}) for name, one in named.items()}
-    cls = EnvironmentSpec if acted else FamilySpec
-    return cls(**{**values, "input_shape": tuple(values["input_shape"]), "inputs": inputs})
+    made = {**values, "input_shape": tuple(values["input_shape"]), "inputs": inputs}
+    if not acted:
+        return FamilySpec(**made)
+    return EnvironmentSpec(**{**made, "choices": tuple(values.get("choices", ()))})

@@ -25,7 +25,7 @@ from meta.context import Context
 from meta.episode import Examples
 from meta.inner import At
 from meta.params import Params
-from meta.policy import GaussianPolicy, Policy, PolicyMAML
+from meta.policy import GaussianPolicy, MultiCategoricalPolicy, Policy, PolicyMAML
 from meta.policy.advantages import AdvantageSettings, Trajectories
 from meta.policy.samples import as_examples
 from tasks.environments.contract import EnvironmentSpec
@@ -46,16 +46,17 @@ class AdaptablePolicy(Adaptable):
         require_shapes(package, algorithm.init(torch.Generator(), DTYPES[config.dtype]))
         self._policy = algorithm.model
         rows, size = ("T", "J", "N"), spec.input_shape
-        real, whole = Field("support_actions", "float64", (*rows, "H", spec.outputs)), ("int64", (*rows, "H"))
+        real = Field("support_actions", "float64", (*rows, "H", spec.outputs))
+        whole = Field("support_actions", "int64", (*rows, "H", spec.outputs) if spec.choices else (*rows, "H"))
         self.inputs = (
             Field("support_observations", "float64", (*rows, "H+1", *size)),
-            Field("support_actions", *whole) if spec.discrete else real,
+            whole if spec.discrete else real,
             Field("support_rewards", "float64", (*rows, "H")),
             Field("support_lengths", "int64", rows),
             Field("support_terminated", "bool", rows),
             Field("query_observations", "float64", ("T", "Q", *size)),
         )
-        width = spec.outputs if spec.discrete else self._policy.width
+        width = spec.outputs if spec.single else self._policy.width
         self.output = Field("predictions", config.dtype, ("T", "Q", width))
 
     def check(self, given: Arrays, inner_steps: int, inner_lr: float) -> dict[str, NDArray[Any]]:
@@ -80,7 +81,8 @@ class AdaptablePolicy(Adaptable):
     def adapted(self, arrays: Arrays, inner_steps: int, inner_lr: float, run: Run | None = None) -> NDArray[Any]:
         """Distributions [T, Q, …] of the adapted policy's actions.
 
-        Probabilities of discrete actions; means, then deviations, of a Gaussian policy; of another policy its outputs.
+        Probabilities of discrete actions, of several whole numbers those of each, side by side; means, then deviations,
+        of a Gaussian policy; of another policy its outputs.
 
         Args:
             arrays: as :meth:`check` gives them, of T tasks.
@@ -134,7 +136,7 @@ class AdaptablePolicy(Adaptable):
         """One batch of trajectories as the algorithm takes them, [T, N · H, …], with the policies that acted."""
         kinds = ("observations", "actions", "rewards", "lengths", "terminated")
         observations, actions, rewards, lengths, terminated = (arrays[f"support_{kind}"][:, number] for kind in kinds)
-        actions = actions[..., None] if self._spec.discrete else actions
+        actions = actions[..., None] if self._spec.single else actions
         times = np.arange(rewards.shape[-1] + 1)
         taken = times[:-1] < lengths[..., None]
         # What comes after an end is the caller's padding. As in rollouts: the last observation, and nothing else.
@@ -157,13 +159,17 @@ class AdaptablePolicy(Adaptable):
         horizon = arrays["support_rewards"].shape[-1]
         if not ((lengths >= 1) & (lengths <= horizon)).all():
             raise ValueError(f"support_lengths: expected from 1 to the {horizon} steps given, received {lengths}")
-        allowed = (actions >= 0) & (actions < self._spec.outputs)
+        most = np.array(self._spec.choices or self._spec.outputs)
+        allowed = (actions >= 0) & (actions < most)
         if self._spec.discrete and not allowed[np.arange(horizon) < lengths[..., None]].all():
-            raise ValueError(f"support_actions: expected from 0 to {self._spec.outputs - 1}, received {actions}")
+            limit = " and ".join(str(number - 1) for number in most.ravel())
+            raise ValueError(f"support_actions: expected from 0 to {limit}, received {actions}")
 
     def _distributions(self, outputs: Tensor) -> Tensor:
-        if self._spec.discrete:
+        if self._spec.single:
             return _probabilities(self._policy, outputs)
+        if isinstance(self._policy, MultiCategoricalPolicy):
+            return torch.cat([one.softmax(dim=-1) for one in self._policy.components(outputs)], dim=-1)
         if isinstance(self._policy, GaussianPolicy):
             mean, log_std = outputs.tensor_split(2, dim=-1)
             outputs = torch.cat([mean, log_std.exp()], dim=-1)
@@ -173,6 +179,7 @@ class AdaptablePolicy(Adaptable):
 def _probabilities(policy: Policy, outputs: Tensor) -> Tensor:
     """Probabilities [T, Q, A] of discrete actions under distributions [T, Q, M]."""
     rows = outputs.flatten(0, 1)
+    assert isinstance(policy.outputs, int)
     each = [policy.log_probability(rows, rows.new_full((len(rows), 1), action)) for action in range(policy.outputs)]
     probabilities: Tensor = torch.stack(each, dim=-1).exp().unflatten(0, outputs.shape[:2])
     return probabilities

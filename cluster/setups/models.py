@@ -37,13 +37,13 @@ def resolve_offering(key: str, name: str, *members: str) -> type[Any]:
     return cls
 
 
-def build_model(config: Config, inputs: Shape, outputs: int) -> Model:
+def build_model(config: Config, inputs: Shape, outputs: int | tuple[int, ...]) -> Model:
     """The network for inputs and outputs of a family.
 
     Args:
         config: names the class and its own parameters, ``model.*``.
         inputs: shape of one input, or shapes by name.
-        outputs: number of outputs.
+        outputs: number of outputs, or what a policy of several whole numbers takes.
 
     Raises:
         ValueError: if the network takes one tensor and the family has several.

@@ -29,6 +29,7 @@ from meta.policy.samples import blank
 from tasks.environments.contract import EnvironmentFamily, EnvironmentSpec
 from tasks.family import Split
 
+BUILT_IN = ("gaussian", "categorical", "multi_categorical")  # policies by name
 ONE_BATCH = ("trpo", "ppo")  # outer steps that use a batch of rollouts more than once
 
 
@@ -100,6 +101,7 @@ class PolicySetup(BaseSetup):
             "batch_norm": None,
             "horizon": spec.horizon,
             "later_lr": self.config.eval.later_lr,
+            **({"encoding": spec.encoding} if spec.encoding else {}),
         }
 
     def sampling(self) -> dict[str, Any]:
@@ -190,22 +192,31 @@ def build_policy_algorithm(config: Config, spec: EnvironmentSpec) -> PolicyMAML:
 
 
 def _policy(config: Config, size: int, spec: EnvironmentSpec) -> Policy:
-    policy: Any = build_model(config, (size,), spec.outputs)
+    fit = "multi_categorical" if spec.choices else "categorical" if spec.discrete else "gaussian"
+    if config.model.name in BUILT_IN and config.model.name != fit:
+        raise _unfit(config, spec, fit)
+    policy: Any = build_model(config, (size,), spec.choices or spec.outputs)
     discrete = getattr(policy, "discrete", None)
     if discrete is None:
         raise ConfigError(
-            f"model.name: expected a policy for family '{config.task.family}' (gaussian, categorical, or a class with "
+            f"model.name: expected a policy for family '{config.task.family}' ({', '.join(BUILT_IN)}, or a class with "
             f"the members of meta.policy.Policy), received '{config.model.name}'"
         )
     if discrete != spec.discrete:
-        fit = "categorical" if spec.discrete else "gaussian"
-        kind = f"{spec.outputs} discrete actions" if spec.discrete else f"actions of {spec.outputs} real numbers"
-        raise ConfigError(
-            f"model.name: expected a policy for {kind} of family '{config.task.family}', received "
-            f"'{config.model.name}'; set model.name={fit}"
-        )
+        raise _unfit(config, spec, fit)
     built: Policy = policy
     return built
+
+
+def _unfit(config: Config, spec: EnvironmentSpec, fit: str) -> ConfigError:
+    """The error that a policy's actions are not those of the environments."""
+    kind = f"{spec.outputs} discrete actions" if spec.discrete else f"actions of {spec.outputs} real numbers"
+    if spec.choices:
+        kind = f"actions of {spec.outputs} whole numbers ({', '.join(map(str, spec.choices))} values)"
+    return ConfigError(
+        f"model.name: expected a policy for {kind} of family '{config.task.family}', received "
+        f"'{config.model.name}'; set model.name={fit}"
+    )
 
 
 def require_no_policies(config: Config) -> None:

@@ -1,6 +1,7 @@
 """Records a training, meaning metrics, validation and checkpoints, while the workers compute."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,6 +46,12 @@ class Validated:
     diverged: float
 
 
+OUTSIDE = (
+    "observations left their declared space (metric outside_share) and were treated as task.outside says: "
+    "correct the environment's observation_space, or set task.outside=clip"
+)
+
+
 class Recorder:
     """Records one training.
 
@@ -66,7 +73,9 @@ class Recorder:
         self._config = config
         self._setup = setup
         self._folder = folder
-        self._standstill = Standstill(folder.info.get("warnings", ()))
+        before = folder.info.get("warnings", ())
+        self._standstill = Standstill([warning for warning in before if warning != OUTSIDE])
+        self._outside = OUTSIDE in before
         self._kinds = task_kinds(setup, "val", config.eval.val_tasks)
         self._store = folder.checkpoints
         self._pool = pool
@@ -94,7 +103,7 @@ class Recorder:
     @property
     def warnings(self) -> list[str]:
         """Warnings about the training, each a sentence."""
-        return self._standstill.warnings
+        return self._standstill.warnings + ([OUTSIDE] if self._outside else [])
 
     def after_step(self, learner: Learner, metrics: Mapping[str, float]) -> None:
         """Record a step, and start validation and checkpoint if they are due; never waits for workers.
@@ -108,6 +117,10 @@ class Recorder:
         self._progress.update(learner.step, metrics)
         share = learner.lr_share(learner.step - 1)
         if self._standstill.update(learner.step, metrics, moved=learner.moved, lr_share=share):
+            self._note_warnings()
+        if metrics.get("outside_share", 0.0) > 0 and not self._outside:
+            self._outside = True
+            print(f"warning: {OUTSIDE}", file=sys.stderr, flush=True)
             self._note_warnings()
         if self._validation is not None:
             self._pool.poll()

@@ -107,6 +107,7 @@ class Sampled:
         episodes: the rollouts as episodes of the shard's tasks.
         returns: mean returns [T] before and after each inner step.
         environment_steps: steps taken in each task, [T].
+        outside: observations of each task outside their declared space, [T], of environments that count them.
         seconds: time that sampling took.
         products: multiplies with the Hessian of KL on these rollouts, once that has been asked for.
     """
@@ -115,6 +116,7 @@ class Sampled:
     returns: list[Numbers]
     environment_steps: Numbers
     seconds: float
+    outside: Numbers | None = None
     products: Callable[[Params], Params] | None = None
 
 
@@ -183,6 +185,8 @@ class RolloutWork:
         if len(sampled.returns) > 1:
             metrics["return_before"] = self._row(sampled.returns[0])
         metrics["environment_steps"] = self._row(sampled.environment_steps)
+        if sampled.outside is not None:
+            metrics["outside_share"] = self._row(sampled.outside / sampled.environment_steps)
         metrics["sampling_seconds"] = torch.full_like(metrics["return"], sampled.seconds / len(sampled.returns[0]))
         flat = setup.layout.flatten(gradient)
         names = tuple(sorted(metrics))
@@ -216,16 +220,19 @@ class RolloutWork:
         began, keys = time.perf_counter(), self._keys(tasks)
         support: list[Examples] = []
         returns: list[Numbers] = []
-        taken = np.zeros(len(keys))
+        taken, outside, counted = np.zeros(len(keys)), np.zeros(len(keys)), True
         for rollouts, examples in self.walk(keys, params, steps):
             support.append(examples())
             returns.append(rollouts.returns)
             taken += rollouts.taken.sum(axis=(1, 2))
+            counted = rollouts.outside is not None
+            outside += rollouts.outside if rollouts.outside is not None else 0
         return Sampled(
             episodes=_episodes(support),
             returns=returns,
             environment_steps=taken,
             seconds=time.perf_counter() - began,
+            outside=outside if counted else None,
         )
 
     def walk(

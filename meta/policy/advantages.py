@@ -13,6 +13,7 @@ from meta.policy.values import value_network
 
 Baseline = Literal["none", "linear", "value"]
 Normalise = Literal["none", "center", "standardise"]
+Horizon = Literal["bootstrap", "end"]
 
 RIDGE = 1e-5
 LARGEST = 10.0  # features of observations beyond this are cut off
@@ -44,12 +45,15 @@ class AdvantageSettings(NamedTuple):
         gae_lambda: λ of generalised advantage estimation, from 0 (one-step errors) to 1 (whole returns).
         baseline: the estimate V of the return to go, fitted per task.
         normalise: ``center`` subtracts each task's mean, ``standardise`` also divides by its deviation.
+        horizon: what follows where a trajectory was cut off. ``bootstrap``: the baseline's value; ``end``: nothing, as
+            if the task had ended there, which is what rllab does (Duan et al. 2016).
     """
 
     discount: float
     gae_lambda: float
     baseline: Baseline
     normalise: Normalise
+    horizon: Horizon = "bootstrap"
 
 
 def advantages(trajectories: Trajectories, settings: AdvantageSettings) -> Tensor:
@@ -57,13 +61,15 @@ def advantages(trajectories: Trajectories, settings: AdvantageSettings) -> Tenso
 
     A_t = Σ_k (γλ)^k δ_{t+k},  δ_t = r_t + γ V(s_{t+1}) - V(s_t)  (Schulman et al. 2016, eqs. 11, 16)
 
-    with V(s_{t+1}) = 0 where the task has terminated, and the baseline's value where the trajectory was cut off.
-    Each task's numbers depend on its own rollouts alone.
+    with V(s_{t+1}) = 0 where the task has terminated, and the baseline's value where the trajectory was cut off, or 0
+    there as well with ``horizon: end``. Each task's numbers depend on its own rollouts alone.
 
     Args:
         trajectories: the rollouts of T tasks.
-        settings: γ, λ, baseline and normalisation.
+        settings: γ, λ, baseline, normalisation and what follows a cut.
     """
+    if settings.horizon == "end":
+        trajectories = trajectories._replace(terminated=torch.ones_like(trajectories.terminated))
     rewards, taken, terminated = trajectories.rewards, trajectories.taken, trajectories.terminated
     values = _values(trajectories, settings)
     ended = _last_steps(taken) & terminated[..., None]

@@ -17,12 +17,18 @@ class Policy(Protocol):
     Constructed as ``cls(inputs=…, outputs=…)``.
 
     Attributes:
-        discrete: whether actions are numbers 0 … A-1 instead of real vectors.
-        outputs: size A of an action, or the number of actions where they are discrete.
+        discrete: whether actions are whole numbers from 0 on instead of real vectors.
     """
 
     discrete: ClassVar[bool]
-    outputs: int
+
+    @property
+    def outputs(self) -> int | tuple[int, ...]:
+        """Size A of an action, or the number of actions where they are discrete.
+
+        Where an action is several whole numbers, A of them, the numbers of values that each may take.
+        """
+        ...
 
     @property
     def width(self) -> int:
@@ -47,7 +53,7 @@ class Policy(Protocol):
 
         Args:
             outputs: distributions [B, M].
-            actions: [B, A], or numbers [B, 1] if discrete.
+            actions: [B, A], real or whole numbers; [B, 1] if an action is one of several.
         """
         ...
 
@@ -56,17 +62,19 @@ class Policy(Protocol):
         ...
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """Returns actions [B, A], or numbers [B, 1] if discrete, a pure function of the arguments.
+        """Returns actions [B, A], or [B, 1] if an action is one of several, a pure function of the arguments.
 
         Args:
             outputs: distributions [B, M].
-            noise: standard normal numbers [B, A], or uniform ones in [0, 1), [B, 1], if discrete.
+            noise: standard normal numbers in the shape of the actions, or uniform ones in [0, 1) if discrete.
         """
         ...
 
 
 def action_columns(policy: Policy) -> int:
-    """Returns the size of one action: A, or 1 where actions are discrete."""
+    """Returns the size of one action: A, or 1 where an action is one of several."""
+    if isinstance(policy.outputs, tuple):
+        return len(policy.outputs)
     return 1 if policy.discrete else policy.outputs
 
 
@@ -211,24 +219,116 @@ class CategoricalPolicy:
 
     def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """Returns the log-probability [B] of actions given by their numbers [B, 1], under distributions [B, A]."""
-        chosen = actions == torch.arange(self.outputs, dtype=actions.dtype, device=actions.device)
-        return (torch.log_softmax(outputs, dim=-1) * chosen).sum(dim=-1)
+        return log_categorical(outputs, actions)
 
     def divergence(self, old: Tensor, new: Tensor) -> Tensor:
         """Returns Σ_a p (log p - log p'), [B], of distributions [B, A]."""
-        before, after = torch.log_softmax(old, dim=-1), torch.log_softmax(new, dim=-1)
-        return (torch.exp(before) * (before - after)).sum(dim=-1)
+        return categorical_divergence(old, new)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
         """Returns the numbers [B, 1] of the actions at which the cumulated probability passes uniform noise [B, 1]."""
-        passed = torch.softmax(outputs, dim=-1).cumsum(dim=-1)[..., :-1] <= noise
-        return passed.to(outputs.dtype).sum(dim=-1, keepdim=True)
+        return categorical_sample(outputs, noise)
 
 
-def _network(policy: GaussianPolicy | CategoricalPolicy) -> MLP:
+@dataclass(frozen=True, kw_only=True)
+class MultiCategoricalPolicy:
+    """A distribution over A whole numbers that are independent of each other at an observation.
+
+    One network gives the unnormalised log-probabilities of every component, side by side.
+
+    Attributes:
+        inputs: shape of one observation.
+        outputs: number of values n_a of each component, A of them.
+        hidden: units of each hidden layer; none gives a linear policy.
+        activation: ``relu`` or ``tanh``.
+        init_std: deviation of the weights at the start, as in :class:`CategoricalPolicy`.
+
+    >>> policy = MultiCategoricalPolicy(inputs=(4,), outputs=(3, 2))
+    >>> params = policy.init(torch.Generator().manual_seed(0), torch.float32)
+    >>> policy.sample(policy.apply(params, torch.zeros(7, 4)), torch.full((7, 2), 0.5)).shape
+    torch.Size([7, 2])
+    """
+
+    discrete: ClassVar[bool] = True
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    hidden: tuple[int, ...] = (100, 100)
+    activation: Literal["relu", "tanh"] = "relu"
+    init_std: float | Literal["glorot"] | None = "glorot"
+
+    def __post_init__(self) -> None:
+        """Checks the numbers of values; the network checks the other sizes."""
+        if not isinstance(self.outputs, tuple) or not self.outputs or min(self.outputs) < 1:
+            raise ValueError(f"outputs: expected a tuple of numbers of values above zero, received {self.outputs}")
+        _ = self.logits
+
+    @property
+    def width(self) -> int:
+        """Number of outputs, Σ_a n_a."""
+        return sum(self.outputs)
+
+    @property
+    def logits(self) -> MLP:
+        """The network whose outputs are the unnormalised log-probabilities."""
+        return _network(self)
+
+    def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
+        """Returns the network's parameters.
+
+        Args:
+            generator: CPU generator, the only source of randomness.
+            dtype: floating-point type of the parameters.
+        """
+        return self.logits.init(generator, dtype)
+
+    def apply(self, params: Params, inputs: Tensor) -> Tensor:
+        """Returns unnormalised log-probabilities [B, Σ n_a] for observations [B, O]."""
+        return self.logits.apply(params, inputs)
+
+    def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Returns Σ_a log π_a, [B], of whole numbers [B, A] under distributions [B, Σ n_a]."""
+        parts = zip(self.components(outputs), actions.split(1, dim=-1), strict=True)
+        return torch.stack([log_categorical(logits, column) for logits, column in parts]).sum(dim=0)
+
+    def divergence(self, old: Tensor, new: Tensor) -> Tensor:
+        """Returns the sum of the components' divergences, [B], of distributions [B, Σ n_a]."""
+        parts = zip(self.components(old), self.components(new), strict=True)
+        return torch.stack([categorical_divergence(before, after) for before, after in parts]).sum(dim=0)
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Returns whole numbers [B, A], each component by its own uniform noise [B, A]."""
+        parts = zip(self.components(outputs), noise.split(1, dim=-1), strict=True)
+        return torch.cat([categorical_sample(logits, column) for logits, column in parts], dim=-1)
+
+    def components(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Returns the unnormalised log-probabilities [..., n_a] of each component, of outputs [..., Σ n_a]."""
+        parts: tuple[Tensor, ...] = outputs.split(self.outputs, dim=-1)
+        return parts
+
+
+def log_categorical(logits: Tensor, numbers: Tensor) -> Tensor:
+    """Returns log-probabilities [B] of actions by their numbers [B, 1] under unnormalised ones [B, n]."""
+    chosen = numbers == torch.arange(logits.shape[-1], dtype=numbers.dtype, device=numbers.device)
+    return (torch.log_softmax(logits, dim=-1) * chosen).sum(dim=-1)
+
+
+def categorical_divergence(old: Tensor, new: Tensor) -> Tensor:
+    """Returns KL(old ‖ new), [B], of unnormalised log-probabilities [B, n]."""
+    before, after = torch.log_softmax(old, dim=-1), torch.log_softmax(new, dim=-1)
+    return (torch.exp(before) * (before - after)).sum(dim=-1)
+
+
+def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:
+    """Returns the numbers [B, 1] at which the cumulated probability passes uniform noise [B, 1]."""
+    passed = torch.softmax(logits, dim=-1).cumsum(dim=-1)[..., :-1] <= noise
+    return passed.to(logits.dtype).sum(dim=-1, keepdim=True)
+
+
+def _network(policy: GaussianPolicy | CategoricalPolicy | MultiCategoricalPolicy) -> MLP:
     return MLP(
         inputs=policy.inputs,
-        outputs=policy.outputs,
+        outputs=sum(policy.outputs) if isinstance(policy.outputs, tuple) else policy.outputs,
         hidden=policy.hidden,
         activation=policy.activation,
         init_std=policy.init_std,

@@ -16,7 +16,7 @@ class Samples(NamedTuple):
 
     Attributes:
         observations: [B, O].
-        actions: [B, A], as sampled ([B, 1] numbers if discrete).
+        actions: [B, A], as sampled ([B, 1] if an action is one of several).
         weights: [B]; 1 / (number of real steps), 0 for the padding after a trajectory's end. They sum to one.
         rewards: [B].
         advantages: [B].
@@ -110,7 +110,7 @@ def as_examples(
         policy: computes the log-probabilities of the actions.
         settings: how rewards become advantages.
         seen: observations, rewards and ends.
-        actions: [T, N, H, A], as sampled ([T, N, H, 1] numbers if discrete).
+        actions: [T, N, H, A], as sampled ([T, N, H, 1] if an action is one of several).
         outputs: [T, N, H, M], the distributions they were sampled from.
     """
     observed, rewards, taken, _ = seen

@@ -72,6 +72,11 @@ def _checked_spec(family: EnvironmentFamily) -> EnvironmentSpec:
         raise FamilyError(f"spec.input_shape: expected (O,), received {spec.input_shape}; flatten observations")
     if min(*spec.input_shape, spec.outputs, spec.horizon, spec.trajectories) < 1 or spec.description < 0:
         raise FamilyError(f"spec: expected sizes above zero, received {spec}")
+    if spec.choices and not (spec.discrete and len(spec.choices) == spec.outputs and min(spec.choices) > 0):
+        raise FamilyError(
+            f"spec.choices: expected {spec.outputs} numbers of values, as many as outputs, and discrete set, "
+            f"received {spec}"
+        )
     return spec
 
 
@@ -129,7 +134,10 @@ def _finish(lockstep: Lockstep, tasks: int, spec: EnvironmentSpec, invalid: bool
 def _actions(spec: EnvironmentSpec) -> Iterable[Numbers]:
     rng = TaskKey(0, "test", 0).rng("actions")
     for _ in range(spec.horizon + 1):
-        yield np.asarray(float(rng.integers(spec.outputs))) if spec.discrete else rng.standard_normal(spec.outputs)
+        if spec.choices:
+            yield rng.integers(spec.choices).astype(np.float64)
+        else:
+            yield np.asarray(float(rng.integers(spec.outputs))) if spec.discrete else rng.standard_normal(spec.outputs)
 
 
 def _check_step(step: Step, before: Numbers, ended: Array) -> None:

@@ -27,14 +27,24 @@ class EnvironmentSpec(FamilySpec):
     Attributes:
         objective: always ``return``.
         discrete: whether an action is one of ``outputs`` numbers 0, 1, …, or a vector of ``outputs`` real ones.
+        choices: number of values of each component, where an action is ``outputs`` whole numbers, each from 0 on;
+            ``discrete`` is then set as well.
+        encoding: how observations become numbers, in words, if they are not numbers in the environment itself.
         horizon: most steps H of a trajectory.
         trajectories: trajectories N per task and inner step.
     """
 
     objective: str = "return"
     discrete: bool = False
+    choices: tuple[int, ...] = ()
+    encoding: str = ""
     horizon: int
     trajectories: int
+
+    @property
+    def single(self) -> bool:
+        """Whether an action is one whole number, so that actions have no dimension of their own."""
+        return self.discrete and not self.choices
 
 
 class Step(NamedTuple):
@@ -56,7 +66,11 @@ class Step(NamedTuple):
 
 
 class Lockstep(Protocol):
-    """Environments of T tasks × N trajectories that step together."""
+    """Environments of T tasks × N trajectories that step together.
+
+    One that bounds its observations may have an attribute ``outside``, int64 [T]: how many observations of running
+    trajectories have left the bounds since the reset.
+    """
 
     def reset(self) -> Numbers:
         """Returns first observations, float64 [T, N, O]."""
@@ -66,8 +80,8 @@ class Lockstep(Protocol):
         """Takes one step of every trajectory and returns its results.
 
         Args:
-            actions: [T, N, A] as the policy sampled them (an environment clips to its bounds itself), or [T, N] whole
-                numbers where they are discrete. Those of ended trajectories are ignored.
+            actions: [T, N, A] as the policy sampled them (an environment clips to its bounds itself), or [T, N] where
+                an action is one of several. Those of ended trajectories are ignored.
 
         Raises:
             RolloutError: naming the task, if an environment raises or leaves its declared observation space.

@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces
 
+from tasks.environments.arguments import ANY, arguments_of, require_type
 from tasks.environments.contract import EnvironmentSpec, Lockstep, Numbers, Step
 from tasks.environments.rows import Rows, counts
-from tasks.environments.varied import Varied, kind, kinds, parse, require_type
-from tasks.environments.vectors import Pool, Vector, alone, numbers_of, together
+from tasks.environments.spaces import LEGACY, Actions, encoding
+from tasks.environments.varied import Choice, Varied, in_turn, kind, kinds, parse
+from tasks.environments.vectors import Pool, Vector, alone, together
 from tasks.family import TaskKey
 
 IDLE = 128  # vector environments that a family keeps for its next rollouts
@@ -23,11 +25,12 @@ IDLE = 128  # vector environments that a family keeps for its next rollouts
 class GymnasiumTasks:
     """Environments of one gymnasium identifier whose arguments, or options of reset, differ from task to task.
 
-    Observations are vectors or arrays of numbers (``Box``, flattened), actions real vectors (``Box``, clipped to their
-    bounds) or one of several (``Discrete``). First states come from seeds that are drawn per trajectory. An
-    environment has to draw all its random numbers from its own generator, ``self.np_random``, and ``reset(seed=…)`` has
-    to
-    restore its whole state: :func:`tasks.check_environment_family` checks both.
+    Observations are arrays of numbers (``Box``, flattened) or what gymnasium's ``FlattenObservation`` makes vectors of:
+    ``Discrete`` and ``MultiDiscrete`` (one-hot), ``MultiBinary``, ``Dict``, ``Tuple``. Actions are real vectors
+    (``Box``, clipped to their bounds), one of several (``Discrete``), or several whole numbers (``MultiDiscrete``,
+    ``MultiBinary``). First states come from seeds that are drawn per trajectory. An environment has to draw all its
+    random numbers from its own generator, ``self.np_random``, and ``reset(seed=…)`` has to restore its whole state:
+    :func:`tasks.check_environment_family` checks both.
 
     Attributes:
         id: a registered identifier, ``my_module:MyEnv-v0`` to import the module that registers it.
@@ -41,6 +44,10 @@ class GymnasiumTasks:
             ``options``: to ``reset(options={name: value})``, so that environments are built only once.
         vectorized: use the vector environment that is registered with the identifier. It has to accept
             ``autoreset_mode`` ``DISABLED``, a list of seeds, and actions for trajectories that are over.
+        outside: what becomes of observations outside the declared space, which are counted: ``pass`` leaves them as
+            they are, ``clip`` moves them to the bounds. Those that are not finite end the run.
+        stratified: every combination of choices comes equally often: of K combinations, each once among tasks
+            0 to K - 1, K to 2 K - 1, and so on, in an order drawn for each of these blocks.
         horizon: most steps H of a trajectory; gymnasium's own limit for the identifier holds as well.
         trajectories: trajectories N per task and inner step.
 
@@ -56,45 +63,64 @@ class GymnasiumTasks:
     vary: dict[str, list[Any] | dict[str, list[Any]]] | None = None
     via: Literal["kwargs", "options"] = "kwargs"
     vectorized: bool = False
+    outside: Literal["pass", "clip"] = "pass"
+    stratified: bool = False
     horizon: int = 200
     trajectories: int = 20
     varied: dict[str, Varied] = field(init=False, repr=False, compare=False)
     observation: spaces.Box = field(init=False, repr=False, compare=False)
-    action: spaces.Box | spaces.Discrete = field(init=False, repr=False, compare=False)
+    actions: Actions = field(init=False, repr=False, compare=False)
+    encoding: str = field(init=False, repr=False, compare=False)
     pool: Pool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Checks the arguments, and makes one environment to read its spaces."""
         counts(horizon=self.horizon, trajectories=self.trajectories)
-        if self.via not in ("kwargs", "options"):
-            raise ValueError(f"via: expected 'kwargs' or 'options', received '{self.via}'")
-        types = numbers_of(self.id)
-        for name, value in (self.kwargs or {}).items():
-            require_type(f"kwargs.{name}", types.get(name), value)
-        varied = parse(self.vary or {}, types if self.via == "kwargs" else {})
-        twice = sorted(varied.keys() & (self.kwargs or {}).keys()) if self.via == "kwargs" else []
-        if twice:
-            raise ValueError(f"vary: expected names that are not among kwargs, received {twice} in both")
+        for name, allowed in (("via", ("kwargs", "options")), ("outside", ("pass", "clip"))):
+            if getattr(self, name) not in allowed:
+                words = " or ".join(f"'{one}'" for one in allowed)
+                raise ValueError(f"{name}: expected {words}, received '{getattr(self, name)}'")
+        varied = self._parsed()
+        if self.stratified and not any(isinstance(one, Choice) for one in varied.values()):
+            raise ValueError("stratified: expected a choice among vary, received none; leave stratified out")
         derived: dict[str, Any] = {"varied": varied, "pool": Pool(IDLE)}
         for name, value in derived.items():
             object.__setattr__(self, name, value)
         try:
             env = alone(self.id, self.arguments(self.draw(TaskKey(0, "train", 0))))
+            derived = {"observation": env.observation_space, "actions": Actions(env.action_space)}
+            derived["encoding"] = encoding(env)
         except Exception as error:  # whatever a user's constructor raises
-            raise ValueError(f"id: cannot make '{self.id}': {error}") from error
-        object.__setattr__(self, "observation", _observation(self.id, env.observation_space))
-        object.__setattr__(self, "action", _action(self.id, env.action_space))
+            legacy = f"; {LEGACY}" if "gymnasium.Env" in str(error) else ""
+            raise ValueError(f"id: cannot make '{self.id}': {error}{legacy}") from error
         env.close()
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    def _parsed(self) -> dict[str, Varied]:
+        """The distributions of ``vary``, after a check of the names and types of all arguments."""
+        arguments, kwargs, vary = arguments_of(self.id), self.kwargs or {}, self.vary or {}
+        arguments.require_names("kwargs", kwargs)
+        for name, value in kwargs.items():
+            require_type(f"kwargs.{name}", arguments.types.get(name), value)
+        of_vary = arguments if self.via == "kwargs" else ANY
+        of_vary.require_names("vary", vary)
+        varied = parse(vary, of_vary.types)
+        twice = sorted(varied.keys() & kwargs.keys()) if self.via == "kwargs" else []
+        if twice:
+            raise ValueError(f"vary: expected names that are not among kwargs, received {twice} in both")
+        return varied
 
     @property
     def spec(self) -> EnvironmentSpec:
         """Sizes of the flattened spaces, horizon and trajectories."""
-        discrete = isinstance(self.action, spaces.Discrete)
         return EnvironmentSpec(
             input_shape=(math.prod(self.observation.shape),),
-            outputs=int(self.action.n) if isinstance(self.action, spaces.Discrete) else math.prod(self.action.shape),
+            outputs=self.actions.outputs,
             description=sum(one.size for one in self.varied.values()),
-            discrete=discrete,
+            discrete=self.actions.discrete,
+            choices=self.actions.choices,
+            encoding=self.encoding,
             horizon=self.horizon,
             trajectories=self.trajectories,
             kinds=kinds(self.varied),
@@ -107,7 +133,8 @@ class GymnasiumTasks:
     def draw(self, key: TaskKey) -> dict[str, Any]:
         """Returns the task's own values, by name."""
         rng = key.rng("task")
-        return {name: one.draw(rng) for name, one in self.varied.items()}
+        values = {name: one.draw(rng) for name, one in self.varied.items()}
+        return values | in_turn(self.varied, key) if self.stratified else values
 
     def arguments(self, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the constructor's arguments for a task with these values."""
@@ -143,36 +170,6 @@ class GymnasiumTasks:
         return _Together(self, Rows(keys, inner_step, self.trajectories))
 
 
-def _observation(identifier: str, space: spaces.Space[Any]) -> spaces.Box:
-    if not isinstance(space, spaces.Box):
-        raise ValueError(
-            f"id: expected '{identifier}' to have observations in a Box, received {space}; register it with the "
-            "wrapper gymnasium.wrappers.FlattenObservation"
-        )
-    return space
-
-
-def _action(identifier: str, space: spaces.Space[Any]) -> spaces.Box | spaces.Discrete:
-    if isinstance(space, spaces.Discrete) or (
-        isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    ):
-        return space
-    raise ValueError(
-        f"id: expected '{identifier}' to have actions in a Box of real numbers or in a Discrete space, "
-        f"received {space}; register it with a wrapper that changes them"
-    )
-
-
-def clipped(actions: Numbers, space: spaces.Box) -> Any:
-    """Returns a policy's actions clipped to the bounds of a space and cast to its dtype.
-
-    Args:
-        actions: [..., A], float64.
-        space: the environment's action space.
-    """
-    return np.clip(actions, space.low, space.high).astype(space.dtype)
-
-
 class _Together:
     """T vector environments of N environments each."""
 
@@ -182,9 +179,10 @@ class _Together:
         self._seeds: list[Any] = [family.seeds(key, rows.inner_step) for key in rows.keys]
         self._used: list[tuple[str, Vector]] = []
         weakref.finalize(self, family.pool.give, self._used)
-        self._low, self._high = (
-            np.asarray(bound, dtype=np.float64).ravel() for bound in (family.observation.low, family.observation.high)
-        )
+        bounds = family.observation.low, family.observation.high
+        self._low, self._high = (np.asarray(bound, dtype=np.float64).ravel() for bound in bounds)
+        bounded = np.isfinite(self._low).any() or np.isfinite(self._high).any()
+        self.outside = np.zeros(len(rows.keys), dtype=np.int64) if bounded else None
 
     def reset(self) -> Numbers:
         rows, family = self._rows, self._family
@@ -198,19 +196,21 @@ class _Together:
                 seen, _ = self._used[task][1].reset(seed=self._seeds[task], options=options)
                 observations[task] = np.reshape(seen, observations.shape[1:])
         rows.begin(observations)
-        self._check(observations)
-        return observations.copy()
+        rows.begin(observations)
+        if self.outside is not None:
+            self.outside = np.zeros_like(self.outside)
+        return rows.begin(self._bounded(observations))
 
     def step(self, actions: Numbers) -> Step:
         rows = self._rows
-        chosen = self._actions(actions)
+        chosen = self._family.actions.of(self._family.actions.checked(actions, rows))
         observations, rewards = rows.observations.copy(), np.zeros(rows.ended.shape)
         ends = np.zeros((2, *rows.ended.shape), dtype=np.bool_)
         for task in np.flatnonzero(~rows.ended.all(axis=1)).tolist():
             with self._blame(task):
                 seen, rewards[task], ends[0, task], ends[1, task], _ = self._used[task][1].step(chosen[task])
                 observations[task] = np.reshape(seen, observations.shape[1:])
-        self._check(observations)
+        observations = self._bounded(observations)
         rows.require(np.isfinite(rewards), "a finite reward", rewards, "mend the environment's step")
         late = rows.taken >= self._family.horizon
         step = rows.conclude(observations, rewards, ends[0], ~ends[0] & (ends[1] | late))
@@ -227,7 +227,7 @@ class _Together:
             vector = together(family.id, family.trajectories, arguments, family.vectorized)
             for one, other in (
                 (family.observation, vector.single_observation_space),
-                (family.action, vector.single_action_space),
+                (family.actions.space, vector.single_action_space),
             ):
                 if one != other:
                     raise ValueError(f"expected the same space for all tasks, {one}, received {other}")
@@ -235,21 +235,20 @@ class _Together:
 
         return label, family.pool.take(label, make)
 
-    def _actions(self, actions: Numbers) -> Any:
-        space = self._family.action
-        if isinstance(space, spaces.Discrete):
-            return self._rows.numbers(actions, int(space.n)) + space.start
-        vectors = self._rows.vectors(actions, math.prod(space.shape)).reshape(*self._rows.ended.shape, *space.shape)
-        return clipped(vectors, space)
-
-    def _check(self, observations: Numbers) -> None:
-        kept = (observations >= self._low) & (observations <= self._high) & np.isfinite(observations)
-        if not kept.all():
-            first = np.argmin(kept, axis=-1)  # the first component at fault
+    def _bounded(self, observations: Numbers) -> Numbers:
+        """Counts observations outside the declared space, and clips them if the family says so."""
+        finite = np.isfinite(observations)
+        if not finite.all():
+            first = np.argmin(finite, axis=-1)  # the first component at fault
             values = np.take_along_axis(observations, first[..., None], axis=-1)[..., 0]
-            expected = f"an observation that is finite and inside {self._family.observation}"
-            remedy = "mend the environment, or its observation_space"
-            self._rows.require(np.asarray(kept.all(axis=-1)), expected, values, remedy)
+            self._rows.require(
+                np.asarray(finite.all(axis=-1)), "a finite observation", values, "mend the environment's step and reset"
+            )
+        if self.outside is None:
+            return observations
+        inside = ((observations >= self._low) & (observations <= self._high)).all(axis=-1)
+        self.outside += (~inside & ~self._rows.ended).sum(axis=1)
+        return np.clip(observations, self._low, self._high) if self._family.outside == "clip" else observations
 
     @contextmanager
     def _blame(self, task: int) -> Iterator[None]:

@@ -34,6 +34,7 @@ class Locomotion:
         tasks = GymnasiumTasks(
             id=f"metaray/{name}-v0",
             vary=self._vary(),
+            stratified=self._stratified(),
             via="options",
             vectorized=True,
             horizon=self.horizon,
@@ -67,9 +68,27 @@ class Locomotion:
     def _vary(self) -> dict[str, Any]:
         return {"direction": {"choice": [-1.0, 1.0]}}
 
+    def _stratified(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
-class HalfCheetahDirection(Locomotion):
+class Directions(Locomotion):
+    """Robots that run forward or backward.
+
+    Attributes:
+        stratified: of tasks 2 n and 2 n + 1 one runs forward and one backward, in an order drawn for each pair, so that
+            every meta-batch of an even number of tasks has as many of either. Otherwise each is drawn by itself.
+    """
+
+    stratified: bool = False
+
+    def _stratified(self) -> bool:
+        return self.stratified
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetahDirection(Directions):
     """Half-cheetahs that run forward (1) or backward (-1), either with probability one half: ±v - 0.05 ‖a‖².
 
     There are only these two tasks: training, validation and test share them, and their trajectories differ in the
@@ -94,7 +113,7 @@ class HalfCheetahVelocity(Locomotion):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AntDirection(Locomotion):
+class AntDirection(Directions):
     """Ants that run forward (1) or backward (-1), either with probability one half: ±v + 0.05 - costs.
 
     The costs are 0.005 ‖a‖² and 0.0005 times the squared external forces, clipped to [-1, 1]. A trajectory terminates

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.environments.contract import EnvironmentFamily, EnvironmentSpec, Flags, Numbers, RolloutError, Step
 from tasks.family import TaskKey
@@ -16,11 +17,12 @@ class Rollouts(NamedTuple):
 
     Attributes:
         observations: [T, N, H + 1, O]; after a trajectory's end the last observation is repeated.
-        actions: [T, N, H, A], as the policy gave them ([T, N, H, 1] numbers if discrete).
+        actions: [T, N, H, A], as the policy gave them ([T, N, H, 1] if an action is one of several).
         outputs: [T, N, H, M], the distributions they were drawn from.
         rewards: [T, N, H], zero after the end.
         taken: [T, N, H], the steps before the end.
         terminated: [T, N], whether the end was the task's own rather than a cut.
+        outside: [T], observations that left their declared space, of environments that count them.
     """
 
     observations: Numbers
@@ -29,6 +31,7 @@ class Rollouts(NamedTuple):
     rewards: Numbers
     taken: Flags
     terminated: Flags
+    outside: NDArray[np.int64] | None = None
 
     @property
     def returns(self) -> Numbers:
@@ -49,7 +52,7 @@ def roll(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int, ac
         keys: the T tasks.
         inner_step: number of inner steps before these rollouts; each has random numbers of its own.
         act: (observations [T, N, O], noise [T, N, A]) -> actions [T, N, A] and distributions [T, N, M]; the noise is
-            standard normal, or uniform [T, N, 1] where actions are discrete.
+            standard normal, or uniform where actions are discrete, [T, N, 1] where they are one of several.
 
     Raises:
         RolloutError: naming the task, if an environment fails, or an action or a reward is not finite.
@@ -71,7 +74,7 @@ def roll(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int, ac
         _require(action, noise[:, step].shape, "the policy's actions [T, N, A]", keys, inner_step, step + 1)
         _require_finite(action, "the policy's actions", keys, inner_step, step)
         outputs = np.zeros((*rows, spec.horizon, distribution.shape[-1])) if outputs is None else outputs
-        answer = lockstep.step(action[..., 0] if spec.discrete else action)
+        answer = lockstep.step(action[..., 0] if spec.single else action)
         _require_shapes(answer, rows, spec, keys, inner_step, step)
         _require_finite(answer.rewards, "rewards", keys, inner_step, step)
         observed = answer.observations
@@ -84,7 +87,8 @@ def roll(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int, ac
             observations[:, :, step + 2 :] = observed[:, :, None]
             break
     assert outputs is not None
-    return Rollouts(observations, actions, outputs, rewards, taken, terminated)
+    outside = getattr(lockstep, "outside", None)
+    return Rollouts(observations, actions, outputs, rewards, taken, terminated, outside)
 
 
 def _ended(step: Step) -> Flags:
@@ -95,7 +99,7 @@ def _ended(step: Step) -> Flags:
 def _noise(family: EnvironmentFamily, keys: Sequence[TaskKey], inner_step: int) -> Numbers:
     """Returns the noise that actions are sampled with, [T, H, N, A]."""
     spec = family.spec
-    shape = (spec.horizon, spec.trajectories, 1 if spec.discrete else spec.outputs)
+    shape = (spec.horizon, spec.trajectories, 1 if spec.single else spec.outputs)
     generators = [key.rng(f"act{inner_step}") for key in keys]
     if spec.discrete:
         return np.stack([generator.random(shape) for generator in generators])

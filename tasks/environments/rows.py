@@ -64,20 +64,24 @@ class Rows:
         self.require(finite, "finite actions", actions, POLICY)
         return np.where(self.ended[..., None], 0.0, actions)
 
-    def numbers(self, actions: Numbers, count: int) -> NDArray[np.int64]:
-        """Returns the next step's actions as int64 [T, N], 0 for the trajectories that have ended.
+    def numbers(self, actions: Numbers, count: int | tuple[int, ...]) -> NDArray[np.int64]:
+        """Returns the next step's actions as int64, 0 for the trajectories that have ended.
 
         Args:
-            actions: as the policy sampled them, [T, N].
-            count: number of actions.
+            actions: as the policy sampled them, [T, N], or [T, N, A] where an action is several numbers.
+            count: number of actions, or of values of each component.
 
         Raises:
-            RolloutError: naming the first trajectory whose action is not a whole number from 0 to ``count`` - 1.
+            RolloutError: naming the first trajectory whose action is not a whole number from 0 to the count less one.
         """
-        actions = self._next(actions, self.ended.shape)
-        allowed = (actions >= 0) & (actions < count) & (actions == np.floor(actions))
-        self.require(allowed, f"actions from 0 to {count - 1}", actions, POLICY)
-        return np.where(self.ended, 0, actions).astype(np.int64)
+        several = (len(count),) if isinstance(count, tuple) else ()
+        actions = self._next(actions, (*self.ended.shape, *several))
+        most = np.array(count)
+        allowed = (actions >= 0) & (actions < most) & (actions == np.floor(actions))
+        limit = " and ".join(str(number - 1) for number in most.ravel())
+        kept = np.asarray(allowed.all(axis=-1)) if several else allowed
+        self.require(kept, f"actions from 0 to {limit}", actions, POLICY)
+        return np.where(self.ended[..., None] if several else self.ended, 0, actions).astype(np.int64)
 
     def require(self, kept: Flags, expected: str, values: Numbers, remedy: str) -> None:
         """Checks a condition of every running trajectory.

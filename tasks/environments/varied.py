@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tasks.environments.arguments import require_type
+from tasks.family import TaskKey
+
 
 class Varied(Protocol):
     """The distribution of one value that is drawn for each task."""
@@ -91,7 +94,7 @@ def parse(vary: Mapping[str, Any], types: Mapping[str, type] | None = None) -> d
         vary: ``[low, high]`` or ``{"choice": [value, …]}`` by name, as in a configuration. Between two whole numbers
             whole
             numbers are drawn, unless the argument is known to be real.
-        types: the names that are known to take whole numbers (``int``) or real ones (``float``).
+        types: types of arguments by name, as far as they are known.
 
     Raises:
         ValueError: naming the value that is neither.
@@ -104,23 +107,6 @@ def parse(vary: Mapping[str, Any], types: Mapping[str, type] | None = None) -> d
     return {name: _parse(name, vary[name], (types or {}).get(name)) for name in sorted(vary)}
 
 
-def require_type(key: str, expected: type | None, value: Any) -> None:
-    """Checks that a value fits the type of an environment's argument.
-
-    Args:
-        key: the configuration's key, for the message.
-        expected: ``int``, ``float``, or None if it is not known.
-        value: the value to check.
-
-    Raises:
-        ValueError: if ``value`` is a text or a boolean for a number, or a real number for a whole one.
-    """
-    wrong = isinstance(value, str | bool) or (expected is int and isinstance(value, float))
-    if expected is not None and wrong:
-        words = "a whole number" if expected is int else "a number"
-        raise ValueError(f"{key}: expected {words} for this argument of the environment, received {value!r}")
-
-
 def kinds(varied: Mapping[str, Varied]) -> tuple[str, ...]:
     """Returns the kinds of task, one per combination of choices, all equally likely; none if there are too many.
 
@@ -131,6 +117,28 @@ def kinds(varied: Mapping[str, Varied]) -> tuple[str, ...]:
     if not choices or math.prod(map(len, choices.values())) > MOST_KINDS:
         return ()
     return tuple(kind(varied, dict(zip(choices, values, strict=True))) for values in product(*choices.values()))
+
+
+def in_turn(varied: Mapping[str, Varied], key: TaskKey) -> dict[str, Any]:
+    """Returns the task's values among choices, such that each combination comes once in K consecutive tasks.
+
+    K is the number of combinations. Tasks n K to n K + K - 1 have them in an order drawn from seed, split and n.
+
+    Args:
+        varied: distributions by name.
+        key: the task.
+
+    >>> varied = parse({"direction": {"choice": [-1, 1]}})
+    >>> sorted(in_turn(varied, TaskKey(0, "train", index))["direction"] for index in (6, 7))
+    [-1, 1]
+    """
+    choices = {name: one.values for name, one in varied.items() if isinstance(one, Choice)}
+    sizes = [len(values) for values in choices.values()]
+    count = math.prod(sizes)
+    block, place = divmod(key.index, count)
+    order = TaskKey(key.seed, key.split, block).rng("kinds").permutation(count)
+    numbers = np.unravel_index(order[place], sizes)
+    return {name: choices[name][number] for name, number in zip(choices, numbers, strict=True)}
 
 
 def kind(varied: Mapping[str, Varied], values: Mapping[str, Any]) -> str:

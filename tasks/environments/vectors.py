@@ -1,17 +1,16 @@
 """Gymnasium's vector environments without automatic reset, reused, with errors that name the environment."""
 
-import importlib
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from tasks.environments.contract import Flags, Numbers
+from tasks.environments.spaces import LEGACY, flattened, flattened_together
 
 Vector = VectorEnv[Any, Any, Any]
 
@@ -39,7 +38,7 @@ class Standing(SyncVectorEnv):
             raise ValueError(f"seed: expected {self.num_envs} numbers, received {seed}")
         for row, (env, number) in enumerate(zip(self.envs, seed, strict=True)):
             self.current = row
-            self._see(env.reset(seed=number, options=options)[0])
+            self._see(_reset(env, number, options))
         self._over = np.zeros(self.num_envs, dtype=np.bool_)
         return self._seen.copy(), {}
 
@@ -48,7 +47,7 @@ class Standing(SyncVectorEnv):
         rewards, ends = np.zeros(self.num_envs), np.zeros((2, self.num_envs), dtype=np.bool_)
         for row in np.flatnonzero(~self._over).tolist():
             self.current = row
-            observation, reward, ends[0, row], ends[1, row], _ = self.envs[row].step(actions[row])
+            observation, reward, ends[0, row], ends[1, row], _ = _step(self.envs[row], actions[row])
             self._see(observation)
             rewards[row] = reward
         self._over = self._over | ends[0] | ends[1]
@@ -63,30 +62,36 @@ class Standing(SyncVectorEnv):
         self._seen[self.current] = observation
 
 
-def numbers_of(identifier: str) -> dict[str, type]:
-    """Returns the arguments of an environment's constructor that take whole numbers, ``int``, or real ones, ``float``.
-
-    Derived from annotations, and from defaults that are real numbers; an unknown identifier has none.
-    """
-    module, colon, name = identifier.rpartition(":")
+def _reset(env: gymnasium.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> Any:
+    """Returns an environment's first observation."""
     try:
-        if colon:
-            importlib.import_module(module)
-        registered = gymnasium.spec(name)
-        entry: Any = registered.entry_point
-        maker: Any = load_env_creator(entry) if isinstance(entry, str) else entry
-        hints = get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
-        defaults = {name: one.default for name, one in inspect.signature(maker).parameters.items()}
-    except Exception:  # whatever the import of a user's module raises; making the environment says it better
-        return {}
-    defaults |= registered.kwargs
-    numeric = {}
-    for argument, default in defaults.items():
-        hint = hints.get(argument, type(default))
-        kinds = {hint, *get_args(hint)} & {int, float}
-        if kinds == {float} or (kinds == {int} and argument in hints):
-            numeric[argument] = kinds.pop()
-    return numeric
+        result = env.reset(seed=seed, options=options)
+    except TypeError as error:
+        parameters = inspect.signature(env.unwrapped.reset).parameters
+        if {"seed", "options"} <= parameters.keys() or any(
+            one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()
+        ):
+            raise
+        raise ValueError(f"expected reset(seed=…, options=…), received '{error}'; {LEGACY}") from error
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise ValueError(
+            f"expected reset to return observation and information, received {type(result).__name__}; {LEGACY}"
+        )
+    return result[0]
+
+
+def _step(env: gymnasium.Env[Any, Any], action: Any) -> tuple[Any, ...]:
+    """Returns the five results of an environment's step."""
+    try:
+        result: tuple[Any, ...] = env.step(action)
+        count = len(result)
+    except ValueError as error:  # of a wrapper that unpacks them
+        if "expected 5, got 4" not in str(error):
+            raise
+        count = 4
+    if count != 5:
+        raise ValueError(f"expected step to return five values, received {count}; {LEGACY}")
+    return result
 
 
 def together(identifier: str, count: int, kwargs: dict[str, Any], own: bool) -> Vector:
@@ -111,17 +116,19 @@ def together(identifier: str, count: int, kwargs: dict[str, Any], own: bool) -> 
             f"vectorized: expected a vector environment of '{identifier}' with autoreset_mode DISABLED, "
             f"received {mode}; leave vectorized out"
         )
-    return vector
+    return flattened_together(vector)
 
 
 def alone(identifier: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """Returns one environment without gymnasium's checks of its first step: every step is checked here.
+    """Returns one environment with observations in a box, without gymnasium's checks of its first step.
+
+    Every step is checked here.
 
     Args:
         identifier: gymnasium's name of the environment.
         kwargs: arguments of its constructor.
     """
-    return gymnasium.make(identifier, disable_env_checker=True, **kwargs)
+    return flattened(gymnasium.make(identifier, disable_env_checker=True, **kwargs))
 
 
 class Pool:

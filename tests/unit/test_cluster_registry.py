@@ -233,7 +233,7 @@ def acted(setup: PolicySetup, params: Params, steps: int) -> tuple[dict[str, np.
     actions = np.stack([one.actions for one in support], axis=1)
     arrays = {
         "support_observations": np.stack([one.observations for one in support], axis=1),
-        "support_actions": actions[..., 0].astype(np.int64) if setup.family.spec.discrete else actions,
+        "support_actions": actions[..., 0].astype(np.int64) if setup.family.spec.single else _typed(setup, actions),
         "support_rewards": np.stack([one.rewards for one in support], axis=1),
         "support_lengths": np.stack([one.taken.sum(axis=-1) for one in support], axis=1),
         "support_terminated": np.stack([one.terminated for one in support], axis=1),
@@ -242,6 +242,21 @@ def acted(setup: PolicySetup, params: Params, steps: int) -> tuple[dict[str, np.
     return arrays, walk[-1].outputs[:, 0]
 
 
+def _typed(setup: PolicySetup, actions: np.ndarray) -> np.ndarray:
+    return actions.astype(np.int64) if setup.family.spec.discrete else actions
+
+
+COURIER: dict[str, Any] = {
+    "task": {
+        "family": "gymnasium",
+        "id": "metaray/Courier-v0",
+        "kwargs": {"size": 3},
+        "vary": {"column": [0, 2], "row": [0, 2]},
+        "horizon": 6,
+        "trajectories": 8,
+    },
+    "model": {"name": "multi_categorical", "hidden": [5]},
+}
 POLICIES: dict[str, dict[str, Any]] = {
     "gaussian": {},
     "no baseline": {"advantage": {"baseline": "none", "normalise": "none"}},
@@ -250,6 +265,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "low variance": {"inner": {"lr": 0.1, "steps": 1, "estimator": "low_variance"}},
     "pretrain": {"algorithm": "pretrain"},
     "categorical": TABULAR,
+    "several whole numbers": COURIER,
 }
 
 
@@ -266,7 +282,9 @@ def test_a_policy_becomes_the_one_that_an_evaluation_lets_act(
     found = torch.from_numpy(load_adaptable(path).predict(arrays, steps, setup.config.inner.lr))
     reached = (outputs != 0).any(axis=-1)  # where the last rollouts went on to
     expected = torch.from_numpy(outputs)
-    if setup.family.spec.discrete:
+    if setup.family.spec.choices:
+        expected = torch.cat([part.softmax(dim=-1) for part in expected.split(setup.family.spec.choices, dim=-1)], -1)
+    elif setup.family.spec.discrete:
         expected = torch.softmax(expected, dim=-1)
     else:
         mean, log_std = expected.chunk(2, dim=-1)

@@ -281,7 +281,7 @@ class Breaking(gymnasium.Env[np.ndarray, np.ndarray]):
             if self.how == "raises":
                 raise RuntimeError("the motor burnt")
             reward = {"nan": np.nan, "explodes": np.inf}.get(self.how, reward)
-            seen = seen + (5.0 if self.how == "leaves" else 0.0)
+            seen = seen + (np.nan if self.how == "blind" else 0.0)
         return seen, reward, False, False, {}
 
 
@@ -298,7 +298,7 @@ def _registered() -> Any:
         ("raises", ["the motor burnt", "environment step 3"]),
         ("nan", ["finite", "environment step 3", "mend"]),
         ("explodes", ["finite", "environment step 3", "mend"]),
-        ("leaves", ["observation", "environment step 3"]),
+        ("blind", ["finite observation", "environment step 3"]),
     ],
 )
 def test_an_environment_that_breaks_names_its_task(how: str, words: Sequence[str]):

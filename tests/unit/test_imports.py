@@ -191,6 +191,7 @@ GLOBAL = re.compile(
 )
 MAY_TOUCH_GENERATORS = {
     "tasks.checker": "sees to it that families leave them alone",
+    "tasks.environments.settable": "puts an environment's own states in place while it is called, and the others back",
     "meta.models.module": "sets torch's inside a fork, for constructors of modules that know no other",
 }
 

@@ -77,6 +77,17 @@ def test_generalised_advantages_by_hand(
     assert found.tolist() == [[[*expected, 0.0]]]
 
 
+def test_at_the_horizon_nothing_follows_where_it_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch)
+    cut = MIXED._replace(terminated=torch.zeros_like(MIXED.terminated))
+    ended = MIXED._replace(terminated=torch.ones_like(MIXED.terminated))
+    for baseline in BASELINES:
+        bootstrap = settings(0.9, 0.8, baseline, "standardise")
+        found = advantages(cut, bootstrap._replace(horizon="end"))
+        assert torch.equal(found, advantages(ended, bootstrap))
+        assert torch.equal(found, advantages(cut, bootstrap)) == (baseline == "none")
+
+
 def summed(given: Trajectories, values: Tensor, discount: float, gae_lambda: float) -> Tensor:
     """The definition: Σ_k (γλ)^k δ_{t+k}, term by term."""
     found = torch.zeros_like(given.rewards)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 from torch.func import grad, hessian
 
-from meta.policy import CategoricalPolicy, GaussianPolicy, Policy
+from meta.policy import CategoricalPolicy, GaussianPolicy, MultiCategoricalPolicy, Policy
 from meta.policy.distributions import action_columns
 
 ACTIONS, ROWS = 3, 50
@@ -144,6 +145,29 @@ def test_discrete_actions_have_their_distribution() -> None:
     even = (torch.arange(count, dtype=torch.float64)[:, None] + 0.5) / count
     found = torch.bincount(policy.sample(outputs.expand(count, -1), even).squeeze(-1).long(), minlength=8)
     assert (found - count * probabilities).abs().max() <= 1
+
+
+MULTI = MultiCategoricalPolicy(inputs=(2,), outputs=(ACTIONS, 2), hidden=(4,))
+
+
+def test_several_whole_numbers_are_independent_categorical_ones(close: Callable[..., None]) -> None:
+    outputs, new, noise = normal(0, ROWS, 5), normal(1, ROWS, 5), uniform(9, ROWS, 2)
+    pairs = [(CATEGORICAL, slice(0, 3)), (CategoricalPolicy(inputs=(2,), outputs=2), slice(3, 5))]
+    actions = MULTI.sample(outputs, noise)
+    assert (MULTI.width, action_columns(MULTI), actions.shape) == (5, 2, (ROWS, 2))
+    alone = [one.sample(outputs[:, part], noise[:, [row]]) for row, (one, part) in enumerate(pairs)]
+    assert torch.equal(actions, torch.cat(alone, dim=1))
+    expected = [Categorical(logits=outputs[:, part]).log_prob(actions[:, row]) for row, (_, part) in enumerate(pairs)]
+    close(MULTI.log_probability(outputs, actions), expected[0] + expected[1])
+    parts = [kl_divergence(*(Categorical(logits=one[:, part]) for one in (outputs, new))) for _, part in pairs]
+    close(MULTI.divergence(outputs, new), parts[0] + parts[1])
+    assert torch.equal(MULTI.divergence(outputs, outputs), torch.zeros(ROWS, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("outputs", [3, (), (3, 0)])
+def test_numbers_of_values_are_checked(outputs: Any) -> None:
+    with pytest.raises(ValueError, match="outputs: expected a tuple of numbers of values above zero"):
+        MultiCategoricalPolicy(inputs=(2,), outputs=outputs)
 
 
 def test_an_action_begins_where_the_one_before_it_ends() -> None:

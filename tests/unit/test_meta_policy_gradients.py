@@ -19,7 +19,16 @@ from meta.engine.strategies import STRATEGIES
 from meta.episode import Episode, Examples, unstack
 from meta.inner import EVERY, Inner
 from meta.params import Layout, Params
-from meta.policy import CategoricalPolicy, GaussianPolicy, Policy, PolicyMAML, PolicyOracle, PolicyPretrain
+from meta.policy import (
+    CategoricalPolicy,
+    GaussianPolicy,
+    MultiCategoricalPolicy,
+    Policy,
+    PolicyMAML,
+    PolicyOracle,
+    PolicyPretrain,
+)
+from meta.policy.distributions import action_columns
 from meta.policy.estimators import ESTIMATORS
 from meta.policy.samples import Samples, blank, pack, step_of, unpack
 
@@ -29,6 +38,7 @@ OUTER = ("likelihood_ratio", "dice")
 POLICIES: dict[str, Policy] = {
     "gaussian": GaussianPolicy(inputs=(OBSERVED,), outputs=2, hidden=(4,), activation="tanh"),
     "categorical": CategoricalPolicy(inputs=(OBSERVED,), outputs=3, hidden=(4,), activation="tanh"),
+    "multi": MultiCategoricalPolicy(inputs=(OBSERVED,), outputs=(3, 2), hidden=(4,), activation="tanh"),
     "gaussian-relu": GaussianPolicy(inputs=(OBSERVED,), outputs=2, hidden=(5, 4)),
     "categorical-relu": CategoricalPolicy(inputs=(OBSERVED,), outputs=3, hidden=(5, 4)),
 }
@@ -59,6 +69,8 @@ ROWS += [
     *(Row("gaussian", one, "dice", 0.2, 0.1, 2, ("layer1.*", "log_std")) for one in ESTIMATORS),
     *(Row("categorical", one, "dice", None, 0.1, 3, ("*.bias",)) for one in ESTIMATORS),
     *(Row("gaussian", one, "dice", None, 0.1, 3, recompute=True) for one in ESTIMATORS),
+    *(Row("multi", one, "dice", clip, 0.1, 2) for one in ESTIMATORS for clip in (None, 0.2)),
+    *(Row("multi", one, "likelihood_ratio", None, 0.0, 1) for one in ESTIMATORS),
     Row("gaussian", "dice", "likelihood_ratio", 0.2, 0.1, 2, ("log_std",), recompute=True),
     Row("gaussian", "dice", "likelihood_ratio", 0.2, 0.1, 2, algorithm=PolicyPretrain),
 ]
@@ -71,6 +83,7 @@ TYPICAL = [
     Row("categorical", "likelihood_ratio", "likelihood_ratio", 0.2, 0.1, 1),
     Row("categorical", "dice", "dice", None, 0.1, 2, ("*.bias",)),
     Row("categorical", "low_variance", "dice", 0.2, 0.0, 0),
+    Row("multi", "low_variance", "likelihood_ratio", None, 0.1, 1),
 ]
 COMPILED = TYPICAL[:3]
 
@@ -104,8 +117,9 @@ def drawn(policy: str, steps: int) -> Episode:
         observations = normal(*leading, BATCH, OBSERVED)
         outputs = model.apply(start(policy), observations.flatten(0, -2)).unflatten(0, (*leading, BATCH))
         outputs = outputs + 0.3 * normal(*leading, BATCH, model.width)
-        uniform = torch.rand(*leading, BATCH, 1, dtype=torch.float64, generator=generator)
-        actions = model.sample(outputs, uniform if model.discrete else normal(*leading, BATCH, model.outputs))
+        columns = action_columns(model)
+        uniform = torch.rand(*leading, BATCH, columns, dtype=torch.float64, generator=generator)
+        actions = model.sample(outputs, uniform if model.discrete else normal(*leading, BATCH, columns))
         taken = torch.ones(*leading, TRAJECTORIES, HORIZON, dtype=torch.float64)
         taken[..., ::2, -1] = 0
         taken = taken.flatten(-2)
@@ -242,14 +256,14 @@ def test_rollouts_are_judged_by_surrogate_and_divergence_of_the_adapted_policy(c
     close(algorithm.outputs(theta, episode), outputs)
 
 
-@pytest.mark.parametrize("policy", ["gaussian", "categorical"])
+@pytest.mark.parametrize("policy", ["gaussian", "categorical", "multi"])
 def test_rollouts_are_packed_and_unpacked(policy: str) -> None:
     model, episodes = POLICIES[policy], drawn(policy, 2)
     examples = episodes.support
     again = pack(unpack(examples, model))
     assert all(torch.equal(*pair) for pair in zip(again, examples, strict=True))
     shapes = [tuple(leaf.shape) for leaf in unpack(examples, model)]
-    columns = 1 if model.discrete else 2
+    columns = {"gaussian": 2, "categorical": 1, "multi": 2}[policy]
     assert shapes[:2] == [(TASKS, 2, BATCH, OBSERVED), (TASKS, 2, BATCH, columns)]
     assert shapes[2:] == [(TASKS, 2, BATCH)] * 4 + [(TASKS, 2, BATCH, model.width)]
     empty = blank(model, OBSERVED, 2, BATCH, torch.float64)

@@ -17,8 +17,9 @@ from meta.engine.strategies import STRATEGIES
 from meta.episode import Episode, Examples, from_leaves, leaves, stack, unstack
 from meta.inner import EVERY, At, Inner, LearnedSGD
 from meta.params import Layout, Params
-from meta.policy import CategoricalPolicy, GaussianPolicy, Policy, PolicyMAML
+from meta.policy import CategoricalPolicy, GaussianPolicy, MultiCategoricalPolicy, Policy, PolicyMAML
 from meta.policy.algorithms import fisher_product
+from meta.policy.distributions import action_columns
 from meta.policy.engine import PolicyEngine
 from meta.policy.estimators import ESTIMATORS
 from meta.policy.samples import Samples, pack, unpack
@@ -27,6 +28,7 @@ TASKS, HORIZON, BATCH, OBSERVED = 3, 4, 12, 2
 POLICIES: dict[str, Policy] = {
     "gaussian": GaussianPolicy(inputs=(OBSERVED,), outputs=2, hidden=(3,), activation="tanh"),
     "categorical": CategoricalPolicy(inputs=(OBSERVED,), outputs=3, hidden=(3,), activation="tanh"),
+    "multi": MultiCategoricalPolicy(inputs=(OBSERVED,), outputs=(3, 2), hidden=(3,), activation="tanh"),
 }
 Same = Callable[[Params, Params], bool]
 
@@ -76,8 +78,9 @@ def drawn(row: Row, task: int) -> Episode:
 
     def examples(observations: Tensor, outputs: Tensor) -> Examples:
         leading = observations.shape[:-1]
-        uniform = torch.rand(*leading, 1, dtype=torch.float64, generator=generator)
-        actions = model.sample(outputs, uniform if model.discrete else normal(*leading, model.outputs))
+        columns = action_columns(model)
+        uniform = torch.rand(*leading, columns, dtype=torch.float64, generator=generator)
+        actions = model.sample(outputs, uniform if model.discrete else normal(*leading, columns))
         weights = torch.full(leading, 1 / BATCH, dtype=torch.float64)
         log_probabilities = model.log_probability(outputs, actions)
         return pack(

@@ -173,6 +173,14 @@ def test_both_directions_occur(family):
 
 
 @pytest.mark.parametrize("family", [HalfCheetahDirection, AntDirection])
+def test_stratified_directions_are_as_many_in_every_pair(family):
+    keys = [TaskKey(3, "train", index) for index in range(40)]
+    drawn = family(stratified=True, horizon=2, trajectories=1).describe(keys).ravel()
+    assert (drawn[::2] == -drawn[1::2]).all()
+    assert 0 < (drawn[::2] > 0).sum() < 20  # in either order
+
+
+@pytest.mark.parametrize("family", [HalfCheetahDirection, AntDirection])
 def test_directions_are_the_kinds_of_task(family):
     made = family()
     assert made.spec.kinds == ("backward", "forward")

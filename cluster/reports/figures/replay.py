@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from cluster.errors import MetarayError
 from tasks.environments.contract import EnvironmentFamily, Numbers
-from tasks.environments.gymnasium_tasks import GymnasiumTasks, clipped
+from tasks.environments.gymnasium_tasks import GymnasiumTasks
 from tasks.environments.rollout import Rollouts
+from tasks.environments.spaces import Actions
+from tasks.environments.vectors import alone
 from tasks.family import Family, TaskKey
 
 Picture = NDArray[np.uint8]
@@ -41,6 +43,7 @@ class Trajectory:
         actions: as the policy gave them up to the trajectory's end, [H, A].
         observations: what was seen, [H + 1, O].
         pictured: numbers of the observations that come with a picture.
+        clip: whether observations were clipped to their declared space.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Trajectory:
     actions: Numbers
     observations: Numbers
     pictured: tuple[int, ...] = ()
+    clip: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,7 @@ def trajectory(
         seed=family.seeds(key, inner_step)[place[1]],
         actions=rollouts.actions[place][:steps],
         observations=rollouts.observations[place][: steps + 1],
+        clip=family.outside == "clip",
     )
 
 
@@ -116,7 +121,7 @@ def replay(trajectories: Iterable[Trajectory], **arguments: Any) -> list[Replaye
     replays = []
     for one in trajectories:
         try:
-            env = gymnasium.make(one.identifier, disable_env_checker=True, **one.arguments, **arguments)
+            env = alone(one.identifier, {**one.arguments, **arguments})
             try:
                 replays.append(_replay(env, one))
             finally:
@@ -130,11 +135,14 @@ def replay(trajectories: Iterable[Trajectory], **arguments: Any) -> list[Replaye
 
 def _replay(env: gymnasium.Env[Any, Any], one: Trajectory) -> Replayed:
     seen, info = env.reset(seed=one.seed, options=one.options)
-    positions, pictures = [info.get("x_position")], []
+    positions, pictures, actions = [info.get("x_position")], [], Actions(env.action_space)
     for step, expected in enumerate(one.observations):
         if step > 0:
-            seen, *_, info = env.step(_action(env.action_space, one.actions[step - 1]))
+            chosen = one.actions[step - 1]
+            seen, *_, info = env.step(actions.of(chosen[0] if actions.single else chosen))
             positions.append(info.get("x_position"))
+        if one.clip and isinstance(env.observation_space, spaces.Box):
+            seen = np.clip(np.asarray(seen, np.float64), env.observation_space.low, env.observation_space.high)
         if not np.array_equal(np.ravel(seen), expected):
             raise MetarayError(
                 f"{one.name}: expected '{one.identifier}' to repeat itself under the same seed and actions, received "
@@ -150,14 +158,6 @@ def _replay(env: gymnasium.Env[Any, Any], one: Trajectory) -> Replayed:
         mujoco=hasattr(env.unwrapped, "mujoco_renderer"),
         pictures=pictures,
     )
-
-
-def _action(space: spaces.Space[Any], action: Numbers) -> Any:
-    """A policy's action as the environment takes it."""
-    if isinstance(space, spaces.Discrete):
-        return space.start + int(action[0])
-    assert isinstance(space, spaces.Box)
-    return clipped(action.reshape(space.shape), space)
 
 
 def _picture(env: gymnasium.Env[Any, Any]) -> Picture:
