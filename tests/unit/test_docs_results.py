@@ -90,7 +90,8 @@ def test_the_tables_are_those_of_the_records():
 def test_a_record_is_of_a_row_as_it_is_declared(name):
     record, row = RECORDED[name], rows()[name]
     assert record["row"] == name
-    base = {key: value for key, value in record["configuration"].items() if key != "compare"}  # newer keys: their defaults
+    base = {key: value for key, value in record["configuration"].items() if key != "compare"}
+    # Keys that are newer than the record have their defaults.
     then = parse(base).model_dump(mode="json", exclude={"tracking", "checkpoint", "cluster"})
     recorded = {"compare": record["configuration"]["compare"], **then}
     assert recorded == plain_configuration(row.comparison()), "measure it anew, or undo the change"
