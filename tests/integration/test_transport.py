@@ -66,6 +66,9 @@ cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False)
 pool = RayPool(build(config))
 
+def node_lost():  # which Ray may notice later than its workers are replaced
+    return "node lost" in [event.kind for event in pool.events]
+
 class Changes(Silence):
     def after_step(self, learner, metrics):
         if learner.step == 30:
@@ -75,7 +78,7 @@ class Changes(Silence):
             cluster.add_node(num_cpus=2)
         if learner.step == 80:  # there is work left for those who have come
             until = time.monotonic() + 120
-            while len(pool.pids) < pool.workers and time.monotonic() < until:
+            while not (len(pool.pids) == pool.workers and node_lost()) and time.monotonic() < until:
                 pool.poll()
                 time.sleep(0.05)
 
