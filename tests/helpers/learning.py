@@ -1,6 +1,7 @@
 """An outer step of one gradient, and small trainings."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from cluster.config.schema import Config
 from cluster.interrupts import StopFlag
@@ -12,6 +13,21 @@ from cluster.training.recorder import Recorder
 from cluster.workers.messages import Flat
 from cluster.workers.pool import InlinePool, Pool
 from helpers.folders import new_run
+
+
+class Untracked:
+    """A training without MLflow."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.tracker, self.warnings = None, []
+
+    def begin(self) -> None: ...
+
+    def __enter__(self) -> "Untracked":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 class Silent:

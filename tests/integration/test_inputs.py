@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from cluster.registry.trust import VARIABLE
-from helpers.commands import kill
+from helpers.commands import kill_after_checkpoint
 from helpers.waiting import wait_for
 from meta.inputs import parts
 from tasks.family import draw_batch
@@ -89,12 +89,7 @@ def test_train_kill_resume_evaluate_register_predict_serve_and_adapt(
     (place / "own.yaml").write_text(yaml.safe_dump(changed | MODELS[name]))
     alone = done("train", "own.yaml", INLINE, "tracking.experiment=alone")
 
-    runs = place / "killed"
-    driver = metaray("train", "own.yaml", "checkpoint.root=killed")
-    wait_for(lambda: driver.poll() is not None or any(runs.glob("*/checkpoints/step-*.safetensors")), "a checkpoint")
-    assert driver.poll() is None, driver.communicate()
-    kill(driver)
-    (run,) = runs.iterdir()
+    run = kill_after_checkpoint(metaray("train", "own.yaml", "checkpoint.root=killed"), place / "killed")
     result = done("train", "own.yaml", "checkpoint.root=killed", "--resume", str(run))
     assert result["theta_sha256"] == alone["theta_sha256"]
     evaluated = done("evaluate", str(run), "--steps", "0,1", INLINE)

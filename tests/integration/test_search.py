@@ -1,6 +1,5 @@
 """Searches on a real Ray and a real MLflow server: found, interrupted, resumed, registered, loaded elsewhere."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import psutil
 import pytest
 import yaml
 
@@ -27,6 +25,7 @@ from cluster.search.settings import Search, load
 from cluster.search.tuner import Suggested
 from cluster.training.run import run
 from cluster.training.start import resume
+from helpers.commands import kill
 from helpers.folders import make_search, new_run
 from helpers.waiting import wait_for
 
@@ -51,17 +50,6 @@ def search_file(settings: dict[str, Any], tmp_path: Path) -> Callable[..., Path]
 def searched(search: Search, folder: SearchFolder | None = None) -> Result:
     with stop_on_signals() as stop:
         return searches.run(search, folder or make_search(search, "search"), stop)
-
-
-def kill_tree(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the driver; Ray's own processes, which take a minute to notice, after it."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.communicate()
-    for one in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-    psutil.wait_procs(family, timeout=60)
 
 
 def alone(search: Search, values: dict[str, Any], tmp_path: Path) -> str:
@@ -155,7 +143,7 @@ def test_a_search_killed_and_resumed_has_the_same_trials(search_file, metaray, f
     process = metaray("tune", str(path))
     trials = tmp_path / "runs"
     wait_for(lambda: any(trials.glob("*/trials/001/checkpoints/step-*.safetensors")), "the second trial's checkpoint")
-    kill_tree(process)
+    kill(process)
     (folder,) = (SearchFolder(found) for found in trials.iterdir())
     before = folder.trials()
     assert before[0].over

@@ -17,7 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cluster.commands.cli import app
-from helpers.commands import kill
+from helpers.commands import kill_after_checkpoint
 from helpers.waiting import wait_for
 from tasks.family import TaskKey, draw_batch
 from tasks.table import Table
@@ -89,12 +89,7 @@ def test_train_kill_resume_evaluate_register_predict_and_serve(
     assert alone["steps"] == STEPS
     assert alone["warnings"] == []
 
-    runs = tmp_path / "killed"
-    driver = metaray("train", "sales.yaml", "checkpoint.root=killed")
-    wait_for(lambda: driver.poll() is not None or any(runs.glob("*/checkpoints/step-*.safetensors")), "a checkpoint")
-    assert driver.poll() is None, driver.communicate()
-    kill(driver)
-    (run,) = runs.iterdir()
+    run = kill_after_checkpoint(metaray("train", "sales.yaml", "checkpoint.root=killed"), tmp_path / "killed")
     result = done("train", "sales.yaml", "checkpoint.root=killed", "--resume", str(run))
     assert result["theta_sha256"] == alone["theta_sha256"]
     scored = result["evaluation"]

@@ -20,10 +20,8 @@ from cluster.commands.cli import app
 from cluster.config.schema import parse, read_yaml
 from cluster.registry.loading import load_adaptable
 from cluster.registry.models import AdaptableModel
-from cluster.registry.package import write_package
-from cluster.runs.checkpoint import Checkpoint
 from cluster.setups.build import build
-from helpers.folders import make_run
+from helpers.packages import pack
 from tasks.data.tables.prepare import prepare_table
 from tasks.data.tables.request import TableSource
 
@@ -40,22 +38,10 @@ POINTS = ([0.0, 1.0, 2.0], [0.0, 0.8, 0.9])
 ASKED = [0.5, 1.5]
 
 
-def pack(raw: Mapping[str, Any], root: Path) -> Path:
+def packed(raw: Mapping[str, Any], root: Path) -> Path:
     """The package of a run that has not learned anything yet."""
     config = parse({**SINUSOID, **raw, "checkpoint": {"root": str(root / "runs")}})
-    setup = build(config)
-    folder = make_run(config, "run", setup.choice)
-    state = Checkpoint(
-        step=3,
-        skipped=0,
-        engine=setup.choice.name,
-        data=setup.family.spec.data,
-        config=config.model_dump(mode="json"),
-        best=None,
-        tensors={f"theta.{name}": value for name, value in setup.initial_params().items()},
-    )
-    write_package(root / "package", folder, setup, state, {})
-    return root / "package"
+    return pack(config, root)[2]
 
 
 def run(*arguments: object) -> Any:
@@ -87,7 +73,7 @@ def points(tmp_path: Path, write_csv: Callable[..., Path]) -> tuple[object, ...]
 
 
 def test_tables_give_what_the_registered_model_predicts(tmp_path: Path, points: tuple[object, ...]) -> None:
-    path = pack({}, tmp_path)
+    path = packed({}, tmp_path)
     printed = list(csv.DictReader(io.StringIO(run(path, *points))))
     assert [row["query"] for row in printed] == ["1", "2"]
     assert [float(row["y"]) for row in printed] == expected(path).flatten().tolist()
@@ -97,14 +83,14 @@ def test_tables_give_what_the_registered_model_predicts(tmp_path: Path, points: 
 
 
 def test_parquet_and_csv_are_the_same(tmp_path: Path, points: tuple[object, ...]) -> None:
-    path = pack({}, tmp_path)
+    path = packed({}, tmp_path)
     table = tmp_path / "support.parquet"
     pq.write_table(pa.table({"x": POINTS[0], "y": POINTS[1]}), table)
     assert run(path, *points) == run(path, "--support", table, *points[2:])
 
 
 def test_a_run_is_adapted_as_its_package(tmp_path: Path, points: tuple[object, ...]) -> None:
-    path = pack({}, tmp_path)
+    path = packed({}, tmp_path)
     runs = tmp_path / "runs" / "run"
     (path / "checkpoints").rename(runs / "checkpoints")
     out = tmp_path / "out.csv"
@@ -114,7 +100,7 @@ def test_a_run_is_adapted_as_its_package(tmp_path: Path, points: tuple[object, .
 
 
 def test_arrays_come_in_one_file_or_two(tmp_path: Path) -> None:
-    path = pack({}, tmp_path)
+    path = packed({}, tmp_path)
     x, y = (np.array(values, dtype=np.float32)[None, :, None] for values in POINTS)
     queries = np.array(ASKED, dtype=np.float32)[None, :, None]
     np.savez(tmp_path / "both.npz", support_inputs=x, support_targets=y, query_inputs=queries, inner_steps=3)
@@ -136,7 +122,7 @@ GAUSSIAN = {"objective": "gaussian_nll", "model": {"name": "mlp", "hidden": [20]
 
 @pytest.mark.parametrize("change", [{}, GAUSSIAN, {"algorithm": "mamlpp"}], ids=str)
 def test_saved_weights_predict_the_same(tmp_path: Path, points: tuple[object, ...], change: dict[str, Any]) -> None:
-    path = pack(change, tmp_path)
+    path = packed(change, tmp_path)
     predictions = np.array(json.loads(run(path, *points, "--json"))["predictions"][0])
     model = load_adaptable(path)
     assert isinstance(model, AdaptableModel)
@@ -153,7 +139,7 @@ def test_saved_weights_predict_the_same(tmp_path: Path, points: tuple[object, ..
 
 
 def test_methods_without_weights_of_a_task_cannot_save_them(tmp_path: Path, points: tuple[object, ...]) -> None:
-    path = pack({"algorithm": "ridge"}, tmp_path)
+    path = packed({"algorithm": "ridge"}, tmp_path)
     message = refused(path, *points, "--save", tmp_path / "weights.pt")
     assert "ridge needs the support examples or more than the network's parameters to predict" in message
     assert not (tmp_path / "weights.pt").exists()
@@ -179,7 +165,7 @@ def sales(tmp_path: Path, write_csv: Callable[..., Path]) -> Callable[..., Path]
         source = write_csv(tmp_path / "sales.csv", ("shop", "price", "kind", "sold", "level"), rows)
         roles = {"inputs": ("price", "kind"), "categorical": ("kind",), "targets": ("sold",)} | change
         prepare_table(TableSource(source, group="shop", **roles), str(tmp_path / "store"))
-        return pack({"task": {"family": "table", "root": str(tmp_path / "store"), "shot": 4, "query": 4}}, tmp_path)
+        return packed({"task": {"family": "table", "root": str(tmp_path / "store"), "shot": 4, "query": 4}}, tmp_path)
 
     return make
 
@@ -227,7 +213,7 @@ def test_labels_of_a_table_are_predicted_by_name(
 def pictures(tmp_path: Path, make_store: Callable[..., Path]) -> tuple[Path, Path]:
     """The package of a model of three classes of pictures, and a folder of class folders and queries."""
     root = make_store((8, 8, 3), 6, 6)
-    path = pack(
+    path = packed(
         {
             "task": {"family": "images", "root": str(root), "way": 3, "shot": 2, "query": 2},
             "model": {"name": "conv4", "channels": 4, "blocks": 2},
@@ -289,7 +275,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_what_the_command_refuses(tmp_path: Path, points: tuple[Any, ...]) -> None:
-    path = pack({}, tmp_path)
+    path = packed({}, tmp_path)
     support, query = points[1], points[3]
     assert "--query: expected a file or folder beside --support" in refused(path, *points[:2])
     assert "--support: expected a file or folder at" in refused(path, "--support", tmp_path / "none.csv", *points[2:])
@@ -323,14 +309,14 @@ def test_what_the_command_refuses(tmp_path: Path, points: tuple[Any, ...]) -> No
 
 
 def test_classes_of_packages_that_are_not_trusted_are_refused(tmp_path: Path, points: tuple[object, ...]) -> None:
-    path = pack({}, tmp_path)
+    path = packed({}, tmp_path)
     config = path / "config.yaml"
     config.write_text(config.read_text().replace("name: mlp", "name: somebodys_package:Net"))
     assert "add --trust somebodys_package" in refused(path, *points)
 
 
 def test_objectives_of_a_registered_model_are_trusted_or_not(tmp_path: Path, points: tuple[object, ...]) -> None:
-    path = pack({"objective": "huber"}, tmp_path)
+    path = packed({"objective": "huber"}, tmp_path)
     config = path / "config.yaml"
     config.write_text(config.read_text().replace("name: huber", "name: somebodys_package:Loss"))
     assert "objective.name: expected a class of metaray or of a package that you trust" in refused(path, *points)

@@ -18,6 +18,7 @@ from cluster.training import run as training
 from cluster.training.recorder import OUTSIDE
 from cluster.training.start import resume
 from helpers.folders import new_run
+from helpers.learning import Untracked
 
 COURIER = {
     "family": "gymnasium",
@@ -87,21 +88,6 @@ def test_the_protocol_says_how_observations_became_numbers(tmp_path: Path) -> No
     )
     setup = build(changed(tmp_path, {"family": "tabular"}, {"name": "categorical"}))
     assert "encoding" not in setup.describe("test")
-
-
-class Untracked:
-    """A training without MLflow."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.tracker, self.warnings = None, []
-
-    def begin(self) -> None: ...
-
-    def __enter__(self) -> "Untracked":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 @pytest.mark.parametrize("outside", ["pass", "clip"])

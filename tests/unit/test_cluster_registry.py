@@ -17,16 +17,15 @@ from cluster.errors import CheckpointError
 from cluster.evaluation.scores import evaluate_params
 from cluster.registry.adapting import Adaptable
 from cluster.registry.loading import load_adaptable
-from cluster.registry.package import SPEC, write_package
+from cluster.registry.package import SPEC
 from cluster.runs import checkpoint as checkpoints
-from cluster.runs.checkpoint import Checkpoint
 from cluster.runs.folder import RunFolder
-from cluster.setups.build import Setup, build
+from cluster.setups.build import Setup
 from cluster.setups.episodes import EpisodeSetup
 from cluster.setups.policies import PolicySetup
 from cluster.workers.open import open_pool
 from cluster.workers.rollouts import RolloutWork
-from helpers.folders import make_run
+from helpers.packages import pack
 from meta.params import Params
 from tasks.family import TaskKey, draw_batch
 
@@ -59,23 +58,10 @@ TABULAR = {
 }
 
 
-def pack(raw: Mapping[str, Any], root: Path) -> tuple[Setup, Params, Path]:
+def packed(raw: Mapping[str, Any], root: Path) -> tuple[Setup, Params, Path]:
     """A run that has θ and optimizer state, and its package."""
     config = parse({**raw, "checkpoint": {"root": str(root / "runs")}})
-    setup = build(config)
-    folder = make_run(config, "run", setup.choice)
-    params = setup.initial_params()
-    state = Checkpoint(
-        step=3,
-        skipped=0,
-        engine=setup.choice.name,
-        data=setup.family.spec.data,
-        config=config.model_dump(mode="json"),
-        best=None,
-        tensors={f"theta.{name}": value for name, value in params.items()} | {"optimizer.step": torch.ones(())},
-    )
-    write_package(root / "package", folder, setup, state, EVALUATION)
-    return setup, params, root / "package"
+    return pack(config, root, EVALUATION, **{"optimizer.step": torch.ones(())})
 
 
 @pytest.fixture
@@ -89,7 +75,7 @@ def images(make_store: Callable[..., Path]) -> dict[str, Any]:
 
 
 def test_a_package_is_a_run_folder_with_theta_alone(tmp_path: Path):
-    setup, params, path = pack(SINUSOID, tmp_path)
+    setup, params, path = packed(SINUSOID, tmp_path)
     folder = RunFolder(path)
     assert folder.config == setup.config
     name, state = checkpoints.chosen(folder.checkpoints)
@@ -158,7 +144,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_values_are_those_that_an_evaluation_scores(tmp_path: Path, change: dict[str, Any], steps: int, close):
-    setup, params, path = pack({**SINUSOID, **change}, tmp_path)
+    setup, params, path = packed({**SINUSOID, **change}, tmp_path)
     assert isinstance(setup, EpisodeSetup)
     arrays, episodes = drawn(setup)
     model = load_adaptable(path, ["torch", __name__])
@@ -178,7 +164,7 @@ def test_probabilities_are_those_of_the_algorithm(
     if batch_norm is None:  # what pixels are divided by shows here alone
         images["model"] = {"name": "mlp", "hidden": [8], "init_std": None}
     images["model"]["batch_norm"] = batch_norm
-    setup, params, path = pack(images, tmp_path)
+    setup, params, path = packed(images, tmp_path)
     assert isinstance(setup, EpisodeSetup)
     arrays, episodes = drawn(setup)
     given = {name: as_pixels(array) if "inputs" in name else array for name, array in arrays.items()}
@@ -195,8 +181,8 @@ def test_probabilities_are_those_of_the_algorithm(
 
 
 def test_another_step_size_is_that_of_a_run_trained_with_it(tmp_path: Path, close: Callable[..., None]):
-    setup, params, path = pack(SINUSOID, tmp_path / "one")
-    other = pack({**SINUSOID, "inner": {"lr": 0.05, "steps": 2}}, tmp_path / "other")[0]
+    setup, params, path = packed(SINUSOID, tmp_path / "one")
+    other = packed({**SINUSOID, "inner": {"lr": 0.05, "steps": 2}}, tmp_path / "other")[0]
     assert isinstance(setup, EpisodeSetup)
     assert isinstance(other, EpisodeSetup)
     arrays, episodes = drawn(setup)
@@ -207,7 +193,7 @@ def test_another_step_size_is_that_of_a_run_trained_with_it(tmp_path: Path, clos
 
 
 def test_learned_step_sizes_are_not_those_of_a_call(tmp_path: Path):
-    model = load_adaptable(pack({**SINUSOID, **OTHERS["meta-sgd"]}, tmp_path)[2])
+    model = load_adaptable(packed({**SINUSOID, **OTHERS["meta-sgd"]}, tmp_path)[2])
     arrays = {name: np.zeros((1, 3, 1)) for name in ("support_inputs", "support_targets", "query_inputs")}
     assert model.predict(arrays, 2, model.inner_lr).shape == (1, 3, 1)
     with pytest.raises(ValueError, match=r"inner_lr: expected none, or the 0\.02 of the configuration"):
@@ -215,7 +201,7 @@ def test_learned_step_sizes_are_not_those_of_a_call(tmp_path: Path):
 
 
 def test_any_number_of_tasks_and_examples(tmp_path: Path):
-    model = load_adaptable(pack(SINUSOID, tmp_path)[2])
+    model = load_adaptable(packed(SINUSOID, tmp_path)[2])
     for tasks, support, queries in ((1, 1, 1), (7, 3, 11)):
         given = {
             "support_inputs": np.zeros((tasks, support, 1)),
@@ -274,7 +260,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 def test_a_policy_becomes_the_one_that_an_evaluation_lets_act(
     tmp_path: Path, change: dict[str, Any], steps: int, close: Callable[..., None]
 ):
-    setup, params, path = pack({**NAVIGATION, "dtype": "float64", **change}, tmp_path)
+    setup, params, path = packed({**NAVIGATION, "dtype": "float64", **change}, tmp_path)
     assert isinstance(setup, PolicySetup)
     arrays, outputs = acted(setup, params, steps)
     taken = arrays["support_lengths"]
@@ -293,7 +279,7 @@ def test_a_policy_becomes_the_one_that_an_evaluation_lets_act(
 
 
 def test_any_number_of_trajectories_and_steps(tmp_path: Path):
-    setup, params, path = pack({**NAVIGATION, "inner": {"lr": 0.1, "steps": 1, "estimator": "dice"}}, tmp_path)
+    setup, params, path = packed({**NAVIGATION, "inner": {"lr": 0.1, "steps": 1, "estimator": "dice"}}, tmp_path)
     assert isinstance(setup, PolicySetup)
     arrays, _ = acted(setup, params, 1)
     arrays["support_lengths"] = np.minimum(arrays["support_lengths"], 5)
@@ -305,7 +291,7 @@ def test_any_number_of_trajectories_and_steps(tmp_path: Path):
 
 
 def test_what_stands_behind_an_end_makes_no_difference(tmp_path: Path):
-    setup, params, path = pack(NAVIGATION, tmp_path)
+    setup, params, path = packed(NAVIGATION, tmp_path)
     assert isinstance(setup, PolicySetup)
     arrays, _ = acted(setup, params, 1)
     model = load_adaptable(path)
@@ -342,7 +328,7 @@ BAD: list[tuple[Change, str]] = [
 
 @pytest.mark.parametrize(("change", "message"), BAD)
 def test_bad_input_is_named(tmp_path: Path, change: Change, message: str):
-    setup, _, path = pack(SINUSOID, tmp_path)
+    setup, _, path = packed(SINUSOID, tmp_path)
     assert isinstance(setup, EpisodeSetup)
     arrays, _ = drawn(setup)
     model = load_adaptable(path)
@@ -352,7 +338,7 @@ def test_bad_input_is_named(tmp_path: Path, change: Change, message: str):
 
 
 def test_missing_input_and_steps_that_are_none_are_named(tmp_path: Path):
-    setup, _, path = pack(SINUSOID, tmp_path)
+    setup, _, path = packed(SINUSOID, tmp_path)
     assert isinstance(setup, EpisodeSetup)
     arrays, _ = drawn(setup)
     model = load_adaptable(path)
@@ -366,7 +352,7 @@ def test_missing_input_and_steps_that_are_none_are_named(tmp_path: Path):
 
 
 def test_classes_that_are_none_are_named(tmp_path: Path, images: dict[str, Any]):
-    setup, _, path = pack(images, tmp_path)
+    setup, _, path = packed(images, tmp_path)
     assert isinstance(setup, EpisodeSetup)
     arrays, _ = drawn(setup)
     given = {name: as_pixels(array) if "inputs" in name else array for name, array in arrays.items()}
@@ -392,7 +378,7 @@ BAD_TRAJECTORIES: list[tuple[Change, int, str]] = [
 
 @pytest.mark.parametrize(("change", "steps", "message"), BAD_TRAJECTORIES)
 def test_bad_trajectories_are_named(tmp_path: Path, change: Change, steps: int, message: str):
-    setup, params, path = pack({**NAVIGATION, **TABULAR}, tmp_path)
+    setup, params, path = packed({**NAVIGATION, **TABULAR}, tmp_path)
     assert isinstance(setup, PolicySetup)
     arrays, _ = acted(setup, params, 1)
     model = load_adaptable(path)
@@ -422,14 +408,14 @@ def spoil(path: Path, what: str) -> None:
     ],
 )
 def test_a_spoilt_package_is_refused(tmp_path: Path, what: str, message: str):
-    path = pack(SINUSOID, tmp_path)[2]
+    path = packed(SINUSOID, tmp_path)[2]
     spoil(path, what)
     with pytest.raises(CheckpointError, match=message):
         load_adaptable(path)
 
 
 def test_the_family_is_not_needed_to_adapt(tmp_path: Path):
-    path = pack(SINUSOID, tmp_path)[2]
+    path = packed(SINUSOID, tmp_path)[2]
     text = (path / "config.yaml").read_text()
     (path / "config.yaml").write_text(text.replace("family: sinusoid", "family: not_installed_here:Mine"))
     model: Adaptable = load_adaptable(path, ["not_installed_here"])
@@ -438,4 +424,4 @@ def test_the_family_is_not_needed_to_adapt(tmp_path: Path):
 
 def test_the_steps_at_which_theta_was_selected_are_the_default(tmp_path: Path):
     raw = {**SINUSOID, "eval": {"select_steps": 4}}
-    assert load_adaptable(pack(raw, tmp_path)[2]).inner_steps == 4
+    assert load_adaptable(packed(raw, tmp_path)[2]).inner_steps == 4

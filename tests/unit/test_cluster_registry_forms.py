@@ -16,11 +16,8 @@ from mlflow.pyfunc.scoring_server import _parse_json_data
 
 from cluster.config.schema import parse
 from cluster.registry.loading import load_adaptable
-from cluster.registry.package import write_package
 from cluster.registry.pyfunc import save
-from cluster.runs.checkpoint import Checkpoint
-from cluster.setups.build import build
-from helpers.folders import make_run
+from helpers.packages import pack
 
 SETTINGS: Mapping[str, Any] = {
     "task": {"family": "sinusoid", "shot": 5, "query": 4},
@@ -34,19 +31,9 @@ SETTINGS: Mapping[str, Any] = {
 def loaded(raw: Mapping[str, Any], root: Path) -> PyFuncModel:
     """A model as MLflow keeps it, without a server."""
     config = parse({**raw, "checkpoint": {"root": str(root / "runs")}})
-    setup = build(config)
-    state = Checkpoint(
-        step=3,
-        skipped=0,
-        engine=setup.choice.name,
-        data=setup.family.spec.data,
-        config=config.model_dump(mode="json"),
-        best=None,
-        tensors={f"theta.{name}": value for name, value in setup.initial_params().items()},
-    )
-    write_package(root / "package", make_run(config, "run", setup.choice), setup, state, {})
+    _, _, package = pack(config, root)
     entry = LoggedModel("0", "m-1", "meta_model", str(root / "model"), 0, 0)
-    save(root / "model", entry, package=root / "package", model=load_adaptable(root / "package"))
+    save(root / "model", entry, package=package, model=load_adaptable(package))
     return mlflow.pyfunc.load_model(str(root / "model"))
 
 

@@ -13,14 +13,12 @@ from cluster.config.schema import parse
 from cluster.errors import ConfigError
 from cluster.registry.adapting import Adaptable
 from cluster.registry.loading import load_adaptable
-from cluster.registry.package import write_package
-from cluster.runs.checkpoint import Checkpoint
 from cluster.serving.forms import JSON
 from cluster.serving.limits import Limits, Refused
 from cluster.serving.requests import read
 from cluster.setups.build import build
 from cluster.setups.episodes import EpisodeSetup
-from helpers.folders import make_run
+from helpers.packages import pack
 from meta.episode import Episode, Examples, unstack
 from tasks.checker import FamilyError, check_family
 from tasks.family import FamilySpec, TaskKey
@@ -78,20 +76,9 @@ def config(folder: Path, **task: Any) -> Any:
 
 @pytest.fixture
 def packed(tmp_path: Path) -> tuple[EpisodeSetup, Adaptable]:
-    one = config(tmp_path)
-    setup = build(one)
+    setup, _, package = pack(config(tmp_path), tmp_path, {"metric": "accuracy"})
     assert isinstance(setup, EpisodeSetup)
-    state = Checkpoint(
-        step=2,
-        skipped=0,
-        engine="loop",
-        data="",
-        config=one.model_dump(mode="json"),
-        best=None,
-        tensors={f"theta.{name}": value for name, value in setup.initial_params().items()},
-    )
-    write_package(tmp_path / "package", make_run(one, "run", setup.choice), setup, state, {"metric": "accuracy"})
-    return setup, load_adaptable(tmp_path / "package", [HERE])
+    return setup, load_adaptable(package, [HERE])
 
 
 def test_the_family_keeps_its_contract() -> None:

@@ -16,6 +16,7 @@ from cluster.training.run import Outcome
 from cluster.training.standstill import CAUSES, PATIENCE, Standstill
 from cluster.training.start import resume
 from helpers.folders import new_run
+from helpers.learning import Untracked
 from tasks.environments.contract import Numbers, Step
 from tasks.environments.navigation import Navigation
 
@@ -183,21 +184,6 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outc
             return training.run(resume(config, new_run(config, "run")), stop)
 
     return run
-
-
-class Untracked:
-    """A training without MLflow."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.tracker, self.warnings = None, []
-
-    def begin(self) -> None: ...
-
-    def __enter__(self) -> "Untracked":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 def acted(step: str, **task: Any) -> dict[str, Any]:
