@@ -1,4 +1,4 @@
-"""What is known of one run, search or comparison from the files in its folder; nothing is built or imported."""
+"""Description of one run, search or comparison, read from the files in its folder; nothing is built or imported."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.config.schema import read_yaml
 from cluster.errors import ConfigError, MetarayError
-from cluster.runs.folder import read_json
+from cluster.runs.folder import read_json, with_mlflow_run
 from cluster.tracking.spool import is_live
 
 KINDS = {"run.json": "run", "search.json": "search", "compare.json": "comparison"}
@@ -208,13 +208,8 @@ def locate(run: str, root: Path) -> Path:
     for path in (root / run, Path(run)):
         if description_of(path) is not None:
             return path
-    for name in KINDS:
-        for path in sorted(root.glob(f"**/{name}")):
-            try:
-                if read_json(path).get("mlflow_run_id") == run:
-                    return path.parent
-            except MetarayError:
-                continue  # another run's damaged description says nothing about this one
+    if (folder := with_mlflow_run(run, root, KINDS)) is not None:
+        return folder
     raise ConfigError(
         f"expected a run, a search or a comparison in '{root}/' or its path, received '{run}'; list them: metaray runs"
     )

@@ -6,7 +6,7 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -224,13 +224,27 @@ def find(run: str, root: str = "runs") -> RunFolder:
     for path in (Path(run), Path(root) / run):
         if (path / "run.json").is_file():
             return _whole(RunFolder(path))
-    for info in Path(root).glob("**/run.json"):
-        with contextlib.suppress(MetarayError):  # another run's damaged description says nothing about this one
-            if read_json(info).get("mlflow_run_id") == run:
-                return RunFolder(info.parent)
+    if (folder := with_mlflow_run(run, Path(root), ["run.json"])) is not None:
+        return RunFolder(folder)
     raise ConfigError(
         f"expected a run's folder or an MLflow run id, received '{run}'; the runs are in the folder '{root}/'"
     )
+
+
+def with_mlflow_run(run: str, root: Path, descriptions: Iterable[str]) -> Path | None:
+    """The folder below ``root`` that belongs to an MLflow run; None if none does.
+
+    Args:
+        run: id of the MLflow run.
+        root: folder that is searched.
+        descriptions: names of files that describe a folder, such as ``run.json``.
+    """
+    for name in descriptions:
+        for info in sorted(root.glob(f"**/{name}")):
+            with contextlib.suppress(MetarayError):  # another run's damaged description says nothing about this one
+                if read_json(info).get("mlflow_run_id") == run:
+                    return info.parent
+    return None
 
 
 def _whole(folder: RunFolder) -> RunFolder:
