@@ -1,6 +1,7 @@
 """Policies: networks whose outputs are the parameters of a distribution over actions."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -134,7 +135,7 @@ class GaussianPolicy:
     @property
     def mean(self) -> MLP:
         """The network whose output is the mean."""
-        return _network(self)
+        return _network(self, self.outputs)
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
         """Returns the network's parameters, and ``log_std`` [A].
@@ -170,12 +171,11 @@ class GaussianPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CategoricalPolicy:
-    """A distribution over a finite number of actions, by their unnormalised log-probabilities.
+class _LogitsPolicy(ABC):
+    """A policy whose network gives unnormalised log-probabilities.
 
     Attributes:
         inputs: shape of one observation.
-        outputs: number of actions.
         hidden: units of each hidden layer; none gives a linear policy, a table for one-hot observations.
         activation: ``relu`` or ``tanh``.
         init_std: deviation of the weights at the start, see :class:`meta.models.MLP`; Glorot's as in the authors' code.
@@ -185,7 +185,6 @@ class CategoricalPolicy:
     discrete: ClassVar[bool] = True
 
     inputs: tuple[int, ...]
-    outputs: int
     hidden: tuple[int, ...] = (100, 100)
     activation: Literal["relu", "tanh"] = "relu"
     init_std: float | Literal["glorot"] | None = "glorot"
@@ -195,14 +194,14 @@ class CategoricalPolicy:
         _ = self.logits
 
     @property
+    @abstractmethod
     def width(self) -> int:
-        """Number of outputs, one for each action."""
-        return self.outputs
+        """Number M of outputs."""
 
     @property
     def logits(self) -> MLP:
         """The network whose outputs are the unnormalised log-probabilities."""
-        return _network(self)
+        return _network(self, self.width)
 
     def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
         """Returns the network's parameters.
@@ -214,8 +213,24 @@ class CategoricalPolicy:
         return self.logits.init(generator, dtype)
 
     def apply(self, params: Params, inputs: Tensor) -> Tensor:
-        """Returns unnormalised log-probabilities [B, A] for observations [B, O]."""
+        """Returns unnormalised log-probabilities [B, M] for observations [B, O]."""
         return self.logits.apply(params, inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoricalPolicy(_LogitsPolicy):
+    """A distribution over a finite number of actions, by their unnormalised log-probabilities.
+
+    Attributes:
+        outputs: number of actions A.
+    """
+
+    outputs: int
+
+    @property
+    def width(self) -> int:
+        """Number of outputs, one for each action."""
+        return self.outputs
 
     def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """Returns the log-probability [B] of actions given by their numbers [B, 1], under distributions [B, A]."""
@@ -231,17 +246,13 @@ class CategoricalPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiCategoricalPolicy:
+class MultiCategoricalPolicy(_LogitsPolicy):
     """A distribution over A whole numbers that are independent of each other at an observation.
 
     One network gives the unnormalised log-probabilities of every component, side by side.
 
     Attributes:
-        inputs: shape of one observation.
         outputs: number of values n_a of each component, A of them.
-        hidden: units of each hidden layer; none gives a linear policy.
-        activation: ``relu`` or ``tanh``.
-        init_std: deviation of the weights at the start, as in :class:`CategoricalPolicy`.
 
     >>> policy = MultiCategoricalPolicy(inputs=(4,), outputs=(3, 2))
     >>> params = policy.init(torch.Generator().manual_seed(0), torch.float32)
@@ -249,42 +260,18 @@ class MultiCategoricalPolicy:
     torch.Size([7, 2])
     """
 
-    discrete: ClassVar[bool] = True
-
-    inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    hidden: tuple[int, ...] = (100, 100)
-    activation: Literal["relu", "tanh"] = "relu"
-    init_std: float | Literal["glorot"] | None = "glorot"
 
     def __post_init__(self) -> None:
         """Checks the numbers of values; the network checks the other sizes."""
         if not isinstance(self.outputs, tuple) or not self.outputs or min(self.outputs) < 1:
             raise ValueError(f"outputs: expected a tuple of numbers of values above zero, received {self.outputs}")
-        _ = self.logits
+        super().__post_init__()
 
     @property
     def width(self) -> int:
         """Number of outputs, Σ_a n_a."""
         return sum(self.outputs)
-
-    @property
-    def logits(self) -> MLP:
-        """The network whose outputs are the unnormalised log-probabilities."""
-        return _network(self)
-
-    def init(self, generator: torch.Generator, dtype: torch.dtype) -> Params:
-        """Returns the network's parameters.
-
-        Args:
-            generator: CPU generator, the only source of randomness.
-            dtype: floating-point type of the parameters.
-        """
-        return self.logits.init(generator, dtype)
-
-    def apply(self, params: Params, inputs: Tensor) -> Tensor:
-        """Returns unnormalised log-probabilities [B, Σ n_a] for observations [B, O]."""
-        return self.logits.apply(params, inputs)
 
     def log_probability(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """Returns Σ_a log π_a, [B], of whole numbers [B, A] under distributions [B, Σ n_a]."""
@@ -325,10 +312,10 @@ def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:
     return passed.to(logits.dtype).sum(dim=-1, keepdim=True)
 
 
-def _network(policy: GaussianPolicy | CategoricalPolicy | MultiCategoricalPolicy) -> MLP:
+def _network(policy: GaussianPolicy | _LogitsPolicy, outputs: int) -> MLP:
     return MLP(
         inputs=policy.inputs,
-        outputs=sum(policy.outputs) if isinstance(policy.outputs, tuple) else policy.outputs,
+        outputs=outputs,
         hidden=policy.hidden,
         activation=policy.activation,
         init_std=policy.init_std,
