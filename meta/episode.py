@@ -202,8 +202,8 @@ def input_names(episode: Episode) -> tuple[str, ...]:
 
 def leaves(episode: Episode) -> tuple[Tensor, ...]:
     """Returns the episode's tensors in the order of :func:`leaf_names`; then its noise, if it has any."""
-    (inputs, targets), (asked, answers), description = episode
-    tensors = (*parts(inputs), targets, *parts(asked), answers, description)
+    support, query, description = episode
+    tensors = (*parts(support.inputs), support.targets, *parts(query.inputs), query.targets, description)
     return (*tensors, episode.noise) if isinstance(episode, NoisyEpisode) else tensors
 
 
@@ -214,10 +214,12 @@ def from_leaves(tensors: Sequence[Tensor], names: tuple[str, ...] = ()) -> Episo
         tensors: in the order of :func:`leaf_names`, then the noise, if there is any.
         names: of the inputs in sorted order, if they are several.
     """
-    each_half = len(names) or 1
-    query = each_half + 1
-    support = Examples(of_parts(tensors[:each_half], names), tensors[each_half])
-    asked = Examples(of_parts(tensors[query : query + each_half], names), tensors[query + each_half])
-    description, *noise = tensors[query + each_half + 1 :]
-    episode = Episode(support, asked, description)
+    each_half = (len(names) or 1) + 1  # inputs, then targets
+    support, query = tensors[:each_half], tensors[each_half : 2 * each_half]
+    description, *noise = tensors[2 * each_half :]
+    episode = Episode(
+        Examples(of_parts(support[:-1], names), support[-1]),
+        Examples(of_parts(query[:-1], names), query[-1]),
+        description,
+    )
     return with_noise(episode, noise[0]) if noise else episode

@@ -86,35 +86,41 @@ def require_inputs(inputs: Inputs, specs: Mapping[str, InputSpec], leading: int,
     counted: tuple[str, torch.Size] | None = None
     for name, spec in specs.items():
         tensor = inputs[name] if isinstance(inputs, dict) else inputs
-        here = f"{where} {name}".rstrip()
-        if tuple(tensor.shape[leading:]) != spec.shape or tensor.dim() < leading:
+        shape = tensor.shape
+        if shape[leading:] != spec.shape or len(shape) < leading:
             raise ValueError(
-                f"{here}: expected shape [{', '.join(map(str, ('B', *spec.shape)))}] as in the family's spec, received "
-                f"{list(tensor.shape[leading - 1 :])}"
+                f"{_of(where, name)}: expected shape [{', '.join(map(str, ('B', *spec.shape)))}] as in the family's "
+                f"spec, received {list(shape[leading - 1 :])}"
             )
-        counted = counted or (name, tensor.shape[:leading])
-        if tensor.shape[:leading] != counted[1]:
+        counted = counted or (name, shape[:leading])
+        if shape[:leading] != counted[1]:
             raise ValueError(
-                f"{here}: expected {counted[1][-1]} examples as in {counted[0]}, received {tensor.shape[leading - 1]}"
+                f"{_of(where, name)}: expected {counted[1][-1]} examples as in {counted[0]}, received "
+                f"{shape[leading - 1]}"
             )
-        _require_numbers(tensor, spec, here, named=bool(name))
+        if spec.dtype != "float" or not tensor.is_floating_point():
+            _require_numbers(tensor, spec, _of(where, name), named=bool(name))
+
+
+def _of(where: str, name: str) -> str:
+    """Words for an input; they are made for messages alone, since inputs are checked at every draw."""
+    return f"{where} {name}".rstrip()
 
 
 def _require_numbers(tensor: torch.Tensor, spec: InputSpec, where: str, *, named: bool) -> None:
-    """Checks type and range of one tensor."""
+    """Checks type and range of one tensor that is none of real numbers, or ought to be one."""
     expected, vocabulary = KINDS[spec.dtype], spec.vocabulary
     declared = "spec.inputs" if named else "spec.vocabulary"
     if spec.dtype == "float":
-        if not tensor.is_floating_point():
-            change = "dtype" if named else "their number, vocabulary"
-            raise ValueError(
-                f"{where}: expected {expected}, received {tensor.dtype}; for symbols such as tokens give the family's "
-                f"spec {change}=…"
-            )
-    elif tensor.dtype != getattr(torch, spec.dtype):
+        change = "dtype" if named else "their number, vocabulary"
+        raise ValueError(
+            f"{where}: expected {expected}, received {tensor.dtype}; for symbols such as tokens give the family's "
+            f"spec {change}=…"
+        )
+    if tensor.dtype != getattr(torch, spec.dtype):
         kind = "symbols" if vocabulary else expected
         raise ValueError(f"{where}: expected {kind} of type torch.{spec.dtype} ({declared}), received {tensor.dtype}")
-    elif vocabulary and tensor.numel() and not (int(tensor.min()) >= 0 and int(tensor.max()) < vocabulary):
+    if vocabulary and tensor.numel() and not (int(tensor.min()) >= 0 and int(tensor.max()) < vocabulary):
         raise ValueError(
             f"{where}: expected symbols from 0 to {vocabulary - 1} ({declared} is {vocabulary}), received some from "
             f"{int(tensor.min())} to {int(tensor.max())}"
