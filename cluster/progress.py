@@ -41,7 +41,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Beside:
-    """What is known of a training beside its steps.
+    """State of a training beside its steps.
 
     Attributes:
         validation: the last validation score and the best, in words; empty before the first.

@@ -90,7 +90,7 @@ class OuterConfig(Section):
     step: Literal["gradient", "trpo", "ppo"] = "gradient"
     """A step of the optimizer along the meta-gradient; of policies also a trust-region step or a clipped surrogate."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """What moves θ: a name, or ``{name: …}`` with keys of its own."""
+    """The class whose steps move θ: a name, or ``{name: …}`` with keys of its own."""
     estimator: Literal["likelihood_ratio", "dice"] = "likelihood_ratio"
     """Of policies: ``dice`` adds the derivative of what was sampled before adaptation."""
     trpo: TrustRegionConfig = TrustRegionConfig()

@@ -128,7 +128,7 @@ class AdvantageConfig(Section):
     normalise: Literal["none", "center", "standardise"] = "standardise"
     """Over a task's rollouts of one inner step."""
     horizon: Literal["bootstrap", "end"] = "bootstrap"
-    """What follows a trajectory that was cut off: the value of the baseline, or nothing (``end``, as in rllab)."""
+    """The value after a trajectory that was cut off: the baseline's, or zero (``end``, as in rllab)."""
 
 
 class EvalConfig(Section):

@@ -93,7 +93,7 @@ class Recorder:
         self._window = (0, time.monotonic())
 
     def beside(self) -> Beside:
-        """What is shown beside the steps."""
+        """Validation, workers and failures, shown beside the steps."""
         lost = [event.text for event in self._pool.events if event.kind in LOSSES]
         text = self._validated
         if self.best is not None:

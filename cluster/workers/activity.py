@@ -1,4 +1,4 @@
-"""What each worker of a pool does, in words."""
+"""The present work of each worker of a pool, in words."""
 
 from collections.abc import Iterable
 

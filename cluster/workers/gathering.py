@@ -1,4 +1,4 @@
-"""What a relay adds up for one meta-batch together with relays below it, chunk by chunk."""
+"""Sums of one meta-batch over a relay and the relays below it, chunk by chunk."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace

@@ -98,10 +98,10 @@ class Courier(gymnasium.Env[dict[str, Any], Any]):
         """Moves, loads the parcel where it lies, and unloads it in the middle."""
         self._taken += 1
         self._cell = np.clip(self._cell + np.asarray(action) - 1, 0, self.size - 1)
-        found = not self._loaded and bool((self._cell == self._parcel).all())
+        loading = not self._loaded and bool((self._cell == self._parcel).all())
         brought = self._loaded and bool((self._cell == self.size // 2).all())
-        self._loaded = self._loaded or found
-        return self._seen(), float(found + brought), brought, not brought and self._taken >= self.steps, {}
+        self._loaded = self._loaded or loading
+        return self._seen(), float(loading + brought), brought, not brought and self._taken >= self.steps, {}
 
     def _seen(self) -> dict[str, Any]:
         time = np.array([1 - self._taken / self.steps], dtype=np.float32)
